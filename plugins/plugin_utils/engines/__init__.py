@@ -1,0 +1,309 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Engines: what runs Kubernetes manifests. ``converge`` holds what all of them share; an engine only reads, puts and removes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Callable, NamedTuple
+
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
+
+
+class EngineError(Exception):
+    """What stops an apply; the message is for the operator: one sentence with the cause, then what the engine says about it."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Whose objects an apply is about: one component of one instance in one namespace."""
+
+    namespace: str
+    instance: str
+    component: str
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels that say so, on every object."""
+        return {
+            "app.kubernetes.io/name": "mlflow",
+            "app.kubernetes.io/instance": self.instance,
+            "app.kubernetes.io/component": self.component,
+            "app.kubernetes.io/part-of": self.instance,
+            "app.kubernetes.io/managed-by": manifests.MANAGER,
+        }
+
+    def owns(self, obj: dict) -> bool:
+        """Whether a live object is this instance's (of whichever component)."""
+        labels = obj["metadata"].get("labels") or {}
+        return all(labels.get(f"app.kubernetes.io/{key}") == self.labels[f"app.kubernetes.io/{key}"]
+                   for key in ("instance", "managed-by"))
+
+    def made(self, obj: dict) -> bool:
+        """Whether a live object is this very component's."""
+        return self.owns(obj) and obj["metadata"]["labels"].get("app.kubernetes.io/component") == self.component
+
+
+class Put(NamedTuple):
+    """What came of putting one object."""
+
+    after: dict
+    touched: bool = False
+    """Set when the engine had to act although the object reads the same as before (something stopped was started)."""
+
+
+class Engine:
+    """What an engine must be able to do. All messages name objects as a person would: ``Deployment mlflow-server``.
+
+    Objects that engines return are full Kubernetes objects: with metadata.labels and annotations as put, a metadata.uid,
+    Secrets with their ``data`` (base64). Engines never write to a terminal; ``say`` tells of progress.
+    """
+
+    name = ""
+    default_namespace_kinds = frozenset((
+        "Namespace", "PersistentVolume", "StorageClass", "ClusterRole", "ClusterRoleBinding", "PriorityClass",
+        "CustomResourceDefinition", "IngressClass", "GatewayClass", "ClusterIssuer", "ClusterSecretStore",
+    ))
+
+    def __init__(self, scope: Scope, say: Callable[[str], None]) -> None:
+        self.scope = scope
+        self.say = say
+
+    def namespaced(self, obj: dict) -> bool:
+        """Whether objects of this kind live in a namespace."""
+        return obj["kind"] not in self.default_namespace_kinds
+
+    def left_out(self, obj: dict) -> str:
+        """Why this engine has no counterpart for the object, as the end of a sentence; empty when it has one."""
+        return ""
+
+    def read(self, refs: set[Ref], kinds: set[tuple[str, str]]) -> dict[Ref, dict]:
+        """The live objects among ``refs``, and all objects of this component (found by label).
+
+        Args:
+            refs: objects to look for whoever owns them.
+            kinds: (apiVersion, kind) of manifests beyond the kinds that the engine always looks through.
+        """
+        raise NotImplementedError
+
+    def preflight(self, objects: list[dict], live: dict[Ref, dict]) -> None:
+        """Refuse, before anything is touched, what cannot work (a taken port, no room); raises EngineError."""
+
+    def put(self, objects: list[dict], live: dict[Ref, dict], dry_run: bool) -> dict[Ref, Put]:
+        """Make each object so, in the order given; with dry_run only tell what it would become."""
+        raise NotImplementedError
+
+    def wait(self, objects: list[dict], deadline: float) -> None:
+        """Return when every workload among the objects is really ready; raise EngineError with the cause when one cannot be.
+
+        Args:
+            objects: live objects as ``put`` returned them.
+            deadline: time.monotonic() after which waiting ends.
+        """
+        raise NotImplementedError
+
+    def delete(self, objects: list[dict], deadline: float) -> None:
+        """Remove live objects and wait until they are gone."""
+        raise NotImplementedError
+
+    def leave(self, purge: bool) -> None:
+        """Called after everything of a component was removed: drop what the engine made around it and nobody needs now."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+@dataclass
+class Outcome:
+    """What an apply did, as the action returns it."""
+
+    actions: list[dict] = field(default_factory=list)
+    diff: list[dict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        return any(a["action"] in ("created", "changed", "deleted") for a in self.actions)
+
+    def add(self, action: str, before: dict | None, after: dict | None) -> None:
+        """Remember one object's fate, with its diff where there is one to show."""
+        ref = Ref.of(after or before)
+        self.actions.append({"kind": ref.kind, "name": ref.name, "namespace": ref.namespace, "action": action})
+        if action in ("created", "changed", "deleted"):
+            self.diff.append({
+                "before_header": f"{ref.namespace}/{ref}" if before else "absent", "before": manifests.printable(before, after),
+                "after_header": f"{ref.namespace}/{ref}" if after else "absent", "after": manifests.printable(after, before),
+            })
+
+
+def converge(engine: Engine, desired: list[dict], dry_run: bool, wait: bool, timeout: int) -> Outcome:
+    """Make the component consist of exactly the desired objects, and wait until they work.
+
+    Nothing is touched before everything that can be refused has been: objects in the way, missing Secrets, what the
+    engine's preflight finds. Objects that this component made earlier and no longer renders are removed, except data.
+
+    Args:
+        engine: an open engine.
+        desired: labelled and patched objects.
+        dry_run: only predict.
+        wait: whether to wait for workloads.
+        timeout: seconds for all waiting together.
+
+    Raises:
+        EngineError: with the cause.
+        ManifestError: for a malformed object.
+    """
+    outcome, deadline = Outcome(), time.monotonic() + timeout
+    desired = _supported(engine, desired, outcome)
+    _remember_kinds(desired)
+    namespaces = engine.scope.namespace
+    wanted = {Ref.of(obj): obj for obj in desired}
+    needed = {Ref("", kind, namespaces, name): (obj, required)
+              for obj in desired for kind, name, required in manifests.references(obj)}
+    live = engine.read(set(wanted) | set(needed), {(o["apiVersion"], o["kind"]) for o in desired})
+    other_kinds = _remembered_kinds(live.values(), engine.scope)
+    if other_kinds - {(o["apiVersion"], o["kind"]) for o in desired}:
+        live.update(engine.read(set(), other_kinds))
+
+    for ref, obj in wanted.items():
+        if ref in live and not engine.scope.owns(live[ref]):
+            raise EngineError(_in_the_way(ref, live[ref], engine.scope))
+    promised = {o["spec"].get("target", {}).get("name", o["metadata"]["name"]) for o in desired if o["kind"] == "ExternalSecret"}
+    for ref, (obj, required) in needed.items():
+        # In check mode the Secret may be one that an earlier role of the same run would have made.
+        if required and not dry_run and ref not in live and ref not in wanted and ref.name not in promised:
+            raise EngineError(f"{Ref.of(obj)} reads {ref}, which is not in namespace {ref.namespace}; "
+                              f"create it first or name another one.")
+    for ref, obj in wanted.items():
+        _generate(obj, live.get(ref))
+    engine.preflight(desired, live)
+
+    now = dict(live)
+    for wave in manifests.waves(desired):
+        for batch in _batches(wave):
+            for obj in batch:
+                _revise(obj, now, engine.scope.namespace)
+            for ref, put in engine.put(batch, live, dry_run).items():
+                before = live.get(ref)
+                now[ref] = put.after
+                same = before and not put.touched and manifests.comparable(before) == manifests.comparable(put.after)
+                outcome.add("unchanged" if same else "changed" if before else "created", before, put.after)
+        if wait and not dry_run:
+            engine.wait([now[Ref.of(obj)] for obj in wave if obj["kind"] in manifests.WORKLOADS], deadline)
+
+    gone = [obj for ref, obj in live.items() if ref not in wanted and engine.scope.made(obj) and not _controlled(obj)]
+    _remove(engine, gone, outcome, dry_run, deadline, purge=False)
+    return outcome
+
+
+def remove(engine: Engine, dry_run: bool, purge: bool, timeout: int) -> Outcome:
+    """Remove everything of the component; data (and the Secrets that open it) only with ``purge``."""
+    outcome, deadline = Outcome(), time.monotonic() + timeout
+    live = engine.read(set(), set())
+    live.update(engine.read(set(), _remembered_kinds(live.values(), engine.scope)))
+    gone = [obj for obj in live.values() if engine.scope.made(obj) and not _controlled(obj)]
+    _remove(engine, gone, outcome, dry_run, deadline, purge)
+    if not dry_run:
+        engine.leave(purge)
+    return outcome
+
+
+def _supported(engine: Engine, objects: list[dict], outcome: Outcome) -> list[dict]:
+    kept: list[dict] = []
+    reasons: dict[str, str] = {}
+    for obj in objects:
+        if engine.namespaced(obj):
+            obj["metadata"].setdefault("namespace", engine.scope.namespace)
+        why = engine.left_out(obj)
+        if why:
+            reasons.setdefault(obj["kind"], why)
+        else:
+            kept.append(obj)
+    outcome.notes.extend(f"{kind} left out: {why}." for kind, why in sorted(reasons.items()))
+    return kept
+
+
+def _remember_kinds(objects: list[dict]) -> None:
+    """Note kinds that are not everyday ones on all objects, so that a later run knows to look for them when pruning."""
+    unusual = sorted({f"{o['apiVersion']}/{o['kind']}" for o in objects if o["kind"] not in manifests.KIND_ORDER})
+    if unusual:
+        for obj in objects:
+            obj["metadata"].setdefault("annotations", {})[manifests.KINDS] = ",".join(unusual)
+
+
+def _remembered_kinds(objects, scope: Scope) -> set[tuple[str, str]]:
+    names = {kind for obj in objects if scope.made(obj) for kind in manifests.annotation(obj, manifests.KINDS).split(",") if kind}
+    return {tuple(name.rsplit("/", 1)) for name in names}
+
+
+def _controlled(obj: dict) -> bool:
+    """Whether a controller made the object (a Pod's ReplicaSet, a CronJob's Job); its owner goes, then it goes."""
+    return any(owner.get("controller") for owner in obj["metadata"].get("ownerReferences") or [])
+
+
+def _in_the_way(ref: Ref, obj: dict, scope: Scope) -> str:
+    labels = obj["metadata"].get("labels") or {}
+    manager = labels.get("app.kubernetes.io/managed-by")
+    owner = f"instance {labels['app.kubernetes.io/instance']}" if manager == manifests.MANAGER else manager or "nobody that it names"
+    return (f"{ref} already exists in namespace {ref.namespace or '(none)'} and belongs to {owner}, not to instance {scope.instance}; "
+            f"remove or rename it, or choose another mlflow_instance or mlflow_namespace.")
+
+
+def _generate(obj: dict, live: dict | None) -> None:
+    """Fill the keys that a Secret asks to have generated: what lives is kept, what is missing is made once."""
+    wanted = [key.strip() for key in manifests.annotation(obj, manifests.GENERATE).split(",") if key.strip()]
+    if obj["kind"] != "Secret" or not wanted:
+        return
+    data = obj.setdefault("data", {}) or {}
+    for key in wanted:
+        if key not in data:
+            # Letters and digits only: the value must survive URLs, shells and configuration files unquoted.
+            data[key] = (live or {}).get("data", {}).get(key) or base64.b64encode(_password().encode()).decode()
+    obj["data"] = data
+
+
+def _password(length: int = 32) -> str:
+    alphabet = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
+    return "".join(secrets.choice(alphabet) for position in range(length))
+
+
+def _batches(wave: list[dict]) -> list[list[dict]]:
+    """Workloads after everything that they read, so that a batch can be put at once and revisions are known."""
+    early = [o for o in wave if not manifests.references(o) and o["kind"] not in manifests.WORKLOADS]
+    late = [o for o in wave if o not in early]
+    return [batch for batch in (early, late) if batch]
+
+
+def _revise(obj: dict, now: dict[Ref, dict], namespace: str) -> None:
+    """Mark a workload's pods with a fingerprint of the configuration they read, so that a change restarts them."""
+    template = manifests.pod_template(obj)
+    sources = [now[ref] for kind, name, _required in manifests.references(obj)
+               if (ref := Ref("", kind, obj["metadata"].get("namespace", namespace), name)) in now]
+    if template is not None and sources and obj["kind"] != "CronJob":
+        template.setdefault("metadata", {}).setdefault("annotations", {})[manifests.REVISION] = manifests.revision(sources)
+
+
+def _remove(engine: Engine, objects: list[dict], outcome: Outcome, dry_run: bool, deadline: float, purge: bool) -> None:
+    doomed = []
+    for obj in sorted(objects, key=lambda o: manifests.rank(o["kind"]), reverse=True):
+        if manifests.annotation(obj, manifests.KEEP) and not purge:
+            outcome.add("kept", obj, None)
+            outcome.notes.append(f"{Ref.of(obj)} is kept: it holds {manifests.annotation(obj, manifests.KEEP)}; "
+                                 f"playbooks/uninstall.yml with mlflow_purge_data=true removes it.")
+        else:
+            doomed.append(obj)
+            outcome.add("deleted", obj, None)
+    if doomed and not dry_run:
+        engine.delete(doomed, deadline)
+
+
+def fingerprint(obj: dict) -> str:
+    """A stable text of the object as a person means it, to tell whether what runs came from it."""
+    return json.dumps(manifests.comparable(obj), sort_keys=True, separators=(",", ":"))

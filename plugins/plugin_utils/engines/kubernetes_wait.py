@@ -1,0 +1,214 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Waiting for workloads on Kubernetes, and saying in Kubernetes' own words why one does not come up."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Iterator
+
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import EngineError
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import ApiError
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
+
+if TYPE_CHECKING:
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
+
+HOPELESS = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+"""Waiting reasons that time alone does not mend (a first ErrImagePull may be a passing fault, a back-off is a second one)."""
+MISCONFIGURED = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+PATIENCE = {"misconfigured": 15, "unschedulable": 45}
+"""Seconds that a state may last before it counts as the cause: controllers and volumes are allowed to be a little late."""
+CRASHES = 3
+LOG_LINES = 15
+SAY_EVERY = 10
+
+
+class Watcher:
+    """Follows workloads until all are ready or one cannot become so."""
+
+    def __init__(self, engine: KubernetesEngine, deadline: float) -> None:
+        self.engine = engine
+        self.deadline = deadline
+        self._since: dict[tuple, float] = {}
+        self._said: tuple[str, float] = ("", 0.0)
+
+    def until_ready(self, objects: list[dict]) -> None:
+        """Return when all are ready; raise EngineError with the cause otherwise."""
+        waiting = [obj for obj in objects if progress(obj)]
+        pause = 0.25
+        while waiting:
+            for obj in waiting:
+                self._raise_if_hopeless(obj)
+            if time.monotonic() > self.deadline:
+                raise EngineError(self._report(waiting[0], f"is not ready in time ({progress(waiting[0])})"))
+            self._tell(waiting)
+            time.sleep(pause)
+            pause = min(pause * 1.5, 2.0)
+            waiting = [obj for obj in self.engine.api.map(self._fresh, waiting) if progress(obj)]
+
+    def _fresh(self, obj: dict) -> dict:
+        return self.engine.api.request("GET", self.engine.path(obj))
+
+    def _tell(self, waiting: list[dict]) -> None:
+        text = "; ".join(f"{Ref.of(obj)}: {progress(obj)}" for obj in waiting)
+        before, at = self._said
+        if text != before or time.monotonic() - at > SAY_EVERY:
+            if before:  # what is ready at the second look needs no announcement
+                self.engine.say(text)
+            self._said = (text, time.monotonic())
+
+    # -- causes ----------------------------------------------------------------------------------------------------
+
+    def _raise_if_hopeless(self, obj: dict) -> None:
+        for condition in (obj.get("status") or {}).get("conditions") or []:
+            if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+                raise EngineError(self._report(obj, f"cannot make its pods: {condition.get('message')}"))
+            if condition["type"] == "Failed" and condition["status"] == "True":
+                raise EngineError(self._report(obj, f"failed ({condition.get('reason')})"))
+        for pod in self._pods(obj):
+            for cause in self._causes(pod):
+                raise EngineError(self._report(obj, "cannot become ready", pod, cause))
+
+    def _causes(self, pod: dict) -> Iterator[str]:
+        name = pod["metadata"]["name"]
+        for condition in pod["status"].get("conditions") or []:
+            if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                if self._lasts((name, "unschedulable"), PATIENCE["unschedulable"]) and not self._scaling_up(pod):
+                    yield f"no node takes pod {name}: {condition.get('message')}"
+        for status in _containers(pod):
+            waiting = (status.get("state") or {}).get("waiting") or {}
+            reason, message = waiting.get("reason", ""), waiting.get("message", "")
+            ended = _last_end(status)
+            down = ended.get("exitCode", 0) != 0 and "running" not in (status.get("state") or {})
+            what = f"pod {name}, container {status['name']}"
+            if reason in HOPELESS:
+                yield f"{what}: {reason}: {message or status.get('image')}"
+            elif reason in MISCONFIGURED and self._lasts((name, status["name"], reason), PATIENCE["misconfigured"]):
+                yield f"{what}: {reason}: {message}"
+            elif down and ended.get("reason") == "OOMKilled":
+                yield f"{what} was killed for using more than its memory limit ({_limit(pod, status['name'])})"
+            elif down and status.get("restartCount", 0) >= CRASHES:
+                yield f"{what} ended {status['restartCount']} times, last with exit code {ended.get('exitCode')} ({ended.get('reason')})"
+
+    def _lasts(self, key: tuple, seconds: float) -> bool:
+        return time.monotonic() - self._since.setdefault(key, time.monotonic()) >= seconds
+
+    def _scaling_up(self, pod: dict) -> bool:
+        """Whether a cluster autoscaler is already bringing a node for the pod."""
+        return any(event.get("reason") == "TriggeredScaleUp" for event in self._events(pod))
+
+    # -- what Kubernetes says --------------------------------------------------------------------------------------
+
+    def _pods(self, obj: dict) -> list[dict]:
+        """The workload's pods that are not ready, newest first."""
+        labels = (obj["spec"].get("selector") or {}).get("matchLabels") or {}
+        selector = ",".join(f"{key}%3D{value}" for key, value in labels.items())
+        answer = self.engine.api.request("GET", f"/api/v1/namespaces/{obj['metadata']['namespace']}/pods", f"labelSelector={selector}")
+        pods = [pod for pod in answer["items"] if not pod["metadata"].get("deletionTimestamp") and not _ready(pod)]
+        return sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"], reverse=True)
+
+    def _events(self, obj: dict) -> list[dict]:
+        metadata = obj["metadata"]
+        answer = self.engine.api.request("GET", f"/api/v1/namespaces/{metadata['namespace']}/events",
+                                         f"fieldSelector=involvedObject.name%3D{metadata['name']}")
+        return sorted(answer["items"], key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "")
+
+    def _report(self, obj: dict, what: str, pod: dict | None = None, cause: str = "") -> str:
+        """One sentence with the cause, then the log's and the events' last lines."""
+        pod = pod or next(iter(self._pods(obj)), None)
+        if pod and not cause:
+            cause = next(self._causes(pod), "") or _state(pod)
+        lines = [f"{Ref.of(obj)} {what}{': ' + cause if cause else ''}."]
+        if pod:
+            lines += self._log(pod)
+        warnings = [e for source in (obj, pod) if source for e in self._events(source) if e.get("type") == "Warning"]
+        lines += self._claims(pod) if pod else []
+        for event in warnings[-4:]:
+            lines.append(f"  event: {event.get('reason')}: {' '.join((event.get('message') or '').split())}")
+        return "\n".join(lines)
+
+    def _log(self, pod: dict) -> list[str]:
+        blamed = next((s for s in _containers(pod) if not s.get("ready") and (_last_end(s) or (s.get("state") or {}).get("running"))), None)
+        if not blamed:
+            return []
+        running = (blamed.get("state") or {}).get("running")
+        previous = bool(blamed.get("restartCount")) and not (blamed.get("state") or {}).get("terminated") and not running
+        path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}/log"
+        query = f"container={blamed['name']}&tailLines={LOG_LINES}{'&previous=true' if previous else ''}"
+        try:
+            # The log endpoint answers plain text, or JSON only for errors; it refuses to be asked for JSON alone.
+            text = self.engine.api.request("GET", path, query, accept="*/*")
+        except ApiError:
+            return []
+        return [f"  log of {blamed['name']}: {line}" for line in str(text).splitlines() if line.strip()]
+
+    def _claims(self, pod: dict) -> list[str]:
+        """Why volumes of the pod are not there, if they are not."""
+        lines = []
+        for volume in pod["spec"].get("volumes") or []:
+            name = (volume.get("persistentVolumeClaim") or {}).get("claimName")
+            if not name:
+                continue
+            claim = self.engine.read({Ref("", "PersistentVolumeClaim", pod["metadata"]["namespace"], name)}, set())
+            claim = next((c for r, c in claim.items() if r.kind == "PersistentVolumeClaim" and r.name == name), None)
+            if claim and claim["status"].get("phase") != "Bound":
+                why = next((e.get("message") for e in reversed(self._events(claim))), "no event tells why")
+                lines.append(f"  PersistentVolumeClaim {name} is {claim['status'].get('phase')}: {why}")
+        return lines
+
+
+def progress(obj: dict) -> str:
+    """What a workload still lacks, in words; empty when it is ready."""
+    spec, status = obj["spec"], obj.get("status") or {}
+    if obj["kind"] == "Job":
+        if any(c["type"] == "Complete" and c["status"] == "True" for c in status.get("conditions") or []):
+            return ""
+        return f"{status.get('succeeded', 0)} of {spec.get('completions', 1)} completions"
+    wanted = status.get("desiredNumberScheduled", 0) if obj["kind"] == "DaemonSet" else spec.get("replicas", 1)
+    if status.get("observedGeneration", 0) < obj["metadata"].get("generation", 1):
+        return "change not yet seen by its controller"
+    fields = {"Deployment": ("updatedReplicas", "availableReplicas"), "StatefulSet": ("updatedReplicas", "readyReplicas"),
+              "DaemonSet": ("updatedNumberScheduled", "numberAvailable")}[obj["kind"]]
+    updated, ready = (status.get(field, 0) for field in fields)
+    if updated < wanted:
+        return f"{updated} of {wanted} pods updated"
+    if ready < wanted:
+        return f"{ready} of {wanted} pods ready"
+    if obj["kind"] == "Deployment" and status.get("replicas", 0) > wanted:
+        return "old pods still ending"
+    return ""
+
+
+def _containers(pod: dict) -> list[dict]:
+    status = pod["status"]
+    return (status.get("initContainerStatuses") or []) + (status.get("containerStatuses") or [])
+
+
+def _ready(pod: dict) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or [])
+
+
+def _last_end(status: dict) -> dict:
+    return (status.get("state") or {}).get("terminated") or (status.get("lastState") or {}).get("terminated") or {}
+
+
+def _limit(pod: dict, container: str) -> str:
+    for spec in (pod["spec"].get("initContainers") or []) + pod["spec"]["containers"]:
+        if spec["name"] == container:
+            return ((spec.get("resources") or {}).get("limits") or {}).get("memory", "none set")
+    return "unknown"
+
+
+def _state(pod: dict) -> str:
+    """A pod's state as `kubectl get pods` would tell it, for a report that found no better cause."""
+    parts = []
+    for status in _containers(pod):
+        state = status.get("state") or {}
+        kind = next(iter(state), "unknown")
+        reason = (state.get(kind) or {}).get("reason")
+        if not status.get("ready") and reason != "Completed":
+            parts.append(f"container {status['name']} is {kind}{' (' + reason + ')' if reason else ', its probes do not pass'}")
+    return f"pod {pod['metadata']['name']}: {', '.join(parts) or pod['status'].get('phase')}"

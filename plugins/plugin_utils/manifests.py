@@ -1,0 +1,311 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What ``apply`` knows about Kubernetes manifests before any engine sees them: loading, labels, patches, order, references."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import hmac
+import json
+import re
+from typing import Iterable, Iterator, NamedTuple
+
+import yaml
+
+MANAGER = "mlops.mlflow"
+"""Field manager, ``app.kubernetes.io/managed-by`` and prefix of the collection's own annotations."""
+
+GENERATE = f"{MANAGER}/generate"
+KEEP = f"{MANAGER}/keep"
+PUBLISH = f"{MANAGER}/publish"
+REVISION = f"{MANAGER}/revision"
+KINDS = f"{MANAGER}/kinds"
+WAVE = "argocd.argoproj.io/sync-wave"
+
+# What others refer to comes first; what measures or routes to workloads comes last (the order of `helm install`).
+KIND_ORDER = (
+    "Namespace", "NetworkPolicy", "ResourceQuota", "LimitRange", "PriorityClass", "ServiceAccount", "SecretStore",
+    "ExternalSecret", "Secret", "ConfigMap", "PersistentVolumeClaim", "ClusterRole", "ClusterRoleBinding", "Role",
+    "RoleBinding", "Service", "Job", "CronJob", "StatefulSet", "Deployment", "HorizontalPodAutoscaler",
+    "PodDisruptionBudget", "Ingress", "HTTPRoute", "ServiceMonitor", "PrometheusRule",
+)
+WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
+
+# Kubernetes' own merge keys of the lists that a patch may want to reach into; every other list is replaced whole.
+# Source: x-kubernetes-patch-merge-key in the API server's OpenAPI document.
+MERGE_KEYS = {
+    "containers": "name", "initContainers": "name", "env": "name", "volumes": "name", "imagePullSecrets": "name",
+    "volumeMounts": "mountPath", "hostAliases": "ip", "topologySpreadConstraints": "topologyKey",
+}
+PORT_KEYS = ("containerPort", "port")
+
+NAME = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
+
+
+class ManifestError(ValueError):
+    """Input that no engine should see; the message is one sentence for the person who wrote it."""
+
+
+class Ref(NamedTuple):
+    """Names one object the way its owner would: the version of its API is left out, since it may change in an upgrade."""
+
+    group: str
+    kind: str
+    namespace: str
+    name: str
+
+    @classmethod
+    def of(cls, obj: dict) -> Ref:
+        group = obj["apiVersion"].rpartition("/")[0]
+        return cls(group, obj["kind"], obj["metadata"].get("namespace") or "", obj["metadata"]["name"])
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+def load(source: str | dict | list, origin: str = "manifests") -> list[dict]:
+    """Turn text (one or more YAML documents), one object, or a list of either into a list of Kubernetes objects.
+
+    Args:
+        source: the manifests.
+        origin: what to call them in an error.
+
+    Raises:
+        ManifestError: text that is no YAML, or something without apiVersion, kind and metadata.name.
+    """
+    objects: list[dict] = []
+    for part in source if isinstance(source, list) else [source]:
+        if isinstance(part, str):
+            try:
+                documents = list(yaml.load_all(part.encode(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+            except yaml.YAMLError as error:
+                where = getattr(error, "problem_mark", None)
+                line = f" at line {where.line + 1}" if where else ""
+                raise ManifestError(f"{origin} are not YAML{line}: {getattr(error, 'problem', error)}.") from error
+        else:
+            documents = [part]
+        for document in documents:
+            if not document:
+                continue
+            if isinstance(document, dict) and document.get("kind") == "List":
+                objects.extend(load(document.get("items") or [], origin))
+                continue
+            objects.append(_checked(document, origin))
+    seen: set[Ref] = set()
+    for obj in objects:
+        ref = Ref.of(obj)
+        if ref in seen:
+            raise ManifestError(f"{origin} hold {ref} twice; every object must appear once.")
+        seen.add(ref)
+    return objects
+
+
+def _checked(document, origin: str) -> dict:
+    if not isinstance(document, dict):
+        raise ManifestError(f"{origin} must hold Kubernetes objects; found {type(document).__name__} {document!r:.60}.")
+    metadata = document.get("metadata") if isinstance(document.get("metadata"), dict) else {}
+    for field, value in (("apiVersion", document.get("apiVersion")), ("kind", document.get("kind")),
+                         ("metadata.name", metadata.get("name"))):
+        if not isinstance(value, str) or not value:
+            what = " ".join(str(v) for v in (document.get("kind"), metadata.get("name")) if v) or "an object"
+            raise ManifestError(f"{origin}: {what} has no {field}; every Kubernetes object needs one.")
+    if not NAME.match(metadata["name"]):
+        raise ManifestError(
+            f"{origin}: {document['kind']} has the name {metadata['name']!r}; Kubernetes takes lower-case letters, digits, '-' and '.'.")
+    # Through JSON, so that what engines get is plain: no YAML timestamps, no Ansible string types, no shared references.
+    plain = json.loads(json.dumps(document, default=str))
+    if plain["kind"] == "Secret" and plain.get("stringData"):
+        # The API server would do the same; doing it here lets both engines and every comparison see one form.
+        encoded = {key: base64.b64encode(str(value).encode()).decode() for key, value in plain.pop("stringData").items()}
+        plain["data"] = {**(plain.get("data") or {}), **encoded}
+    return plain
+
+
+def label(objects: Iterable[dict], labels: dict[str, str], annotations: dict[str, str] | None = None) -> None:
+    """Put the owner's labels on every object and on the pods that workloads make, whose own labels win (selectors need them)."""
+    for obj in objects:
+        for target in (obj, *_pod_templates(obj)):
+            metadata = target.setdefault("metadata", {})
+            own = metadata.get("labels") or {}
+            metadata["labels"] = {**own, **labels} if target is obj else {**labels, **own}
+            if annotations:
+                metadata["annotations"] = {**(metadata.get("annotations") or {}), **annotations}
+
+
+def _pod_templates(obj: dict) -> list[dict]:
+    spec = obj.get("spec") or {}
+    if obj["kind"] == "CronJob":
+        spec = (spec.get("jobTemplate") or {}).get("spec") or {}
+    return [spec["template"]] if isinstance(spec.get("template"), dict) and obj["kind"] in (*WORKLOADS, "CronJob") else []
+
+
+def pod_template(obj: dict) -> dict | None:
+    """The pod template of a workload or CronJob, or None for any other object."""
+    return next(iter(_pod_templates(obj)), None)
+
+
+def annotation(obj: dict, name: str, default: str = "") -> str:
+    """One annotation of an object, or ``default``."""
+    return (obj["metadata"].get("annotations") or {}).get(name, default)
+
+
+def patch(objects: list[dict], patches: list[dict], variable: str = "patches") -> None:
+    """Merge each patch strategically onto the objects that it targets, in place.
+
+    Args:
+        objects: what was rendered.
+        patches: entries ``{target: {kind, name}, patch: {...}}``; name may be left out to reach every object of the kind.
+        variable: what to call the list in an error.
+
+    Raises:
+        ManifestError: an entry of another shape, or one that reaches no object (a patch that does nothing is a mistake).
+    """
+    for number, entry in enumerate(patches):
+        where = f"{variable}[{number}]"
+        if not isinstance(entry, dict) or set(entry) != {"target", "patch"} or not all(
+                isinstance(part, dict) for part in entry.values()):
+            raise ManifestError(f"{where} must hold exactly `target` ({{kind, name}}) and `patch` (the fields to merge).")
+        target = entry["target"]
+        if not target.get("kind") or set(target) - {"kind", "name"}:
+            raise ManifestError(f"{where}.target must hold `kind` and, to reach one object only, `name`.")
+        reached = [o for o in objects if o["kind"] == target["kind"] and target.get("name") in (None, o["metadata"]["name"])]
+        if not reached:
+            there = ", ".join(sorted(str(Ref.of(o)) for o in objects))
+            raise ManifestError(f"{where} reaches no object: there is no {target['kind']} {target.get('name', '')}; there are {there}.")
+        for obj in reached:
+            merged = strategic_merge(obj, json.loads(json.dumps(entry["patch"], default=str)))
+            if Ref.of(merged) != Ref.of(obj):
+                raise ManifestError(f"{where} would rename {Ref.of(obj)}; a patch may not change apiVersion's group, kind, name or namespace.")
+            obj.clear()
+            obj.update(merged)
+
+
+def strategic_merge(base, change):
+    """Kubernetes' strategic merge: null removes a field, named lists merge by their key, ``$patch`` replaces or deletes.
+
+    Source: kubernetes/community, sig-api-machinery/strategic-merge-patch.md
+    """
+    if not isinstance(base, dict) or not isinstance(change, dict):
+        return copy.deepcopy(change)
+    if change.get("$patch") == "replace":
+        return {k: copy.deepcopy(v) for k, v in change.items() if k != "$patch"}
+    result = dict(base)
+    for field, value in change.items():
+        if value is None:
+            result.pop(field, None)
+        elif isinstance(value, list) and isinstance(result.get(field), list) and (key := _merge_key(field, value)):
+            result[field] = _merge_list(result[field], value, key)
+        elif isinstance(value, dict):
+            result[field] = strategic_merge(result.get(field) or {}, value)
+        else:
+            result[field] = copy.deepcopy(value)
+    return result
+
+
+def _merge_key(field: str, items: list) -> str | None:
+    keys = PORT_KEYS if field == "ports" else (MERGE_KEYS.get(field),)
+    return next((k for k in keys if k and all(isinstance(i, dict) and k in i for i in items)), None)
+
+
+def _merge_list(base: list, change: list, key: str) -> list:
+    merged = {item.get(key): item for item in base}
+    for item in change:
+        if item.get("$patch") == "delete":
+            merged.pop(item[key], None)
+        else:
+            merged[item[key]] = strategic_merge(merged.get(item[key], {}), item)
+    return list(merged.values())
+
+
+def waves(objects: Iterable[dict]) -> Iterator[list[dict]]:
+    """Objects in the order in which they must exist, one list per sync wave."""
+    by_wave: dict[int, list[dict]] = {}
+    for obj in objects:
+        try:
+            wave = int(annotation(obj, WAVE, "0"))
+        except ValueError:
+            raise ManifestError(f"{Ref.of(obj)} has the sync wave {annotation(obj, WAVE)!r}; it must be a whole number.") from None
+        by_wave.setdefault(wave, []).append(obj)
+    for wave in sorted(by_wave):
+        yield sorted(by_wave[wave], key=lambda o: (rank(o["kind"]), o["metadata"]["name"]))
+
+
+def rank(kind: str) -> int:
+    """Where a kind stands in the order of creation; deletion goes the other way."""
+    return KIND_ORDER.index(kind) if kind in KIND_ORDER else len(KIND_ORDER)
+
+
+def references(obj: dict) -> set[tuple[str, str, bool]]:
+    """The ConfigMaps and Secrets that a workload's pods read: (kind, name, required)."""
+    template = pod_template(obj)
+    found: set[tuple[str, str, bool]] = set()
+    if not template:
+        return found
+    spec = template.get("spec") or {}
+
+    def add(kind: str, source: dict | None, field: str = "name") -> None:
+        if source and source.get(field):
+            found.add((kind, source[field], not source.get("optional", False)))
+
+    for container in (spec.get("initContainers") or []) + (spec.get("containers") or []):
+        for entry in container.get("envFrom") or []:
+            add("ConfigMap", entry.get("configMapRef"))
+            add("Secret", entry.get("secretRef"))
+        for entry in container.get("env") or []:
+            source = entry.get("valueFrom") or {}
+            add("ConfigMap", source.get("configMapKeyRef"))
+            add("Secret", source.get("secretKeyRef"))
+    for volume in spec.get("volumes") or []:
+        add("ConfigMap", volume.get("configMap"))
+        add("Secret", volume.get("secret"), "secretName")
+        for source in (volume.get("projected") or {}).get("sources") or []:
+            add("ConfigMap", source.get("configMap"))
+            add("Secret", source.get("secret"))
+    return found
+
+
+def revision(sources: Iterable[dict]) -> str:
+    """A fingerprint of ConfigMaps and Secrets that changes when any value in them does.
+
+    Each is keyed with the object's uid, so the fingerprint (which whoever may read the workload can read) is no oracle
+    for guessing a short password.
+    """
+    digest = hashlib.sha256()
+    for obj in sorted(sources, key=lambda o: (o["kind"], o["metadata"]["name"])):
+        payload = json.dumps([obj.get("data"), obj.get("binaryData")], sort_keys=True).encode()
+        digest.update(hmac.new(obj["metadata"].get("uid", "").encode(), payload, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def comparable(obj: dict | None) -> dict | None:
+    """What a person means by the object: without status and the server's own bookkeeping."""
+    if obj is None:
+        return None
+    result = {k: v for k, v in obj.items() if k not in ("status", "metadata")}
+    metadata = {k: v for k, v in obj["metadata"].items()
+                if k not in ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "selfLink")}
+    annotations = {k: v for k, v in (metadata.get("annotations") or {}).items() if k != "deployment.kubernetes.io/revision"}
+    metadata.pop("annotations", None)
+    if annotations:
+        metadata["annotations"] = annotations
+    return {**result, "metadata": metadata}
+
+
+def printable(obj: dict | None, other: dict | None = None) -> str:
+    """The object as YAML for a diff, each value of a Secret replaced by whether it differs from ``other``'s."""
+    if obj is None:
+        return ""
+    shown = comparable(obj)
+    if obj["kind"] == "Secret":
+        before = (other or {}).get("data") or {}
+        shown["data"] = {
+            key: "(hidden)" if other is None or before.get(key) == value else "(hidden, differs)"
+            for key, value in (obj.get("data") or {}).items()
+        }
+        shown.pop("stringData", None)
+        (shown["metadata"].get("annotations") or {}).pop("kubectl.kubernetes.io/last-applied-configuration", None)
+    return yaml.safe_dump(shown, default_flow_style=False, sort_keys=True)

@@ -1,0 +1,116 @@
+"""What must be true before MLflow's server starts, checked from where it stands; run in its own image.
+
+usage: prepare.py STEP...
+
+database   wait until the database answers; end at once, with the reason, when waiting cannot help
+artifacts  the same for the bucket or the folder of the artifacts
+migrate    bring the schema of the database up to date
+
+Reads the environment of the server. PREPARE_TIMEOUT is how many seconds to wait for each store (120).
+"""
+
+import os
+import pathlib
+import sys
+import time
+
+TIMEOUT = float(os.environ.get("PREPARE_TIMEOUT", "120"))
+DATABASE = os.environ["MLFLOW_BACKEND_STORE_URI"]
+ARTIFACTS = os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
+# What no waiting mends, as PostgreSQL and its client library word it.
+FINAL = ("password authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied", "certificate verify failed",
+         "server does not support SSL")
+
+
+class Final(Exception):
+    """A cause that waiting does not mend."""
+
+
+def wait_for(what, attempt):
+    """Call ``attempt`` until it succeeds, once a second; say what is missing when that changes."""
+    deadline, said = time.monotonic() + TIMEOUT, None
+    while True:
+        try:
+            return attempt()
+        except Final as error:
+            sys.exit(f"prepare: {what} refuses: {error}")
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            if reason != said:
+                print(f"prepare: waiting for {what}: {reason}", flush=True)
+                said = reason
+            if time.monotonic() > deadline:
+                sys.exit(f"prepare: {what} did not answer within {TIMEOUT:.0f} s: {reason}")
+            time.sleep(1)
+
+
+def database():
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(DATABASE, connect_args={} if DATABASE.startswith("sqlite") else {"connect_timeout": 5})
+
+    def connect():
+        try:
+            with engine.connect() as connection:
+                connection.execute(sqlalchemy.text("SELECT 1"))
+        except sqlalchemy.exc.DBAPIError as error:
+            if any(text in str(error.orig) for text in FINAL):
+                raise Final(str(error.orig).strip()) from error
+            raise ConnectionError(error.orig) from error
+
+    wait_for(f"database {engine.url.render_as_string(hide_password=True)}", connect)
+
+
+def artifacts():
+    if not ARTIFACTS.startswith("s3://"):
+        folder = pathlib.Path(ARTIFACTS)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".prepare-{os.getpid()}"
+            probe.write_bytes(b"x" * 4096)
+            probe.unlink()
+        except OSError as error:
+            sys.exit(f"prepare: the artifact folder {folder} cannot be written: {error.strerror}")
+        return
+
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket = ARTIFACTS.removeprefix("s3://").partition("/")[0]
+    endpoint = os.environ.get("MLFLOW_S3_ENDPOINT_URL")
+    store = boto3.client("s3", endpoint_url=endpoint, config=Config(connect_timeout=5, read_timeout=10, retries={"max_attempts": 1}))
+
+    def look():
+        try:
+            store.head_bucket(Bucket=bucket)
+        except ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status == 404:
+                raise Final(f"bucket {bucket!r} does not exist; create it, or name an existing one in object_storage_bucket") from error
+            if status in (400, 401, 403):
+                raise Final(f"bucket {bucket!r} may not be read with these keys ({error.response['Error'].get('Code')}); "
+                            f"check the access and secret key of object_storage") from error
+            raise
+        except BotoCoreError as error:
+            raise ConnectionError(error) from error
+
+    wait_for(f"object storage {endpoint or 'AWS S3'}", look)
+
+
+def migrate():
+    import sqlalchemy
+    from mlflow.store.db.utils import _initialize_tables, _upgrade_db, create_sqlalchemy_engine_with_retry
+
+    engine = create_sqlalchemy_engine_with_retry(DATABASE)
+    # `mlflow db upgrade` alone fails on an empty database, whose first tables no migration makes.
+    known = sqlalchemy.inspect(engine).has_table("alembic_version")
+    (_upgrade_db if known else _initialize_tables)(engine)
+    print("prepare: the schema of the database is up to date", flush=True)
+
+
+STEPS = {"database": database, "artifacts": artifacts, "migrate": migrate}
+
+if __name__ == "__main__":
+    for step in sys.argv[1:]:
+        STEPS[step]()
