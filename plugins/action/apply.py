@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 
 from ansible.errors import AnsibleActionFail
@@ -15,7 +16,7 @@ from ansible.utils.display import Display
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
-PodmanEngine = None
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman import PodmanEngine
 
 ARGUMENTS = {
     "manifests": {"type": "raw"},
@@ -36,6 +37,9 @@ ARGUMENTS = {
     "context": {"type": "str"},
 }
 
+# The variables of role `mlflow` say these for every task of an instance, so that no task has to.
+FROM_VARIABLES = ("engine", "instance", "namespace", "kubeconfig", "context", "labels", "annotations", "wait_timeout")
+
 
 class ActionModule(ActionBase):
     """Runs in Ansible's own process: on Kubernetes it speaks to the API from here, on podman through the connection."""
@@ -47,9 +51,14 @@ class ActionModule(ActionBase):
 
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
+        for option in FROM_VARIABLES:
+            variable = f"mlflow_{option}"
+            if option not in self._task.args and variable in task_vars:
+                self._task.args[option] = self._templar.template(task_vars[variable])
         _result, options = self.validate_argument_spec(
             ARGUMENTS, mutually_exclusive=[("manifests", "template")],
             required_if=[("state", "present", ("manifests", "template"), True)])
+        options = json.loads(json.dumps(options))  # plain values: Ansible's tagged strings are no YAML
         scope = engines.Scope(options["namespace"], options["instance"], options["component"])
         try:
             desired = self._desired(options, scope, task_vars)

@@ -49,7 +49,7 @@ class Api:
         configuration = client.Configuration()
         try:
             if kubeconfig or not _in_cluster():
-                config.load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
+                config.load_kube_config(config_file=kubeconfig or None, context=context or None, client_configuration=configuration)
             else:
                 config.load_incluster_config(client_configuration=configuration)
         except (config.ConfigException, OSError) as error:

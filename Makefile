@@ -1,0 +1,183 @@
+# What a person does with this collection from a clone of it; `make` alone lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Which instances: an inventory (a file or a folder), and what else ansible-playbook is to be told (ARGS='--check --diff').
+INVENTORY ?= inventories/local
+ARGS ?=
+# Of the Molecule tests, which.
+SCENARIO ?= default
+
+UV_VERSION := 0.13.8
+# What podman and the building of images need on Debian and its kin.
+DEBIAN_PACKAGES := python3-venv podman runc netavark aardvark-dns iptables catatonit uidmap slirp4netns fuse-overlayfs \
+	dbus-user-session mmdebstrap debian-archive-keyring
+# What tests need on top: databases to measure (their programs only, no service), and a linter.
+DEBIAN_TEST_PACKAGES := postgresql mariadb-server-core shellcheck
+
+# Ansible finds its tools, this collection and its configuration, whatever the machine's own settings are. Ansible refuses to
+# run where the locale is not UTF-8, as on a machine fresh from the installer.
+export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
+export LC_ALL := C.UTF-8
+# Where it is set, each start of Ansible compiles all of it again.
+unexport PYTHONDONTWRITEBYTECODE
+
+LINK := .cache/collections/ansible_collections/mlops/mlflow
+PLAY := ansible-playbook --inventory $(INVENTORY)
+
+.PHONY: help quickstart status verify open uninstall clean venv test lint sanity unit manifests molecule build \
+	changelog lock tools test-tools packages test-packages
+
+help: ## List the targets
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo
+	@echo "INVENTORY=$(INVENTORY) says which instances; ARGS='--check --diff' and the like go to ansible-playbook."
+
+# Running MLflow
+
+quickstart: tools ## Everything, from a fresh Debian to MLflow running and proven
+	@grep -qxsF '$(INVENTORY)' .cache/deployed || echo '$(INVENTORY)' >>.cache/deployed
+	@$(PLAY) playbooks/site.yml $(ARGS)
+
+status: tools ## What runs, in which version, and whether it is healthy
+verify: tools ## Prove an instance with a client's whole story
+open: tools ## Make the UI reachable from here and say where
+uninstall: tools ## Remove an instance and keep its data (ARGS='-e mlflow_purge_data=true': remove that too)
+status verify open uninstall:
+	@$(PLAY) playbooks/$@.yml $(ARGS)
+
+# Only what quickstart made from the local inventories goes, data and all. Any other inventory may be somebody's production, so
+# it is named and left alone.
+clean: ## Undo quickstart: its instances with their data, the images, .venv and .cache
+	@for inventory in $$(cat .cache/deployed 2>/dev/null); do \
+		case $$inventory in \
+			inventories/local*) \
+				$(MAKE) tools; \
+				echo "Removing the instances of $$inventory and their data"; \
+				ansible-playbook --inventory $$inventory playbooks/uninstall.yml --extra-vars '{"mlflow_purge_data": true}';; \
+			*) echo "Left running: the instances of $$inventory (make uninstall INVENTORY=$$inventory removes them).";; \
+		esac; \
+	done
+	@if command -v podman >/dev/null; then \
+		images=$$(podman images --format '{{.Repository}}:{{.Tag}}' | grep '^localhost/mlops-mlflow/' || true); \
+		if [ "$$images" ]; then echo "Removing the images that were built here"; podman rmi $$images >/dev/null; fi; \
+	fi
+	@rm -rf .venv .cache .ansible
+	@echo "Clean. Debian packages that make installed stay: they may serve others by now."
+
+# Tools
+
+venv: tools test-tools ## Install all tools into .venv, those for tests too
+
+packages:
+	@tools/debian-packages $(DEBIAN_PACKAGES)
+
+test-packages:
+	@tools/debian-packages --without-services $(DEBIAN_TEST_PACKAGES)
+
+tools: packages .venv/.runtime $(LINK)
+test-tools: tools .venv/.test
+
+# Debian's own Python comes first: one that a version manager puts in its place may lack what a virtual environment needs.
+.venv/bin/uv: | packages
+	@for python in /usr/bin/python3 python3.13 python3.12 python3.11 python3 ""; do \
+		$${python:-false} -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+	done; \
+	[ "$$python" ] || { echo "Python 3.11 or newer, with its venv module, is needed; found: $$(/usr/bin/python3 --version)"; exit 1; }; \
+	echo "Making .venv with $$($$python --version)"; \
+	$$python -m venv --clear .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+# Where pip has been told of another index, uv is to use it as well.
+define uv
+index=$${PIP_INDEX_URL:-$$(.venv/bin/python -m pip config get global.index-url 2>/dev/null || true)}; \
+	[ -z "$$index" ] || export UV_DEFAULT_INDEX=$${UV_DEFAULT_INDEX:-$$index}; .venv/bin/uv
+endef
+
+.venv/.runtime: requirements.txt | .venv/bin/uv
+	@echo "Installing Ansible and the clients of what it manages"
+	@$(uv) pip install --requirements $<
+	@touch $@
+
+.venv/.test: requirements-test.txt .venv/.runtime
+	@echo "Installing the tools for tests"
+	@$(uv) pip install --requirements $<
+	@touch $@
+
+$(LINK):
+	@mkdir -p $(@D)
+	@ln -sfn ../../../.. $@
+
+lock: .venv/bin/uv ## Renew requirements.txt and requirements-test.txt from their .in files
+	@for each in requirements requirements-test; do \
+		$(uv) pip compile --quiet --upgrade --python-version 3.11 --custom-compile-command 'make lock' \
+			--output-file $$each.txt $$each.in; \
+	done
+
+# Tests
+
+TESTS := lint sanity unit manifests build molecule
+test: test-tools ## Run all tests, stop at the first that fails
+	@report=; \
+	for test in $(TESTS); do \
+		printf '\n==== make %s\n' $$test; \
+		begun=$$SECONDS; verdict=passed; \
+		$(MAKE) $$test || verdict=FAILED; \
+		report+=$$(printf '  %-10s %-6s %4d s' $$test $$verdict $$((SECONDS - begun)))$$'\n'; \
+		[ $$verdict = passed ] || break; \
+	done; \
+	printf '\n==== make test\n%s' "$$report"; \
+	[ $$verdict = passed ] || { echo "Stopped there; 'make $$test' runs it alone."; exit 1; }; \
+	echo "All passed."
+
+lint: test-tools ## yamllint, ansible-lint (profile production) and the changelog
+	@yamllint --strict .
+	@ansible-lint
+	@antsibull-changelog lint
+
+# ansible-test wants the collection in a real folder of its name, and makes environments of its own. It would download the
+# bootstrap of pip for those, from a host that not everyone reaches; Python brings the same along. Of the environment it
+# passes nothing on to pip, so pip's settings go into a file.
+SANITY := .cache/sanity
+sanity: test-tools test-packages ## ansible-test sanity
+	@rm -rf $(SANITY)/ansible_collections
+	@mkdir -p $(SANITY)/ansible_collections/mlops/mlflow $(SANITY)/.ansible/test/cache $(SANITY)/.config/pip
+	@git ls-files --cached --others --exclude-standard -z \
+		| while IFS= read -rd '' file; do [ ! -e "$$file" ] || printf '%s\0' "$$file"; done \
+		| tar --create --null --files-from - | tar --extract --directory $(SANITY)/ansible_collections/mlops/mlflow
+	@{ echo '[global]'; echo 'progress-bar = off'; .venv/bin/python -m pip config list \
+		| sed -nE "s/^(:env:|global)\.(index-url|extra-index-url|find-links|trusted-host|cert|proxy)='(.*)'$$/\2 = \3/p" \
+		| awk '!seen[$$1]++'; } >$(SANITY)/.config/pip/pip.conf
+	@for version in $$(sed -nE "s/^ +pip='(.*)',/\1/p" .venv/lib/python3*/site-packages/ansible_test/_internal/python_requirements.py); do \
+		printf 'import ensurepip\nensurepip.bootstrap()\n' >$(SANITY)/.ansible/test/cache/get_pip_$${version//./_}.py; \
+	done
+	@cd $(SANITY)/ansible_collections/mlops/mlflow && HOME=$(CURDIR)/$(SANITY) ansible-test sanity --local --requirements
+
+unit: test-tools test-packages ## Unit tests, against real servers that they start
+	@pytest tests/unit
+
+manifests: test-tools ## Render every inventory and validate each object
+	@pytest tests/manifests
+
+molecule: test-tools ## Deploy, change, break and remove for real: SCENARIO=default with podman, kubernetes on KUBECONFIG's cluster
+	@molecule test --scenario-name $(SCENARIO)
+
+build: test-tools ## Build the collection's archive, install it elsewhere and read its documentation there
+	@rm -rf .cache/dist
+	@ansible-galaxy collection build --output-path .cache/dist
+	@export ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/.cache/dist/installed; \
+	ansible-galaxy collection install --offline --no-deps .cache/dist/*.tar.gz; \
+	cd .cache/dist; \
+	for type in module filter role; do \
+		plugins=$$(ansible-doc --type $$type --list --json mlops.mlflow | python -c 'import json, sys; print(*json.load(sys.stdin))'); \
+		ansible-doc --type $$type --json $$plugins >/dev/null; \
+		echo "Documented: $$plugins"; \
+	done
+
+changelog: test-tools ## Turn changelogs/fragments into CHANGELOG.rst, under the version in galaxy.yml
+	@antsibull-changelog release --update-existing --reload-plugins --refresh-plugins

@@ -1,0 +1,576 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The podman engine: the same manifests on one machine, through Ansible's connection to it.
+
+Objects are remembered as files in a state folder of the host, one each, as they were put; Secrets without their values,
+which only podman's secret store holds. What a manifest means is in labels on pods, volumes and secrets, so that what podman
+shows and what the state says can be compared.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shlex
+import tarfile
+import time
+import uuid
+from typing import Callable
+
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine, EngineError, Put, Scope
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import podman_spec
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman_spec import LABEL, Pod, Surroundings
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.rules import quantity
+
+Run = Callable[..., "tuple[int, str, str]"]
+
+OLDEST = (4, 3)
+RUNNABLE = ("Deployment", "StatefulSet", "Job")
+STORED = ("ConfigMap", "Secret", "PersistentVolumeClaim", "Service", *RUNNABLE)
+NO_COUNTERPART = {
+    "ServiceAccount": "one machine has no API that pods could log in to",
+    "Role": "one machine has no API to give rights to", "RoleBinding": "one machine has no API to give rights to",
+    "ClusterRole": "one machine has no API to give rights to", "ClusterRoleBinding": "one machine has no API to give rights to",
+    "NetworkPolicy": "on one machine the instance's own network is the border",
+    "HorizontalPodAutoscaler": "one machine runs a fixed number of pods",
+    "PodDisruptionBudget": "one machine has no nodes to drain",
+    "CronJob": "podman has no scheduler",
+}
+LEAST_DISK = 500 * 2**20
+CRASHES = 3
+LOG_LINES = 15
+SAY_EVERY = 10
+SECTION = "\x1e"
+
+# Everything that a run needs to know, in one go: each command costs a start of podman, and over ssh a journey.
+SURVEY = r"""
+if [ "$(id -u)" = 0 ]; then state=/var/lib/mlops.mlflow; else state=${XDG_DATA_HOME:-$HOME/.local/share}/mlops.mlflow; fi
+s() { printf '\036%s\n' "$1"; }
+s state; echo "$state"
+# Where podman's defaults ask for more than this machine allows, a containers.conf of our own lowers them, for our calls only.
+conf=$state/containers.conf
+files=$(awk '/^Max open files/{print $5}' /proc/self/limits)
+if [ ! -e "$conf" ] && [ "$(id -u)" = 0 ] && [ "$files" != unlimited ] && [ "$files" -lt 1048576 ]; then
+  mkdir -p "$state" && {
+    printf '[containers]\ndefault_ulimits = ["nofile=%s:%s", "nproc=4096:4096"]\n' "$files" "$files"
+    # crun cannot set up containers on hybrid cgroups (v1 controllers beside an empty v2 tree); runc can.
+    if [ -d /sys/fs/cgroup/unified ] && command -v runc >/dev/null; then printf '[engine]\nruntime = "runc"\n'; fi
+  } > "$conf"
+fi
+[ -e "$conf" ] && export CONTAINERS_CONF="$conf"
+s conf; [ -e "$conf" ] && echo "$conf"
+s info; podman info --format json 2>&1
+s objects; cat "$state/$1"/objects/*.json 2>/dev/null
+s containers; podman ps -a --no-trunc --format json
+s volumes; podman volume ls --format json
+s secrets; podman secret ls --format '{{.ID}} {{.Name}}'
+s values; cat "$(podman info --format '{{.Store.GraphRoot}}')/secrets/filedriver/secretsdata.json" 2>/dev/null
+s systemd; [ -d /run/systemd/system ] && echo yes
+s disk; df -Pk "$(podman info --format '{{.Store.GraphRoot}}')" | tail -n 1
+true
+"""
+
+
+class PodmanEngine(Engine):
+    """Runs the objects of its scope as pods of the inventory host."""
+
+    name = "podman"
+
+    def __init__(self, scope: Scope, say: Callable[[str], None], run: Run) -> None:
+        super().__init__(scope, say)
+        self._run = run
+        self._environment: list[str] = []
+        self._machine: dict | None = None
+        self._old: dict[Ref, list[str]] = {}
+        self._attempts: dict[str, int] = {}
+        self._said: tuple[str, float] = ("", 0.0)
+
+    def left_out(self, obj: dict) -> str:
+        if obj["kind"] in STORED:
+            return ""
+        return NO_COUNTERPART.get(obj["kind"], "it is for clusters, and podman has no counterpart")
+
+    # -- talking to podman -----------------------------------------------------------------------------------------
+
+    def podman(self, *arguments: str, stdin: str | bytes | None = None, what: str = "") -> str:
+        """Run podman on the host.
+
+        Raises:
+            EngineError: with podman's own words, after ``what`` was being done.
+        """
+        rc, out, err = self._run([*self._environment, "podman", *arguments], stdin)
+        if rc:
+            raise EngineError(f"{what or 'podman ' + arguments[0]} failed: {_last_words(err or out)}")
+        return out
+
+    def _survey(self) -> dict:
+        """The machine and what runs on it, looked up once and again after changes."""
+        if self._machine is None:
+            rc, out, err = self._run(["sh", "-c", SURVEY, "sh", self.scope.namespace])
+            parts = {name: body for name, _sep, body in (part.partition("\n") for part in out.split(SECTION)[1:])}
+            try:
+                info = json.loads(parts.get("info") or "")
+            except ValueError:
+                reason = _last_words(parts.get("info") or err)
+                raise EngineError(f"mlflow_engine is podman, but podman does not work on this host ({reason}); install podman 4.3 or "
+                                  f"newer there, or set mlflow_engine to kubernetes.") from None
+            version = info["version"]["Version"]
+            if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < OLDEST:
+                raise EngineError(f"podman on this host is {version}; mlops.mlflow needs 4.3 or newer.")
+            conf = parts["conf"].strip()
+            self._environment = ["env", f"CONTAINERS_CONF={conf}"] if conf else []
+            self._machine = {
+                "state": parts["state"].strip(), "info": info, "version": version,
+                "objects": [json.loads(line) for line in parts["objects"].splitlines() if line],
+                "containers": json.loads(parts["containers"] or "null") or [],
+                "volumes": {v["Name"]: v.get("Labels") or {} for v in json.loads(parts["volumes"] or "null") or []},
+                "secrets": dict(reversed(line.split(" ", 1)) for line in parts["secrets"].splitlines() if line),
+                "values": json.loads(parts["values"] or "{}"),
+                "systemd": bool(parts["systemd"].strip()), "disk": parts["disk"].split(),
+            }
+        return self._machine
+
+    def _folder(self) -> str:
+        return f"{self._survey()['state']}/{self.scope.namespace}"
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def read(self, refs: set[Ref], kinds: set[tuple[str, str]]) -> dict[Ref, dict]:
+        live = {}
+        for obj in self._survey()["objects"]:
+            ref = Ref.of(obj)
+            if (ref in refs or self.scope.made(obj)) and (found := self._with_reality(ref, obj)):
+                live[ref] = found
+        for ref in refs - set(live):
+            if foreign := self._foreign(ref):
+                live[ref] = foreign
+        return live
+
+    def _with_reality(self, ref: Ref, obj: dict) -> dict | None:
+        """A remembered object with what podman knows of it now; None when its counterpart is gone."""
+        machine = self._survey()
+        if ref.kind == "PersistentVolumeClaim" and ref.name not in machine["volumes"]:
+            return None
+        if ref.kind == "Secret":
+            values = self._secret(ref)
+            return {**obj, "data": values} if values or not obj.get("data") else None
+        if ref.kind in RUNNABLE and not self._containers(ref):
+            return None
+        return obj
+
+    def _secret(self, ref: Ref) -> dict[str, str]:
+        """A Secret's values, base64; from podman, which alone has them."""
+        prefix, values = f"{ref.namespace}.{ref.name}.", {}
+        machine = self._survey()
+        for name, identifier in machine["secrets"].items():
+            if name.startswith(prefix):
+                stored = machine["values"].get(identifier)
+                if stored is None:  # a driver other than podman's file store; newer versions tell on request
+                    text = self.podman("secret", "inspect", "--showsecret", "--format", "{{.SecretData}}", name, what=f"Reading {ref}")
+                    stored = base64.b64encode(text.removesuffix("\n").encode()).decode()
+                values[name.removeprefix(prefix)] = stored
+        return values
+
+    def _foreign(self, ref: Ref) -> dict | None:
+        """Something on the machine that has the name but is not ours to touch, or ours with its state lost."""
+        labels = self._survey()["volumes"].get(ref.name) if ref.kind == "PersistentVolumeClaim" else None
+        if labels is None:
+            return None
+        ours = labels.get(f"{LABEL}/namespace") == ref.namespace
+        api_version = f"{ref.group}/v1" if ref.group else "v1"
+        return {"apiVersion": api_version, "kind": ref.kind,
+                "metadata": {"name": ref.name, "namespace": ref.namespace, "uid": "", "labels": labels if ours else {}}}
+
+    def _containers(self, ref: Ref) -> list[dict]:
+        """Containers of a workload, as `podman ps` shows them."""
+        return [c for c in self._survey()["containers"] if (c.get("Labels") or {}).get(f"{LABEL}/workload") == f"{ref.kind}/{ref.name}"
+                and c["Labels"].get(f"{LABEL}/namespace") == ref.namespace]
+
+    # -- before anything is touched --------------------------------------------------------------------------------
+
+    def preflight(self, objects: list[dict], live: dict[Ref, dict]) -> None:
+        machine = self._survey()
+        around = self._around([*live.values(), *objects])
+        workloads = [obj for obj in objects if obj["kind"] in RUNNABLE]
+        for obj in workloads:
+            podman_spec.pods(obj, around)
+        self._enough_disk(machine)
+        self._enough_memory(machine, workloads)
+        self._free_ports(machine, objects)
+        self._images(workloads)
+
+    def _enough_disk(self, machine: dict) -> None:
+        free, root = int(machine["disk"][3]) * 1024, machine["info"]["store"]["graphRoot"]
+        if free < LEAST_DISK:
+            raise EngineError(f"The disk of {root} has {free // 2**20} MiB left; podman needs at least {LEAST_DISK // 2**20} MiB there, so make room first.")
+
+    def _enough_memory(self, machine: dict, workloads: list[dict]) -> None:
+        total = machine["info"]["host"]["memTotal"]
+        for obj in workloads:
+            wanted = sum(quantity(((c.get("resources") or {}).get("requests") or {}).get("memory", 0)) or 0
+                         for c in manifests.pod_template(obj)["spec"]["containers"]) * (obj["spec"].get("replicas", 1))
+            if wanted > total:
+                raise EngineError(f"{Ref.of(obj)} asks for {wanted / 2**30:.1f} GiB of memory, and this machine has {total / 2**30:.1f} GiB; "
+                                  f"choose a smaller size or lower its memory request.")
+
+    def _free_ports(self, machine: dict, objects: list[dict]) -> None:
+        for service in objects:
+            publish = manifests.annotation(service, manifests.PUBLISH) if service["kind"] == "Service" else ""
+            if not publish:
+                continue
+            address, port = publish.replace("localhost", "127.0.0.1").rsplit(":", 1)
+            holders = [c for c in machine["containers"] if c["State"] == "running" and any(
+                str(p.get("host_port")) == port for p in c.get("Ports") or [])]
+            if holders and all((c.get("Labels") or {}).get(f"{LABEL}/namespace") == self.scope.namespace for c in holders):
+                continue
+            taken = f"podman container {holders[0]['Names'][0]}" if holders else self._listener(address, port)
+            if taken:
+                raise EngineError(f"Port {publish}, on which Service {service['metadata']['name']} is to be published, is taken by {taken}; "
+                                  f"free it or choose another port.")
+
+    def _listener(self, address: str, port: str) -> str:
+        _rc, out, _err = self._run(["ss", "-Hltnp", f"sport = :{port}"])
+        for line in out.splitlines():
+            fields = line.split()
+            host = fields[3].rsplit(":", 1)[0]
+            if host in (address, "0.0.0.0", "*", "[::]") or address == "0.0.0.0":
+                process = re.search(r'\(\("([^"]+)",pid=(\d+)', line)
+                return f"{process[1]} (process {process[2]})" if process else "another process"
+        return ""
+
+    def _images(self, workloads: list[dict]) -> None:
+        """Every image is on the machine before any old pod stops."""
+        wanted = {}
+        for obj in workloads:
+            spec = manifests.pod_template(obj)["spec"]
+            for container in (spec.get("initContainers") or []) + spec["containers"]:
+                wanted.setdefault(container["image"], (Ref.of(obj), container))
+        if not wanted:
+            return
+        script = 'for i in "$@"; do podman image exists "$i" || echo "$i"; done'
+        _rc, out, _err = self._run([*self._environment, "sh", "-c", script, "sh", *wanted])
+        for image in out.split():
+            ref, container = wanted[image]
+            if container.get("imagePullPolicy") == "Never":
+                raise EngineError(f"{ref}, container {container['name']}: the image {image} is not on this machine, and its pull policy is Never.")
+            self.say(f"Pulling {image}")
+            rc, out, err = self._run([*self._environment, "podman", "pull", "--quiet", image])
+            if rc:
+                raise EngineError(f"{ref}, container {container['name']}: the image {image} is not on this machine and cannot be pulled: "
+                                  f"{_last_words(err or out)}")
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def put(self, objects: list[dict], live: dict[Ref, dict], dry_run: bool) -> dict[Ref, Put]:
+        result, files = {}, {}
+        for obj in objects:
+            ref, before = Ref.of(obj), live.get(Ref.of(obj))
+            uid = (before or {}).get("metadata", {}).get("uid") or str(uuid.uuid4())
+            after = {**obj, "metadata": {**obj["metadata"], "uid": uid}}
+            same = before is not None and manifests.comparable(before) == manifests.comparable(after)
+            touched = False
+            if not dry_run:
+                touched = getattr(self, f"_put_{ref.kind.lower()}")(ref, after, before, same, [*live.values(), *objects])
+                if not same:
+                    files.update(self._state_of(ref, after))
+            result[ref] = Put(after, touched)
+        if files:
+            self._write(files)
+        return result
+
+    def _state_of(self, ref: Ref, obj: dict) -> dict[str, tuple[str, int]]:
+        if ref.kind == "Secret":
+            obj = {**obj, "data": {key: "" for key in obj.get("data") or {}}}
+        return {f"objects/{ref.kind}.{ref.name}.json": (json.dumps(obj) + "\n", 0o600)}
+
+    def _write(self, files: dict[str, tuple[str, int]]) -> None:
+        """Unpack files into the namespace's state folder, all in one command."""
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            for name, (text, mode) in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.mode, entry.mtime = len(text.encode()), mode, int(time.time())
+                tar.addfile(entry, io.BytesIO(text.encode()))
+        rc, _out, err = self._run(["sh", "-c", 'mkdir -p "$1/objects" && chmod 700 "$1/objects" && base64 -d | tar -xo --no-same-owner -C "$1" -f -',
+                                   "sh", self._folder()], base64.b64encode(archive.getvalue()).decode())
+        if rc:
+            raise EngineError(f"The state folder {self._folder()} cannot be written: {_last_words(err)}")
+
+    def _put_configmap(self, ref: Ref, obj: dict, before: dict | None, same: bool, everything: list[dict]) -> bool:
+        if same:
+            return False
+        gone = set((before or {}).get("data") or {}) - set(obj.get("data") or {})
+        if gone:
+            self._run(["rm", "-f", *(f"{self._folder()}/configmaps/{ref.name}/{key}" for key in gone)])
+        self._write({f"configmaps/{ref.name}/{key}": (text, 0o644) for key, text in (obj.get("data") or {}).items()})
+        return False
+
+    def _put_secret(self, ref: Ref, obj: dict, before: dict | None, same: bool, everything: list[dict]) -> bool:
+        old, new = (before or {}).get("data") or {}, obj.get("data") or {}
+        for key in set(old) | set(new):
+            name = f"{ref.namespace}.{ref.name}.{key}"
+            if key in old and old[key] != new.get(key):
+                self.podman("secret", "rm", name, what=f"Replacing {ref}")
+            if key in new and old.get(key) != new[key]:
+                # The value travels on standard input only; base64 keeps any bytes whole on the way through Ansible's connection.
+                script = f"base64 -d | {shlex.join([*self._environment, 'podman', 'secret', 'create', name, '-'])}"
+                rc, out, err = self._run(["sh", "-c", script], new[key])
+                if rc:
+                    raise EngineError(f"{ref} cannot be stored: {_last_words(err or out)}")
+        return False
+
+    def _put_persistentvolumeclaim(self, ref: Ref, obj: dict, before: dict | None, same: bool, everything: list[dict]) -> bool:
+        if ref.name not in self._survey()["volumes"]:
+            labels = {**obj["metadata"]["labels"], f"{LABEL}/namespace": ref.namespace}
+            self.podman("volume", "create", *podman_spec.labels_for(labels), ref.name, what=f"Making the volume of {ref}")
+            self._survey()["volumes"][ref.name] = labels
+        return False
+
+    def _put_service(self, ref: Ref, obj: dict, before: dict | None, same: bool, everything: list[dict]) -> bool:
+        return False  # names on the pods that it selects
+
+    def _put_job(self, ref: Ref, obj: dict, before: dict | None, same: bool, everything: list[dict]) -> bool:
+        (pod,) = podman_spec.pods(obj, self._around(everything))
+        there = self._containers(ref)
+        done = there and all(c["Labels"].get(f"{LABEL}/fingerprint") == pod.fingerprint for c in there) and all(
+            c["State"] == "running" or (c["State"] == "exited" and c["ExitCode"] == 0) for c in there)
+        if done:
+            return False
+        self._remove_pods({c["PodName"] for c in there if c.get("PodName")} or self._pod_names(ref))
+        self._make(pod)
+        self._start(pod)
+        return True
+
+    def _put_deployment(self, ref: Ref, obj: dict, before: dict | None, same: bool, everything: list[dict]) -> bool:
+        wanted = {pod.name: pod for pod in podman_spec.pods(obj, self._around(everything))}
+        there: dict[str, list[dict]] = {}
+        for container in self._containers(ref):
+            there.setdefault(f"{ref.name}-{container['Labels'][f'{LABEL}/index']}-{container['Labels'][f'{LABEL}/fingerprint'][:6]}",
+                             []).append(container)
+        stale = sorted(set(there) - set(wanted))
+        touched = False
+        for name, pod in wanted.items():
+            if name in there and {c["Labels"][f"{LABEL}/container"] for c in there[name]} >= {c for c, _arguments in pod.containers}:
+                if any(c["State"] != "running" for c in there[name] if c["Labels"][f"{LABEL}/role"] == "main"):
+                    self._start(pod)
+                    touched = True
+                continue
+            if name in there:
+                self._remove_pods({name})
+            self._make(pod)
+            touched = True
+            # The old pod rests until the new one has proven itself in wait(): its port and its volumes are needed now.
+            for old in [n for n in stale if n.startswith(f"{pod.hostname}-")]:
+                self.podman("pod", "stop", old, what=f"Stopping {ref}")
+                self._old.setdefault(ref, []).append(old)
+            try:
+                self._start(pod)
+            except EngineError:
+                self._restore(ref)
+                raise
+        surplus = [name for name in stale if name not in self._old.get(ref, [])]
+        if surplus:
+            self._remove_pods(set(surplus))
+            touched = True
+        return touched
+
+    _put_statefulset = _put_deployment
+
+    def _around(self, objects: list[dict]) -> Surroundings:
+        machine = self._survey()
+        newest = {Ref.of(obj): obj for obj in [*(o for o in machine["objects"]), *objects]}
+        return Surroundings(
+            scope=self.scope, services=[o for o in newest.values() if o["kind"] == "Service"],
+            configmaps=f"{self._folder()}/configmaps", healthchecks=machine["systemd"],
+            secret_keys={o["metadata"]["name"]: sorted(o.get("data") or {}) for o in newest.values() if o["kind"] == "Secret"},
+            controllers=set(machine["info"]["host"].get("cgroupControllers") or []))
+
+    def _make(self, pod: Pod) -> None:
+        """Create a pod with its containers, started by nobody yet; nothing is left of it when a part cannot be made."""
+        network = self.scope.namespace
+        commands = [["podman", "network", "create", "--label", f"{LABEL}/namespace={network}", network]] if self._run(
+            [*self._environment, "podman", "network", "exists", network])[0] else []
+        marks = podman_spec.labels_for({f"{LABEL}/namespace": network, f"{LABEL}/scratch": pod.name})
+        commands += [["podman", "volume", "create", *marks, name] for name in pod.scratch]
+        commands += [["podman", "pod", "create", "--name", pod.name, *pod.create]]
+        commands += [["podman", "create", "--pull", "never", *arguments] for _name, arguments in pod.containers]
+        script = "set -e\n" + "\n".join(f"{shlex.join(command)} >/dev/null" for command in commands)
+        rc, out, err = self._run([*self._environment, "sh", "-c", script])
+        if rc:
+            self._remove_pods({pod.name})
+            raise EngineError(f"{pod.workload} cannot be made: {_last_words(err or out)}")
+        self._machine_changed()
+
+    def _start(self, pod: Pod) -> None:
+        rc, out, err = self._run([*self._environment, "podman", "pod", "start", pod.name])
+        self._machine_changed()
+        if rc:
+            logs = self._failed_logs(pod.workload)
+            words = _last_words(err or out)
+            raise EngineError("\n".join([f"{pod.workload} does not start: {logs[0] if logs else words}", *logs[1:]]))
+
+    def _machine_changed(self) -> None:
+        if self._machine:
+            self._machine["containers"] = json.loads(self.podman("ps", "-a", "--no-trunc", "--format", "json") or "null") or []
+
+    def _restore(self, ref: Ref) -> None:
+        """Put what ran before back in place of what does not work."""
+        old = self._old.pop(ref, [])
+        if old:
+            new = {c["PodName"] for c in self._containers(ref) if c.get("PodName")} | self._pod_names(ref)
+            self._remove_pods(new - set(old))
+            for name in old:
+                self._run([*self._environment, "podman", "pod", "start", name])
+            self._run(["rm", "-f", f"{self._folder()}/objects/{ref.kind}.{ref.name}.json"])
+            self.say(f"{ref}: what ran before is running again")
+
+    def _pod_names(self, ref: Ref) -> set[str]:
+        out = self.podman("pod", "ps", "--filter", f"label={LABEL}/workload={ref.kind}/{ref.name}",
+                          "--filter", f"label={LABEL}/namespace={ref.namespace}", "--format", "{{.Name}}")
+        return set(out.split())
+
+    def _remove_pods(self, names: set[str]) -> None:
+        if not names:
+            return
+        script = ('for p in "$@"; do podman pod stop "$p" >/dev/null 2>&1; podman pod rm --force "$p" >/dev/null 2>&1; '
+                  'v=$(podman volume ls --quiet --filter "label=mlops.mlflow/scratch=$p"); [ -z "$v" ] || podman volume rm $v >/dev/null; '
+                  'podman pod exists "$p" && echo "$p"; done; true')
+        _rc, out, err = self._run([*self._environment, "sh", "-c", script, "sh", *sorted(names)])
+        self._machine_changed()
+        if out.strip():
+            raise EngineError(f"Pod {out.split()[0]} cannot be removed: {_last_words(err)}")
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def wait(self, objects: list[dict], deadline: float) -> None:
+        waiting = {Ref.of(obj): obj for obj in objects}
+        pause, last = 0.3, {}
+        try:
+            while True:
+                for ref, obj in list(waiting.items()):
+                    last[ref] = self._lacks(ref, obj)
+                    if not last[ref]:
+                        del waiting[ref]
+                if not waiting:
+                    break
+                if time.monotonic() > deadline:
+                    ref = next(iter(waiting))
+                    raise EngineError("\n".join([f"{ref} is not ready in time ({last[ref]}).", *self._failed_logs(ref, running=True)[1:]]))
+                self._tell("; ".join(f"{ref}: {last[ref]}" for ref in waiting))
+                time.sleep(pause)
+                pause = min(pause * 1.3, 2.0)
+        except EngineError:
+            for ref in list(self._old):
+                self._restore(ref)
+            raise
+        for ref in [Ref.of(obj) for obj in objects]:
+            self._remove_pods(set(self._old.pop(ref, [])))
+
+    def _tell(self, text: str) -> None:
+        before, at = self._said
+        if text != before or time.monotonic() - at > SAY_EVERY:
+            if before:  # what is ready at the second look needs no announcement
+                self.say(text)
+            self._said = (text, time.monotonic())
+
+    def _lacks(self, ref: Ref, obj: dict) -> str:
+        """What a workload still lacks, in words; empty when it is ready. Raises EngineError when it cannot become so."""
+        spec = manifests.pod_template(obj)["spec"]
+        probes = {c["name"]: (c.get("startupProbe") or c.get("readinessProbe"), c.get("readinessProbe"), c) for c in spec["containers"]}
+        names = [c["Names"][0] for c in self._containers(ref) if c["Labels"].get(f"{LABEL}/role") == "main" and (
+            c.get("PodName") or "") not in self._old.get(ref, [])]
+        if not names:
+            return "no pod"
+        out = self.podman("inspect", "--type", "container", *names, what=f"Looking at {ref}")
+        lacking = []
+        for state in json.loads(out):
+            name, status = state["Config"]["Labels"][f"{LABEL}/container"], state["State"]
+            self._raise_if_hopeless(ref, obj, name, state)
+            if ref.kind == "Job":
+                if status["Status"] != "exited":
+                    lacking.append(f"container {name} is {status['Status']}")
+            elif status["Status"] != "running":
+                lacking.append(f"container {name} is {status['Status']}")
+            else:
+                probe = probes[name][1] or probes[name][0]
+                if probe:
+                    rc, _out, err = self._run([*self._environment, "podman", "exec", state["Name"],
+                                               *podman_spec.probe_command(probe, probes[name][2])])
+                    if rc:
+                        lacking.append(f"container {name} runs, its probe says: {_last_words(err or _out) or 'no'}")
+        return "; ".join(lacking)
+
+    def _raise_if_hopeless(self, ref: Ref, obj: dict, name: str, state: dict) -> None:
+        status = state["State"]
+        limit = state["HostConfig"].get("Memory") or 0
+        down, code = status["Status"] in ("exited", "stopped"), status.get("ExitCode")
+        cause = ""
+        if status.get("OOMKilled") and (down or state.get("RestartCount", 0)):
+            cause = f"container {name} was killed for using more than its memory limit ({limit / 2**20:.0f} MiB)"
+        elif ref.kind == "Job":
+            if down and code:
+                tried = self._attempts.get(state["Name"], 0)
+                if tried < obj["spec"].get("backoffLimit", 6):
+                    self._attempts[state["Name"]] = tried + 1
+                    self.say(f"{ref}: container {name} ended with exit code {code}, trying again")
+                    self._run([*self._environment, "podman", "start", state["Name"]])
+                    return
+                cause = f"container {name} ended with exit code {code}"
+        elif state.get("RestartCount", 0) >= CRASHES:
+            cause = f"container {name} ended {state['RestartCount']} times, last with exit code {code}"
+        if cause:
+            raise EngineError("\n".join([f"{ref} cannot become ready: {cause}.", *self._failed_logs(ref, only=state["Name"])[1:]]))
+
+    def _failed_logs(self, ref: Ref, only: str = "", running: bool = False) -> list[str]:
+        """The failed container in one sentence, then its last log lines."""
+        for container in self._containers(ref):
+            role, name = container["Labels"].get(f"{LABEL}/role"), container["Names"][0]
+            failed = container.get("ExitCode") and container["State"] != "running"
+            if (only and name != only) or not (only or failed or (running and role == "main")) or (
+                    container.get("PodName") or "") in self._old.get(ref, []):
+                continue
+            _rc, out, err = self._run([*self._environment, "sh", "-c", f"podman logs --tail {LOG_LINES} {shlex.quote(name)} 2>&1"])
+            short = container["Labels"][f"{LABEL}/container"]
+            lines = [f"  log of {short}: {line}" for line in (out or err).splitlines() if line.strip()]
+            return [f"{role} container {short} ended with exit code {container.get('ExitCode')}.", *lines[-LOG_LINES:]]
+        return []
+
+    # -- removing --------------------------------------------------------------------------------------------------
+
+    def delete(self, objects: list[dict], deadline: float) -> None:
+        for obj in objects:
+            ref = Ref.of(obj)
+            if ref.kind in RUNNABLE:
+                self._remove_pods(self._pod_names(ref))
+            elif ref.kind == "PersistentVolumeClaim":
+                self.podman("volume", "rm", ref.name, what=f"Removing the volume of {ref}")
+            elif ref.kind == "Secret":
+                for key in obj.get("data") or {}:
+                    self.podman("secret", "rm", f"{ref.namespace}.{ref.name}.{key}", what=f"Removing {ref}")
+            elif ref.kind == "ConfigMap":
+                self._run(["rm", "-rf", f"{self._folder()}/configmaps/{ref.name}"])
+            self._run(["rm", "-f", f"{self._folder()}/objects/{ref.kind}.{ref.name}.json"])
+
+    def leave(self, purge: bool) -> None:
+        """Drop the instance's network when no container is on it, and its state folder when nothing is remembered there."""
+        script = ('podman network exists "$1" && [ "$(podman network inspect "$1" --format "{{index .Labels \\"mlops.mlflow/namespace\\"}}")" = "$1" ] '
+                  '&& [ -z "$(podman ps -aq --filter network="$1")" ] && podman network rm "$1" >/dev/null; '
+                  'rmdir "$2/objects" "$2/configmaps" "$2" 2>/dev/null; true')
+        self._run([*self._environment, "sh", "-c", script, "sh", self.scope.namespace, self._folder()])
+
+    def close(self) -> None:
+        """Without a wait nobody asked for proof; what was replaced goes."""
+        for ref in list(self._old):
+            self._remove_pods(set(self._old.pop(ref)))
+
+
+def _last_words(text: str) -> str:
+    """The line of a program's complaint that says what is wrong."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return re.sub(r"^Error: ", "", lines[-1]) if lines else ""

@@ -1,0 +1,323 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From a pod template to the arguments of podman: pure translation, nothing runs here.
+
+Podman's own `kube play` differs from version to version and lacks StatefulSets, Jobs, readiness and non-root volumes; the
+options used here mean the same from 4.3 to 5.x.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from dataclasses import dataclass, field
+
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import EngineError, Scope
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.rules import quantity
+
+LABEL = manifests.MANAGER
+TRANSLATION = "1"
+"""Part of every pod's fingerprint; raised when the same template comes to mean other arguments."""
+REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
+
+# Answers like a kubelet's httpGet: success below 400. Whatever the image has; busybox' and GNU's wget, curl, Python.
+HTTP_GET = (
+    'if command -v curl >/dev/null 2>&1; then curl -fsS -m {timeout} -o /dev/null {url}; '
+    'elif command -v wget >/dev/null 2>&1; then wget -q -T {timeout} -O /dev/null {url}; '
+    'elif command -v busybox >/dev/null 2>&1; then busybox wget -q -T {timeout} -O /dev/null {url}; '
+    'else python3 -c "import urllib.request as r; r.urlopen({quoted}, timeout={timeout})"; fi')
+TCP = 'if command -v nc >/dev/null 2>&1; then nc -z 127.0.0.1 {port}; else bash -c "exec 3<>/dev/tcp/127.0.0.1/{port}"; fi'
+
+
+@dataclass
+class Pod:
+    """One pod of a workload, ready to be made."""
+
+    workload: Ref
+    index: int
+    name: str
+    hostname: str
+    fingerprint: str
+    create: list[str]
+    containers: list[tuple[str, list[str]]]
+    """(name, arguments of `podman create`), init containers first."""
+    scratch: list[str] = field(default_factory=list)
+    """Volumes that live and die with the pod."""
+
+
+@dataclass
+class Surroundings:
+    """What a translation needs to know of the instance and the machine."""
+
+    scope: Scope
+    services: list[dict]
+    configmaps: str
+    """Folder on the host below which every ConfigMap has a folder of files."""
+    secret_keys: dict[str, list[str]]
+    controllers: set[str]
+    """Cgroup controllers that podman may use; without one its limits are left out."""
+    healthchecks: bool
+    """Whether systemd is there to run podman's healthchecks."""
+
+
+def pods(workload: dict, around: Surroundings) -> list[Pod]:
+    """All pods that a Deployment, StatefulSet or Job means.
+
+    Raises:
+        EngineError: for what one machine cannot do as written.
+    """
+    template, spec = manifests.pod_template(workload), workload["spec"]
+    count = 1 if workload["kind"] == "Job" else spec.get("replicas", 1)
+    return [_pod(workload, template, index, around) for index in range(count)]
+
+
+def _pod(workload: dict, template: dict, index: int, around: Surroundings) -> Pod:
+    ref, spec = Ref.of(workload), template["spec"]
+    hostname = ref.name if ref.kind == "Job" else f"{ref.name}-{index}"
+    labels = template["metadata"].get("labels") or {}
+    services = [s for s in around.services if _selects(s, labels)]
+    create = ["--hostname", hostname[:63], "--network", ref.namespace]
+    for service in services:
+        name = service["metadata"]["name"]
+        for alias in (name, f"{name}.{ref.namespace}", f"{name}.{ref.namespace}.svc", f"{name}.{ref.namespace}.svc.cluster.local"):
+            create += ["--network-alias", alias]
+        if ref.kind == "StatefulSet":
+            create += ["--network-alias", f"{hostname}.{name}"]
+        _same_ports(service, spec)
+        publish = manifests.annotation(service, manifests.PUBLISH)
+        if publish and index == 0:
+            address, port = publish.replace("localhost", "127.0.0.1").rsplit(":", 1)
+            create += ["--publish", f"{address}:{port}:{_target_port(service['spec']['ports'][0], spec)}"]
+    for alias in spec.get("hostAliases") or []:
+        for name in alias["hostnames"]:
+            create += ["--add-host", f"{name}:{alias['ip']}"]
+    marks = {
+        **labels,
+        f"{LABEL}/namespace": ref.namespace,
+        f"{LABEL}/workload": f"{ref.kind}/{ref.name}",
+        f"{LABEL}/services": ",".join(s["metadata"]["name"] for s in services),
+        f"{LABEL}/index": str(index),
+    }
+    seed = json.dumps([TRANSLATION, template, create, around.healthchecks], sort_keys=True)
+    fingerprint = hashlib.sha256(seed.encode()).hexdigest()[:12]
+    marks[f"{LABEL}/fingerprint"] = fingerprint
+    name = f"{hostname}-{fingerprint[:6]}"
+    pod = Pod(ref, index, name, hostname, fingerprint, create + labels_for(marks), [])
+    always = ref.kind != "Job"
+    for container, init in [(c, True) for c in spec.get("initContainers") or []] + [(c, False) for c in spec["containers"]]:
+        arguments = ["--pod", name, "--name", f"{name}-{container['name']}"]
+        arguments += labels_for({**marks, f"{LABEL}/container": container["name"], f"{LABEL}/role": "init" if init else "main"})
+        arguments += ["--init-ctr", "always"] if init else ["--restart", "always" if always else "no"]
+        arguments += _container(pod, container, spec, around, init)
+        pod.containers.append((container["name"], arguments))
+    return pod
+
+
+def labels_for(labels: dict[str, str]) -> list[str]:
+    return [part for key, value in sorted(labels.items()) for part in ("--label", f"{key}={value}")]
+
+
+def _selects(service: dict, labels: dict) -> bool:
+    selector = service["spec"].get("selector") or {}
+    return bool(selector) and all(labels.get(key) == value for key, value in selector.items())
+
+
+def _target_port(port: dict, spec: dict) -> int:
+    target = port.get("targetPort", port["port"])
+    if isinstance(target, int):
+        return target
+    for container in spec["containers"]:
+        for declared in container.get("ports") or []:
+            if declared.get("name") == target:
+                return declared["containerPort"]
+    raise EngineError(f"A Service names the port {target!r}, which no container of its pods declares.")
+
+
+def _same_ports(service: dict, spec: dict) -> None:
+    """On one machine a Service is a name: nothing stands between client and pod that could change the port."""
+    for port in service["spec"].get("ports") or []:
+        target = _target_port(port, spec)
+        if target != port["port"]:
+            raise EngineError(f"Service {service['metadata']['name']} turns port {port['port']} into {target}; on podman a Service's port "
+                              f"must be its pods' port, so give both the same number.")
+
+
+def _container(pod: Pod, container: dict, spec: dict, around: Surroundings, init: bool) -> list[str]:
+    arguments = ["--stop-timeout", str(spec.get("terminationGracePeriodSeconds", 30))]
+    if container.get("workingDir"):
+        arguments += ["--workdir", container["workingDir"]]
+    environment = _environment(pod, container, around, arguments)
+    arguments += _security(container, spec) + _resources(container, around) + _mounts(pod, container, spec, around)
+    if container.get("livenessProbe") and not init and around.healthchecks:
+        arguments += _healthcheck(container)
+    command = [_expand(part, environment, pod) for part in container.get("command") or []]
+    extra = [_expand(part, environment, pod) for part in container.get("args") or []]
+    if command:
+        arguments += ["--entrypoint", json.dumps(command)]
+    return [*arguments, container["image"], *extra]
+
+
+def _environment(pod: Pod, container: dict, around: Surroundings, arguments: list[str]) -> dict[str, str | None]:
+    """Add the environment to ``arguments``; return it, None standing for what only the container may know."""
+    scope, known = around.scope, {}
+    for source in container.get("envFrom") or []:
+        if source.get("secretRef"):
+            for key in around.secret_keys.get(source["secretRef"]["name"], []):
+                name = source.get("prefix", "") + key
+                arguments += ["--secret", f"{scope.namespace}.{source['secretRef']['name']}.{key},type=env,target={name}"]
+                known[name] = None
+        elif source.get("configMapRef"):
+            raise EngineError(f"Container {container['name']} reads the ConfigMap {source['configMapRef']['name']} by envFrom, which podman "
+                              f"has no counterpart for; list the variables in env.")
+    for entry in container.get("env") or []:
+        name, source = entry["name"], entry.get("valueFrom") or {}
+        if "secretKeyRef" in source:
+            key = source["secretKeyRef"]
+            if key.get("optional") and key["key"] not in around.secret_keys.get(key["name"], []):
+                continue
+            arguments += ["--secret", f"{scope.namespace}.{key['name']}.{key['key']},type=env,target={name}"]
+            known[name] = None
+        elif "fieldRef" in source:
+            fields = {"metadata.name": pod.hostname, "metadata.namespace": scope.namespace, "spec.nodeName": "localhost"}
+            if source["fieldRef"]["fieldPath"] not in fields:
+                raise EngineError(f"Container {container['name']} reads {source['fieldRef']['fieldPath']}, which podman does not know; "
+                                  f"it knows {', '.join(fields)}.")
+            known[name] = fields[source["fieldRef"]["fieldPath"]]
+            arguments += ["--env", f"{name}={known[name]}"]
+        elif source:
+            raise EngineError(f"Container {container['name']} takes {name} from {next(iter(source))}, which podman has no counterpart for.")
+        else:
+            known[name] = _expand(entry.get("value", ""), known, pod)
+            arguments += ["--env", f"{name}={known[name]}"]
+    return known
+
+
+def _expand(text: str, known: dict[str, str | None], pod: Pod) -> str:
+    """Kubernetes' $(NAME), but never a secret into an argument, where the process list would show it."""
+    def value(match: re.Match) -> str:
+        if match[0] == "$$":
+            return "$"
+        if match[1] not in known:
+            return match[0]
+        if known[match[1]] is None:
+            raise EngineError(f"{pod.workload} puts $({match[1]}), a secret, into an argument or another variable, where podman would "
+                              f"show it to everyone; let the program read the variable {match[1]} itself.")
+        return known[match[1]]
+    return REFERENCE.sub(value, str(text))
+
+
+def _security(container: dict, spec: dict) -> list[str]:
+    context = {**(spec.get("securityContext") or {}), **(container.get("securityContext") or {})}
+    arguments = []
+    if context.get("runAsUser") is not None:
+        arguments += ["--user", ":".join(str(context[k]) for k in ("runAsUser", "runAsGroup") if context.get(k) is not None)]
+    for group in {context.get("fsGroup"), *(context.get("supplementalGroups") or [])} - {None, context.get("runAsGroup")}:
+        arguments += ["--group-add", str(group)]
+    if context.get("readOnlyRootFilesystem"):
+        arguments += ["--read-only", "--read-only-tmpfs=false"]
+    if context.get("allowPrivilegeEscalation") is False:
+        arguments += ["--security-opt", "no-new-privileges"]
+    capabilities = context.get("capabilities") or {}
+    for name in capabilities.get("drop") or []:
+        arguments += ["--cap-drop", name]
+    for name in capabilities.get("add") or []:
+        arguments += ["--cap-add", name]
+    return arguments
+
+
+def _resources(container: dict, around: Surroundings) -> list[str]:
+    resources, arguments = container.get("resources") or {}, []
+    limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
+    if "memory" in around.controllers:
+        if limits.get("memory"):
+            arguments += ["--memory", str(int(quantity(limits["memory"])))]
+        if requests.get("memory"):
+            arguments += ["--memory-reservation", str(int(quantity(requests["memory"])))]
+    if "cpu" in around.controllers:
+        if limits.get("cpu"):
+            arguments += ["--cpus", f"{quantity(limits['cpu']):g}"]
+        if requests.get("cpu"):
+            arguments += ["--cpu-shares", str(max(2, int(quantity(requests["cpu"]) * 1024)))]
+    return arguments
+
+
+def _mounts(pod: Pod, container: dict, spec: dict, around: Surroundings) -> list[str]:
+    volumes = {volume["name"]: volume for volume in spec.get("volumes") or []}
+    context = {**(spec.get("securityContext") or {}), **(container.get("securityContext") or {})}
+    arguments: list[str] = []
+    for mount in container.get("volumeMounts") or []:
+        volume = volumes.get(mount["name"])
+        if volume is None:
+            raise EngineError(f"{pod.workload}, container {container['name']} mounts {mount['name']!r}, which its pod has no volume for.")
+        path, options = mount["mountPath"], "ro" if mount.get("readOnly") else "rw"
+        if "persistentVolumeClaim" in volume:
+            if mount.get("subPath"):
+                raise EngineError(f"{pod.workload} mounts a part (subPath) of the claim {volume['persistentVolumeClaim']['claimName']}; podman "
+                                  f"mounts whole volumes only.")
+            arguments += ["--volume", f"{volume['persistentVolumeClaim']['claimName']}:{path}:{options}"]
+        elif "emptyDir" in volume:
+            empty = volume["emptyDir"] or {}
+            if empty.get("medium") == "Memory":
+                size = f",tmpfs-size={int(quantity(empty['sizeLimit']))}" if empty.get("sizeLimit") else ""
+                arguments += ["--mount", f"type=tmpfs,destination={path},tmpfs-mode=1777{size}"]
+            else:
+                name = f"{pod.name}-{volume['name']}"
+                if name not in pod.scratch:
+                    pod.scratch.append(name)
+                arguments += ["--volume", f"{name}:{path}:{options}"]
+        elif "configMap" in volume:
+            for source, target in _files(volume["configMap"], mount):
+                arguments += ["--volume", f"{around.configmaps}/{volume['configMap']['name']}{source}:{target}:ro,z"]
+        elif "secret" in volume:
+            secret = volume["secret"]
+            keys = {i["key"]: i["path"] for i in secret.get("items") or []} or {
+                key: key for key in around.secret_keys.get(secret["secretName"], [])}
+            for key, name in keys.items():
+                if mount.get("subPath") in (None, name):
+                    target = path if mount.get("subPath") else f"{path.rstrip('/')}/{name}"
+                    owner = f",uid={context['runAsUser']}" if context.get("runAsUser") is not None else ""
+                    arguments += ["--secret", f"{around.scope.namespace}.{secret['secretName']}.{key},type=mount,target={target}{owner},mode=0400"]
+        elif "hostPath" in volume:
+            arguments += ["--volume", f"{volume['hostPath']['path']}:{path}:{options}"]
+        else:
+            kind = next((k for k in volume if k != "name"), "nothing")
+            raise EngineError(f"{pod.workload} has the volume {volume['name']!r} of type {kind}, which podman has no counterpart for.")
+    return arguments
+
+
+def _files(source: dict, mount: dict) -> list[tuple[str, str]]:
+    """(path below the ConfigMap's folder, path in the container) for what a mount shows of it."""
+    base = mount["mountPath"].rstrip("/")
+    items = {i["path"]: i["key"] for i in source.get("items") or []}
+    if mount.get("subPath"):
+        return [(f"/{items.get(mount['subPath'], mount['subPath'])}", base)]
+    return [(f"/{key}", f"{base}/{path}") for path, key in items.items()] or [("", base)]
+
+
+def probe_command(probe: dict, container: dict) -> list[str]:
+    """A probe as a command that runs in its container."""
+    def port(value) -> int:
+        return value if isinstance(value, int) else next(
+            p["containerPort"] for p in container.get("ports") or [] if p.get("name") == value)
+
+    if "exec" in probe:
+        return probe["exec"]["command"]
+    if "httpGet" in probe:
+        get = probe["httpGet"]
+        url = f"{get.get('scheme', 'HTTP').lower()}://127.0.0.1:{port(get['port'])}{get.get('path', '/')}"
+        return ["sh", "-c", HTTP_GET.format(url=shlex.quote(url), quoted=f"'{url}'", timeout=probe.get("timeoutSeconds", 1))]
+    return ["sh", "-c", TCP.format(port=port(probe["tcpSocket"]["port"]))]
+
+
+def _healthcheck(container: dict) -> list[str]:
+    probe, startup = container["livenessProbe"], container.get("startupProbe") or {}
+    grace = startup.get("periodSeconds", 10) * startup.get("failureThreshold", 3) if startup else probe.get("initialDelaySeconds", 0)
+    return ["--health-cmd", shlex.join(probe_command(probe, container)), "--health-interval", f"{probe.get('periodSeconds', 10)}s",
+            "--health-timeout", f"{probe.get('timeoutSeconds', 1)}s", "--health-retries", str(probe.get("failureThreshold", 3)),
+            "--health-start-period", f"{grace}s", "--health-on-failure", "restart"]
