@@ -135,14 +135,18 @@ test: test-tools ## Run all tests, stop at the first that fails
 	[ $$verdict = passed ] || { echo "Stopped there; 'make $$test' runs it alone."; exit 1; }; \
 	echo "All passed."
 
-lint: test-tools ## yamllint, ansible-lint (profile production) and the changelog
+# What these tools keep for themselves stays here.
+lint molecule build changelog: export ANSIBLE_HOME := $(CURDIR)/.cache/ansible
+
+lint: test-tools test-packages ## yamllint, ansible-lint (profile production), the changelog and shell scripts
 	@yamllint --strict .
 	@ansible-lint
 	@antsibull-changelog lint
+	@shellcheck .ci/run tools/*
 
-# ansible-test wants the collection in a real folder of its name, and makes environments of its own. It would download the
-# bootstrap of pip for those, from a host that not everyone reaches; Python brings the same along. Of the environment it
-# passes nothing on to pip, so pip's settings go into a file.
+# ansible-test wants the collection in a real folder of its name, and a repository of its own there lest it take the files
+# for ignored ones of this. It makes environments, and would download pip for those from a host that not everyone reaches;
+# Python brings pip along. Of the environment it passes nothing on to pip, so pip's settings go into a file.
 SANITY := .cache/sanity
 sanity: test-tools test-packages ## ansible-test sanity
 	@rm -rf $(SANITY)/ansible_collections
@@ -150,13 +154,16 @@ sanity: test-tools test-packages ## ansible-test sanity
 	@git ls-files --cached --others --exclude-standard -z \
 		| while IFS= read -rd '' file; do [ ! -e "$$file" ] || printf '%s\0' "$$file"; done \
 		| tar --create --null --files-from - | tar --extract --directory $(SANITY)/ansible_collections/mlops/mlflow
-	@{ echo '[global]'; echo 'progress-bar = off'; .venv/bin/python -m pip config list \
+	@git init --quiet $(SANITY)/ansible_collections/mlops/mlflow
+	@{ printf '[global]\nquiet = 2\nprogress-bar = off\n'; .venv/bin/python -m pip config list \
 		| sed -nE "s/^(:env:|global)\.(index-url|extra-index-url|find-links|trusted-host|cert|proxy)='(.*)'$$/\2 = \3/p" \
 		| awk '!seen[$$1]++'; } >$(SANITY)/.config/pip/pip.conf
 	@for version in $$(sed -nE "s/^ +pip='(.*)',/\1/p" .venv/lib/python3*/site-packages/ansible_test/_internal/python_requirements.py); do \
 		printf 'import ensurepip\nensurepip.bootstrap()\n' >$(SANITY)/.ansible/test/cache/get_pip_$${version//./_}.py; \
 	done
-	@cd $(SANITY)/ansible_collections/mlops/mlflow && HOME=$(CURDIR)/$(SANITY) ansible-test sanity --local --requirements
+	@version=$$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	cd $(SANITY)/ansible_collections/mlops/mlflow; \
+	HOME=$(CURDIR)/$(SANITY) ansible-test sanity --local --requirements --python $$version
 
 unit: test-tools test-packages ## Unit tests, against real servers that they start
 	@pytest tests/unit

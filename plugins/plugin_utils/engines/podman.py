@@ -87,6 +87,7 @@ class PodmanEngine(Engine):
         self._run = run
         self._environment: list[str] = []
         self._machine: dict | None = None
+        self._known: dict[Ref, dict] = {}
         self._old: dict[Ref, list[str]] = {}
         self._attempts: dict[str, int] = {}
         self._said: tuple[str, float] = ("", 0.0)
@@ -196,7 +197,8 @@ class PodmanEngine(Engine):
 
     def preflight(self, objects: list[dict], live: dict[Ref, dict]) -> None:
         machine = self._survey()
-        around = self._around([*live.values(), *objects])
+        self._known = {Ref.of(obj): obj for obj in [*machine["objects"], *live.values(), *objects]}
+        around = self._around()
         workloads = [obj for obj in objects if obj["kind"] in RUNNABLE]
         for obj in workloads:
             podman_spec.pods(obj, around)
@@ -269,19 +271,22 @@ class PodmanEngine(Engine):
 
     def put(self, objects: list[dict], live: dict[Ref, dict], dry_run: bool) -> dict[Ref, Put]:
         result, files = {}, {}
-        for obj in objects:
-            ref, before = Ref.of(obj), live.get(Ref.of(obj))
-            uid = (before or {}).get("metadata", {}).get("uid") or str(uuid.uuid4())
-            after = {**obj, "metadata": {**obj["metadata"], "uid": uid}}
-            same = before is not None and manifests.comparable(before) == manifests.comparable(after)
-            touched = False
-            if not dry_run:
-                touched = getattr(self, f"_put_{ref.kind.lower()}")(ref, after, before, same, [*live.values(), *objects])
-                if not same:
-                    files.update(self._state_of(ref, after))
-            result[ref] = Put(after, touched)
-        if files:
-            self._write(files)
+        try:
+            for obj in objects:
+                ref, before = Ref.of(obj), live.get(Ref.of(obj))
+                uid = (before or {}).get("metadata", {}).get("uid") or str(uuid.uuid4())
+                after = {**obj, "metadata": {**obj["metadata"], "uid": uid}}
+                same = before is not None and manifests.comparable(before) == manifests.comparable(after)
+                touched = False
+                if not dry_run:
+                    if ref.kind == "Secret":  # remembered first: a value that is stored but not known would be generated anew
+                        files.update(self._state_of(ref, after) if not same else {})
+                    touched = getattr(self, f"_put_{ref.kind.lower()}")(ref, after, before, same)
+                    files.update(self._state_of(ref, after) if not same else {})
+                result[ref] = Put(after, touched)
+        finally:
+            if files:
+                self._write(files)
         return result
 
     def _state_of(self, ref: Ref, obj: dict) -> dict[str, tuple[str, int]]:
@@ -302,7 +307,7 @@ class PodmanEngine(Engine):
         if rc:
             raise EngineError(f"The state folder {self._folder()} cannot be written: {_last_words(err)}")
 
-    def _put_configmap(self, ref: Ref, obj: dict, before: dict | None, same: bool, everything: list[dict]) -> bool:
+    def _put_configmap(self, ref: Ref, obj: dict, before: dict | None, same: bool) -> bool:
         if same:
             return False
         gone = set((before or {}).get("data") or {}) - set(obj.get("data") or {})
@@ -311,7 +316,7 @@ class PodmanEngine(Engine):
         self._write({f"configmaps/{ref.name}/{key}": (text, 0o644) for key, text in (obj.get("data") or {}).items()})
         return False
 
-    def _put_secret(self, ref: Ref, obj: dict, before: dict | None, same: bool, everything: list[dict]) -> bool:
+    def _put_secret(self, ref: Ref, obj: dict, before: dict | None, same: bool) -> bool:
         old, new = (before or {}).get("data") or {}, obj.get("data") or {}
         for key in set(old) | set(new):
             name = f"{ref.namespace}.{ref.name}.{key}"
@@ -325,34 +330,33 @@ class PodmanEngine(Engine):
                     raise EngineError(f"{ref} cannot be stored: {_last_words(err or out)}")
         return False
 
-    def _put_persistentvolumeclaim(self, ref: Ref, obj: dict, before: dict | None, same: bool, everything: list[dict]) -> bool:
+    def _put_persistentvolumeclaim(self, ref: Ref, obj: dict, before: dict | None, same: bool) -> bool:
         if ref.name not in self._survey()["volumes"]:
             labels = {**obj["metadata"]["labels"], f"{LABEL}/namespace": ref.namespace}
             self.podman("volume", "create", *podman_spec.labels_for(labels), ref.name, what=f"Making the volume of {ref}")
             self._survey()["volumes"][ref.name] = labels
         return False
 
-    def _put_service(self, ref: Ref, obj: dict, before: dict | None, same: bool, everything: list[dict]) -> bool:
+    def _put_service(self, ref: Ref, obj: dict, before: dict | None, same: bool) -> bool:
         return False  # names on the pods that it selects
 
-    def _put_job(self, ref: Ref, obj: dict, before: dict | None, same: bool, everything: list[dict]) -> bool:
-        (pod,) = podman_spec.pods(obj, self._around(everything))
+    def _put_job(self, ref: Ref, obj: dict, before: dict | None, same: bool) -> bool:
+        (pod,) = podman_spec.pods(obj, self._around())
         there = self._containers(ref)
         done = there and all(c["Labels"].get(f"{LABEL}/fingerprint") == pod.fingerprint for c in there) and all(
             c["State"] == "running" or (c["State"] == "exited" and c["ExitCode"] == 0) for c in there)
         if done:
             return False
-        self._remove_pods({c["PodName"] for c in there if c.get("PodName")} or self._pod_names(ref))
+        self._remove_pods(self._pod_names(ref))
         self._make(pod)
         self._start(pod)
         return True
 
-    def _put_deployment(self, ref: Ref, obj: dict, before: dict | None, same: bool, everything: list[dict]) -> bool:
-        wanted = {pod.name: pod for pod in podman_spec.pods(obj, self._around(everything))}
+    def _put_deployment(self, ref: Ref, obj: dict, before: dict | None, same: bool) -> bool:
+        wanted = {pod.name: pod for pod in podman_spec.pods(obj, self._around())}
         there: dict[str, list[dict]] = {}
         for container in self._containers(ref):
-            there.setdefault(f"{ref.name}-{container['Labels'][f'{LABEL}/index']}-{container['Labels'][f'{LABEL}/fingerprint'][:6]}",
-                             []).append(container)
+            there.setdefault(container["Labels"][f"{LABEL}/pod"], []).append(container)
         stale = sorted(set(there) - set(wanted))
         touched = False
         for name, pod in wanted.items():
@@ -382,13 +386,13 @@ class PodmanEngine(Engine):
 
     _put_statefulset = _put_deployment
 
-    def _around(self, objects: list[dict]) -> Surroundings:
+    def _around(self) -> Surroundings:
         machine = self._survey()
-        newest = {Ref.of(obj): obj for obj in [*(o for o in machine["objects"]), *objects]}
         return Surroundings(
-            scope=self.scope, services=[o for o in newest.values() if o["kind"] == "Service"],
-            configmaps=f"{self._folder()}/configmaps", healthchecks=machine["systemd"],
-            secret_keys={o["metadata"]["name"]: sorted(o.get("data") or {}) for o in newest.values() if o["kind"] == "Secret"},
+            scope=self.scope, services=[o for o in self._known.values() if o["kind"] == "Service"],
+            configmaps=f"{self._folder()}/configmaps", scratch=f"{self._folder()}/scratch",
+            healthchecks=machine["systemd"],
+            secret_keys={o["metadata"]["name"]: sorted(o.get("data") or {}) for o in self._known.values() if o["kind"] == "Secret"},
             controllers=set(machine["info"]["host"].get("cgroupControllers") or []))
 
     def _make(self, pod: Pod) -> None:
@@ -396,8 +400,8 @@ class PodmanEngine(Engine):
         network = self.scope.namespace
         commands = [["podman", "network", "create", "--label", f"{LABEL}/namespace={network}", network]] if self._run(
             [*self._environment, "podman", "network", "exists", network])[0] else []
-        marks = podman_spec.labels_for({f"{LABEL}/namespace": network, f"{LABEL}/scratch": pod.name})
-        commands += [["podman", "volume", "create", *marks, name] for name in pod.scratch]
+        if pod.scratch:
+            commands += [["mkdir", "-p", *pod.scratch], ["chmod", "1777", *pod.scratch]]
         commands += [["podman", "pod", "create", "--name", pod.name, *pod.create]]
         commands += [["podman", "create", "--pull", "never", *arguments] for _name, arguments in pod.containers]
         script = "set -e\n" + "\n".join(f"{shlex.join(command)} >/dev/null" for command in commands)
@@ -417,14 +421,13 @@ class PodmanEngine(Engine):
 
     def _machine_changed(self) -> None:
         if self._machine:
-            self._machine["containers"] = json.loads(self.podman("ps", "-a", "--no-trunc", "--format", "json") or "null") or []
+            self._machine["containers"] = json.loads(self.podman("ps", "--all", "--no-trunc", "--format", "json") or "null") or []
 
     def _restore(self, ref: Ref) -> None:
         """Put what ran before back in place of what does not work."""
         old = self._old.pop(ref, [])
         if old:
-            new = {c["PodName"] for c in self._containers(ref) if c.get("PodName")} | self._pod_names(ref)
-            self._remove_pods(new - set(old))
+            self._remove_pods(self._pod_names(ref) - set(old))
             for name in old:
                 self._run([*self._environment, "podman", "pod", "start", name])
             self._run(["rm", "-f", f"{self._folder()}/objects/{ref.kind}.{ref.name}.json"])
@@ -438,10 +441,9 @@ class PodmanEngine(Engine):
     def _remove_pods(self, names: set[str]) -> None:
         if not names:
             return
-        script = ('for p in "$@"; do podman pod stop "$p" >/dev/null 2>&1; podman pod rm --force "$p" >/dev/null 2>&1; '
-                  'v=$(podman volume ls --quiet --filter "label=mlops.mlflow/scratch=$p"); [ -z "$v" ] || podman volume rm $v >/dev/null; '
-                  'podman pod exists "$p" && echo "$p"; done; true')
-        _rc, out, err = self._run([*self._environment, "sh", "-c", script, "sh", *sorted(names)])
+        script = ('d=$1; shift; for p in "$@"; do podman pod stop "$p" >/dev/null 2>&1; podman pod rm --force "$p" >/dev/null 2>&1; '
+                  'rm -rf "$d/$p" 2>/dev/null || podman unshare rm -rf "$d/$p"; podman pod exists "$p" && echo "$p"; done; true')
+        _rc, out, err = self._run([*self._environment, "sh", "-c", script, "sh", f"{self._folder()}/scratch", *sorted(names)])
         self._machine_changed()
         if out.strip():
             raise EngineError(f"Pod {out.split()[0]} cannot be removed: {_last_words(err)}")
@@ -483,8 +485,8 @@ class PodmanEngine(Engine):
         """What a workload still lacks, in words; empty when it is ready. Raises EngineError when it cannot become so."""
         spec = manifests.pod_template(obj)["spec"]
         probes = {c["name"]: (c.get("startupProbe") or c.get("readinessProbe"), c.get("readinessProbe"), c) for c in spec["containers"]}
-        names = [c["Names"][0] for c in self._containers(ref) if c["Labels"].get(f"{LABEL}/role") == "main" and (
-            c.get("PodName") or "") not in self._old.get(ref, [])]
+        names = [c["Names"][0] for c in self._containers(ref) if c["Labels"].get(f"{LABEL}/role") == "main"
+                 and c["Labels"][f"{LABEL}/pod"] not in self._old.get(ref, [])]
         if not names:
             return "no pod"
         out = self.podman("inspect", "--type", "container", *names, what=f"Looking at {ref}")
@@ -523,7 +525,7 @@ class PodmanEngine(Engine):
                     return
                 cause = f"container {name} ended with exit code {code}"
         elif state.get("RestartCount", 0) >= CRASHES:
-            cause = f"container {name} ended {state['RestartCount']} times, last with exit code {code}"
+            cause = f"container {name} ended {state['RestartCount']} times{f', last with exit code {code}' if code else ''}"
         if cause:
             raise EngineError("\n".join([f"{ref} cannot become ready: {cause}.", *self._failed_logs(ref, only=state["Name"])[1:]]))
 
@@ -532,8 +534,8 @@ class PodmanEngine(Engine):
         for container in self._containers(ref):
             role, name = container["Labels"].get(f"{LABEL}/role"), container["Names"][0]
             failed = container.get("ExitCode") and container["State"] != "running"
-            if (only and name != only) or not (only or failed or (running and role == "main")) or (
-                    container.get("PodName") or "") in self._old.get(ref, []):
+            old = container["Labels"][f"{LABEL}/pod"] in self._old.get(ref, [])
+            if old or (only and name != only) or not (only or failed or (running and role == "main")):
                 continue
             _rc, out, err = self._run([*self._environment, "sh", "-c", f"podman logs --tail {LOG_LINES} {shlex.quote(name)} 2>&1"])
             short = container["Labels"][f"{LABEL}/container"]
@@ -561,7 +563,7 @@ class PodmanEngine(Engine):
         """Drop the instance's network when no container is on it, and its state folder when nothing is remembered there."""
         script = ('podman network exists "$1" && [ "$(podman network inspect "$1" --format "{{index .Labels \\"mlops.mlflow/namespace\\"}}")" = "$1" ] '
                   '&& [ -z "$(podman ps -aq --filter network="$1")" ] && podman network rm "$1" >/dev/null; '
-                  'rmdir "$2/objects" "$2/configmaps" "$2" 2>/dev/null; true')
+                  'rmdir "$2/objects" "$2/configmaps" "$2/scratch" "$2" 2>/dev/null; true')
         self._run([*self._environment, "sh", "-c", script, "sh", self.scope.namespace, self._folder()])
 
     def close(self) -> None:

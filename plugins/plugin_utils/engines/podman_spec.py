@@ -48,7 +48,8 @@ class Pod:
     containers: list[tuple[str, list[str]]]
     """(name, arguments of `podman create`), init containers first."""
     scratch: list[str] = field(default_factory=list)
-    """Volumes that live and die with the pod."""
+    """Folders on the host that live and die with the pod: its emptyDirs. (Podman gives a new volume the owner and mode of
+    whatever the image has at that path; a folder stays as it was made.)"""
 
 
 @dataclass
@@ -59,6 +60,8 @@ class Surroundings:
     services: list[dict]
     configmaps: str
     """Folder on the host below which every ConfigMap has a folder of files."""
+    scratch: str
+    """Folder on the host below which every pod may have folders of its own."""
     secret_keys: dict[str, list[str]]
     controllers: set[str]
     """Cgroup controllers that podman may use; without one its limits are left out."""
@@ -108,6 +111,7 @@ def _pod(workload: dict, template: dict, index: int, around: Surroundings) -> Po
     fingerprint = hashlib.sha256(seed.encode()).hexdigest()[:12]
     marks[f"{LABEL}/fingerprint"] = fingerprint
     name = f"{hostname}-{fingerprint[:6]}"
+    marks[f"{LABEL}/pod"] = name
     pod = Pod(ref, index, name, hostname, fingerprint, create + labels_for(marks), [])
     always = ref.kind != "Job"
     for container, init in [(c, True) for c in spec.get("initContainers") or []] + [(c, False) for c in spec["containers"]]:
@@ -260,17 +264,17 @@ def _mounts(pod: Pod, container: dict, spec: dict, around: Surroundings) -> list
             if mount.get("subPath"):
                 raise EngineError(f"{pod.workload} mounts a part (subPath) of the claim {volume['persistentVolumeClaim']['claimName']}; podman "
                                   f"mounts whole volumes only.")
-            arguments += ["--volume", f"{volume['persistentVolumeClaim']['claimName']}:{path}:{options}"]
+            arguments += ["--volume", f"{volume['persistentVolumeClaim']['claimName']}:{path}:{options},nocopy"]
         elif "emptyDir" in volume:
             empty = volume["emptyDir"] or {}
             if empty.get("medium") == "Memory":
                 size = f",tmpfs-size={int(quantity(empty['sizeLimit']))}" if empty.get("sizeLimit") else ""
                 arguments += ["--mount", f"type=tmpfs,destination={path},tmpfs-mode=1777{size}"]
             else:
-                name = f"{pod.name}-{volume['name']}"
-                if name not in pod.scratch:
-                    pod.scratch.append(name)
-                arguments += ["--volume", f"{name}:{path}:{options}"]
+                folder = f"{around.scratch}/{pod.name}/{volume['name']}"
+                if folder not in pod.scratch:
+                    pod.scratch.append(folder)
+                arguments += ["--volume", f"{folder}:{path}:{options},z"]
         elif "configMap" in volume:
             for source, target in _files(volume["configMap"], mount):
                 arguments += ["--volume", f"{around.configmaps}/{volume['configMap']['name']}{source}:{target}:ro,z"]
