@@ -189,9 +189,10 @@ class PodmanEngine(Engine):
                 "metadata": {"name": ref.name, "namespace": ref.namespace, "uid": "", "labels": labels if ours else {}}}
 
     def _containers(self, ref: Ref) -> list[dict]:
-        """Containers of a workload, as `podman ps` shows them."""
-        return [c for c in self._survey()["containers"] if (c.get("Labels") or {}).get(f"{LABEL}/workload") == f"{ref.kind}/{ref.name}"
-                and c["Labels"].get(f"{LABEL}/namespace") == ref.namespace]
+        """Containers of a workload, as `podman ps` shows them; the one that only holds the pod together is none of them."""
+        marks = {f"{LABEL}/workload": f"{ref.kind}/{ref.name}", f"{LABEL}/namespace": ref.namespace}
+        return [c for c in self._survey()["containers"] if marks.items() <= (c.get("Labels") or {}).items()
+                and f"{LABEL}/container" in c["Labels"]]
 
     # -- before anything is touched --------------------------------------------------------------------------------
 
