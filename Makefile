@@ -14,7 +14,7 @@ SCENARIO ?= default
 UV_VERSION := 0.13.8
 # What podman and the building of images need on Debian and its kin.
 DEBIAN_PACKAGES := python3-venv podman runc netavark aardvark-dns iptables catatonit uidmap slirp4netns fuse-overlayfs \
-	dbus-user-session mmdebstrap debian-archive-keyring
+	mmdebstrap debian-archive-keyring $(if $(wildcard /run/systemd/system),dbus-user-session)
 # What tests need on top: databases to measure (their programs only, no service), and a linter.
 DEBIAN_TEST_PACKAGES := postgresql mariadb-server-core shellcheck
 
@@ -41,7 +41,7 @@ help: ## List the targets
 # Running MLflow
 
 quickstart: tools ## Everything, from a fresh Debian to MLflow running and proven
-	@grep -qxsF '$(INVENTORY)' .cache/deployed || echo '$(INVENTORY)' >>.cache/deployed
+	@[ ! -e '$(INVENTORY)' ] || grep -qxsF '$(INVENTORY)' .cache/deployed || echo '$(INVENTORY)' >>.cache/deployed
 	@$(PLAY) playbooks/site.yml $(ARGS)
 
 status: tools ## What runs, in which version, and whether it is healthy
@@ -65,7 +65,7 @@ clean: ## Undo quickstart: its instances with their data, the images, .venv and 
 	done
 	@if command -v podman >/dev/null; then \
 		images=$$(podman images --format '{{.Repository}}:{{.Tag}}' | grep '^localhost/mlops-mlflow/' || true); \
-		if [ "$$images" ]; then echo "Removing the images that were built here"; podman rmi $$images >/dev/null; fi; \
+		if [ "$$images" ]; then echo "Removing the images that were built here"; podman rmi $$images >/dev/null || echo "What another instance still uses stays."; fi; \
 	fi
 	@rm -rf .venv .cache .ansible
 	@echo "Clean. Debian packages that make installed stay: they may serve others by now."
@@ -101,12 +101,12 @@ endef
 
 .venv/.runtime: requirements.txt | .venv/bin/uv
 	@echo "Installing Ansible and the clients of what it manages"
-	@$(uv) pip install --requirements $<
+	@$(uv) pip install --python .venv --requirements $<
 	@touch $@
 
 .venv/.test: requirements-test.txt .venv/.runtime
 	@echo "Installing the tools for tests"
-	@$(uv) pip install --requirements $<
+	@$(uv) pip install --python .venv --requirements $<
 	@touch $@
 
 $(LINK):
@@ -159,7 +159,8 @@ sanity: test-tools test-packages ## ansible-test sanity
 		| sed -nE "s/^(:env:|global)\.(index-url|extra-index-url|find-links|trusted-host|cert|proxy)='(.*)'$$/\2 = \3/p" \
 		| awk '!seen[$$1]++'; } >$(SANITY)/.config/pip/pip.conf
 	@for version in $$(sed -nE "s/^ +pip='(.*)',/\1/p" .venv/lib/python3*/site-packages/ansible_test/_internal/python_requirements.py); do \
-		printf 'import ensurepip\nensurepip.bootstrap()\n' >$(SANITY)/.ansible/test/cache/get_pip_$${version//./_}.py; \
+		printf 'import subprocess, sys\nsubprocess.run([sys.executable, "-m", "ensurepip"], stdout=subprocess.DEVNULL, check=True)\n' \
+			>$(SANITY)/.ansible/test/cache/get_pip_$${version//./_}.py; \
 	done
 	@version=$$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	cd $(SANITY)/ansible_collections/mlops/mlflow; \

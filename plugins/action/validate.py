@@ -35,7 +35,7 @@ class ActionModule(ActionBase):
         problems += ArgumentSpecValidator(specs).validate(
             {name: values[name] for name in specs if name in values}, validate_role_argument_spec=True).error_messages
         if not problems:
-            problems = [sentence for rule in rules.RULES for sentence in rule(values)]
+            problems = list(rules.broken(values))
         if problems:
             raise AnsibleActionFail("\n".join(problems))
         result.update(changed=False, msg="Every variable of the instance is in order.")

@@ -179,3 +179,12 @@ def patches(v: Variables) -> Iterator[str]:
 
 
 RULES: tuple[Rule, ...] = (names, sizes, resources, ports, database, object_storage, server, patches)
+
+
+def broken(variables: Variables) -> Iterator[str]:
+    """Sentences for all rules that the variables break; rules about roles that the play does not have say nothing."""
+    for rule in RULES:
+        try:
+            yield from list(rule(variables))
+        except KeyError:
+            continue

@@ -113,6 +113,10 @@ class Engine:
         """Remove live objects and wait until they are gone."""
         raise NotImplementedError
 
+    def pods(self) -> list[dict]:
+        """The instance's pods of all components: name, component, state, ready, restarts, image."""
+        raise NotImplementedError
+
     def leave(self, purge: bool) -> None:
         """Called after everything of a component was removed: drop what the engine made around it and nobody needs now."""
 

@@ -12,7 +12,7 @@ from typing import Callable
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine, EngineError, Put, Scope
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import Api, ApiError
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_wait import Watcher
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_wait import Watcher, describe
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
 # Aggregated discovery (every kind of the cluster in two answers); stable since Kubernetes 1.30, the oldest supported.
@@ -176,6 +176,14 @@ class KubernetesEngine(Engine):
     def _still(self, obj: dict) -> bool:
         now = self._get(obj["apiVersion"], Ref.of(obj))
         return bool(now) and now["metadata"].get("uid") == obj["metadata"].get("uid")
+
+    def pods(self) -> list[dict]:
+        selector = f"app.kubernetes.io/instance%3D{self.scope.instance},app.kubernetes.io/managed-by%3D{manifests.MANAGER}"
+        try:
+            answer = self.api.request("GET", f"/api/v1/namespaces/{self.scope.namespace}/pods", f"labelSelector={selector}")
+        except ApiError as error:
+            raise EngineError(f"Kubernetes cannot list the pods of namespace {self.scope.namespace}: {error}") from error
+        return [describe(pod) for pod in sorted(answer["items"], key=lambda pod: pod["metadata"]["name"])]
 
     def leave(self, purge: bool) -> None:
         """Delete the namespace when this instance made it and nothing of anyone is left in it."""

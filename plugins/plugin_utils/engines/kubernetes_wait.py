@@ -212,3 +212,18 @@ def _state(pod: dict) -> str:
         if not status.get("ready") and reason != "Completed":
             parts.append(f"container {status['name']} is {kind}{' (' + reason + ')' if reason else ', its probes do not pass'}")
     return f"pod {pod['metadata']['name']}: {', '.join(parts) or pod['status'].get('phase')}"
+
+
+def describe(pod: dict) -> dict:
+    """A pod in the few words of a status panel."""
+    statuses = _containers(pod)
+    waiting = next((s["state"]["waiting"].get("reason") for s in statuses if "waiting" in (s.get("state") or {})), None)
+    phase = pod["status"].get("phase", "Unknown")
+    return {
+        "name": pod["metadata"]["name"],
+        "component": (pod["metadata"].get("labels") or {}).get("app.kubernetes.io/component", ""),
+        "state": waiting or ("Completed" if phase == "Succeeded" else phase),
+        "ready": _ready(pod) or phase == "Succeeded",
+        "restarts": sum(s.get("restartCount", 0) for s in statuses),
+        "image": pod["spec"]["containers"][0]["image"],
+    }

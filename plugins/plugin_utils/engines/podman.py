@@ -560,6 +560,20 @@ class PodmanEngine(Engine):
                 self._run(["rm", "-rf", f"{self._folder()}/configmaps/{ref.name}"])
             self._run(["rm", "-f", f"{self._folder()}/objects/{ref.kind}.{ref.name}.json"])
 
+    def pods(self) -> list[dict]:
+        by_pod: dict[str, list[dict]] = {}
+        for container in self._survey()["containers"]:
+            labels = container.get("Labels") or {}
+            if labels.get("app.kubernetes.io/instance") == self.scope.instance and labels.get(f"{LABEL}/role") == "main" and (
+                    labels.get(f"{LABEL}/namespace") == self.scope.namespace):
+                by_pod.setdefault(labels[f"{LABEL}/pod"], []).append(container)
+        return [{
+            "name": name, "component": containers[0]["Labels"].get("app.kubernetes.io/component", ""),
+            "state": "Completed" if (done := _done(containers)) else containers[0]["State"].capitalize(),
+            "ready": done or all(c["State"] == "running" and "unhealthy" not in c.get("Status", "") for c in containers),
+            "restarts": sum(c.get("Restarts") or 0 for c in containers), "image": containers[0]["Image"],
+        } for name, containers in sorted(by_pod.items())]
+
     def leave(self, purge: bool) -> None:
         """Drop the instance's network when no container is on it, and its state folder when nothing is remembered there."""
         script = ('podman network exists "$1" && [ "$(podman network inspect "$1" --format "{{index .Labels \\"mlops.mlflow/namespace\\"}}")" = "$1" ] '
@@ -571,6 +585,12 @@ class PodmanEngine(Engine):
         """Without a wait nobody asked for proof; what was replaced goes."""
         for ref in list(self._old):
             self._remove_pods(set(self._old.pop(ref)))
+
+
+def _done(containers: list[dict]) -> bool:
+    """Whether a Job's pod has done its work."""
+    return containers[0]["Labels"][f"{LABEL}/workload"].startswith("Job/") and all(
+        c["State"] == "exited" and c["ExitCode"] == 0 for c in containers)
 
 
 def _last_words(text: str) -> str:
