@@ -147,9 +147,9 @@ def object_storage(v: Variables) -> Iterator[str]:
     if kind == "volume" and int(v["mlflow_server_replicas"]) > 1 and v["object_storage_access_mode"] != "ReadWriteMany":
         yield (f"mlflow_server_replicas is {v['mlflow_server_replicas']} while the artifacts are on a volume that is "
                f"{v['object_storage_access_mode']}; set object_storage_access_mode to ReadWriteMany, or mlflow_server_replicas to 1.")
-    if kind == "volume" and v["mlflow_server_artifacts"] == "direct":
-        yield ("mlflow_server_artifacts is direct while object_storage_type is volume, which clients cannot reach; set it to proxied, or "
-               "choose an S3 store.")
+    if kind == "volume" and v["mlflow_server_artifacts"] != "proxied":
+        yield (f"mlflow_server_artifacts is {v['mlflow_server_artifacts']} while object_storage_type is volume, which clients cannot reach; "
+               f"set it to proxied, or choose an S3 store.")
 
 
 def server(v: Variables) -> Iterator[str]:

@@ -1,0 +1,185 @@
+#!/usr/bin/python
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: object_store_health
+short_description: Ask an artifact store how it is
+version_added: 0.1.0
+author: mlops.mlflow contributors (@mlops)
+description:
+  - Looks for the bucket or folder, writes an object, reads it back and compares, lists it, deletes it, and measures throughput.
+  - Measures and returns; it fails only when it cannot measure at all.
+requirements:
+  - boto3 for V(s3), where the questions are asked
+options:
+  type:
+    description: Kind of store. Required unless O(inside).
+    type: str
+    choices: [s3, volume]
+  inside:
+    description:
+      - Ask from inside a pod of O(service), the MLflow server's, with that pod's own address and keys of the store.
+    type: bool
+    default: false
+  url:
+    description: URL of the S3 endpoint. Empty means AWS.
+    type: str
+  port:
+    description: Port of O(service) on which S3 answers, with another O(engine) than V(none).
+    type: int
+    default: 8333
+  region:
+    description: Region of the bucket.
+    type: str
+    default: us-east-1
+  bucket:
+    description: Name of the bucket, with V(s3).
+    type: str
+  prefix:
+    description: Path in the bucket below which the object is written.
+    type: str
+  access_key:
+    description: Access key. Left out, boto3 looks for credentials by itself.
+    type: str
+  secret_key:
+    description: Secret key that belongs to it.
+    type: str
+  secret:
+    description: Name of a Secret that holds both keys, instead of the two options. Needs another O(engine) than V(none).
+    type: str
+  secret_keys:
+    description: Under which keys of O(secret) C(access_key) and C(secret_key) stand.
+    type: dict
+    default: {access_key: AWS_ACCESS_KEY_ID, secret_key: AWS_SECRET_ACCESS_KEY}
+  ca_file:
+    description: Path of the certificates of authorities to trust.
+    type: path
+  path:
+    description: Path of the folder, with V(volume).
+    type: path
+  size_mb:
+    description: Size of the object that is written, in MiB.
+    type: int
+    default: 4
+extends_documentation_fragment:
+  - mlops.mlflow.reach
+  - mlops.mlflow.health
+"""
+
+EXAMPLES = r"""
+- name: A bucket that this machine reaches
+  mlops.mlflow.object_store_health:
+    type: s3
+    url: https://s3.example.com
+    bucket: mlflow
+    access_key: "{{ vaulted_access_key }}"
+    secret_key: "{{ vaulted_secret_key }}"
+
+- name: The store of an instance, as its server sees it
+  mlops.mlflow.object_store_health:
+    inside: true
+    engine: podman
+    namespace: mlflow
+    service: mlflow-server
+"""
+
+RETURN = r"""
+healthy:
+  description: Whether every check is ok. The module does not fail when it is V(false); that is for the play to decide.
+  type: bool
+  returned: always
+checks:
+  description: The checks, in order. One that could not run is not ok.
+  type: list
+  elements: dict
+  returned: always
+  contains:
+    name:
+      description: What was checked.
+      type: str
+    ok:
+      description: Whether it is as it should be.
+      type: bool
+    duration_ms:
+      description: How long the check took, in milliseconds.
+      type: float
+    detail:
+      description: What was found, or what is wrong.
+      type: str
+failures:
+  description: The checks that are not ok, each as name and detail.
+  type: list
+  elements: str
+  returned: always
+latency_ms:
+  description: For each step that was timed, C(p50) and C(p95) in milliseconds, and the number of C(samples).
+  type: dict
+  returned: always
+upload_mb_s:
+  description: Throughput of writing, in MB per second.
+  type: float
+  returned: when written
+download_mb_s:
+  description: Throughput of reading, in MB per second.
+  type: float
+  returned: when read
+"""
+
+import contextlib
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlops.mlflow.plugins.module_utils import reach
+from ansible_collections.mlops.mlflow.plugins.module_utils.probes import object_store
+from ansible_collections.mlops.mlflow.plugins.module_utils.remote import run_probe
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            **reach.OPTIONS,
+            "type": {"type": "str", "choices": ["s3", "volume"]},
+            "inside": {"type": "bool", "default": False},
+            "url": {"type": "str"}, "port": {"type": "int", "default": 8333}, "region": {"type": "str", "default": "us-east-1"},
+            "bucket": {"type": "str"}, "prefix": {"type": "str"},
+            "access_key": {"type": "str", "no_log": True}, "secret_key": {"type": "str", "no_log": True},
+            "secret": {"type": "str", "no_log": False},
+            "secret_keys": {"type": "dict", "no_log": False,
+                            "default": {"access_key": "AWS_ACCESS_KEY_ID", "secret_key": "AWS_SECRET_ACCESS_KEY"}},
+            "ca_file": {"type": "path"}, "path": {"type": "path"}, "size_mb": {"type": "int", "default": 4},
+        },
+        required_if=[("inside", False, ("type",)), ("type", "s3", ("bucket",)), ("type", "volume", ("path",))],
+        supports_check_mode=True,
+    )
+    params = module.params
+    if params["inside"] and params["engine"] == "none":
+        module.fail_json(msg="engine is none while inside is true; name the engine whose pod is to ask.")
+    try:
+        module.exit_json(**ask(params))
+    except reach.ReachError as error:
+        module.fail_json(msg=str(error))
+    except KeyError as error:
+        module.fail_json(msg=f"The Secret {params['secret']} has no key {error}; name its keys in secret_keys.")
+
+
+def ask(params):
+    """The report of the store's checks, asked the way the options say."""
+    way = reach.reach(params)
+    question = {key: params[key] for key in (
+        "type", "url", "region", "bucket", "prefix", "access_key", "secret_key", "ca_file", "path", "size_mb")}
+    if params["inside"]:
+        return run_probe(object_store, {**question, "environment": True}, way)
+    if params["secret"] and way:
+        values = way.secret(params["secret"])
+        question.update({field: values[key] for field, key in params["secret_keys"].items()})
+    with way.forward(params["port"]) if way else contextlib.nullcontext() as address:
+        if address:
+            question["url"] = "http://{0}:{1}".format(*address)
+        return run_probe(object_store, question)
+
+
+if __name__ == "__main__":
+    main()
