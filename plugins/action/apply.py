@@ -6,6 +6,10 @@
 
 from __future__ import annotations
 
+import pathlib
+
+import yaml
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.loader import lookup_loader
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests
@@ -20,6 +24,8 @@ class ActionModule(Door):
         options = self.options(task_vars, mutually_exclusive=[("manifests", "template")],
                                required_if=[("state", "present", ("manifests", "template"), True)])
         scope = engines.Scope(options["namespace"], options["instance"], options["component"])
+        if options["render_dir"] and options["state"] == "present":
+            return self._render(options, scope, task_vars)
         with self.engine(options, scope) as engine:
             if options["state"] == "present":
                 desired = self._desired(options, scope, task_vars)
@@ -32,6 +38,24 @@ class ActionModule(Door):
         if self._task.diff:
             result["diff"] = outcome.diff
         return result
+
+    def _render(self, options: dict, scope: engines.Scope, task_vars: dict) -> dict:
+        """Write what would be applied to a file on the controller instead, for reading, GitOps or a cluster out of reach."""
+        try:
+            objects = [obj for wave in manifests.waves(self._desired(options, scope, task_vars)) for obj in wave]
+        except manifests.ManifestError as error:
+            raise AnsibleActionFail(str(error)) from None
+        for obj in objects:
+            obj["metadata"].setdefault("namespace", scope.namespace)
+        path = pathlib.Path(options["render_dir"]) / f"{scope.instance}-{scope.component}.yaml"
+        text = yaml.safe_dump_all(objects, sort_keys=False)
+        changed = not path.exists() or path.read_text(encoding="utf-8") != text
+        if changed and not self._task.check_mode:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)  # Secrets whose values variables gave are in it
+            path.write_text(text, encoding="utf-8")
+        return {"changed": changed, "notes": [f"Rendered to {path}; nothing was applied."],
+                "objects": [{"kind": o["kind"], "name": o["metadata"]["name"], "namespace": scope.namespace, "action": "rendered"} for o in objects]}
 
     def _desired(self, options: dict, scope: engines.Scope, task_vars: dict) -> list[dict]:
         objects = manifests.load(options["manifests"] if options["template"] is None else self._rendered(options["template"], task_vars))

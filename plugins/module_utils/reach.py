@@ -209,9 +209,9 @@ class Podman:
 
 
 @contextlib.contextmanager
-def listening(connect):
-    """Listen on a free loopback port; for each connection ``connect`` gives the other end, and bytes pass both ways."""
-    server = socket.create_server(("127.0.0.1", 0))
+def listening(connect, port=0):
+    """Listen on a loopback port (0: any free one); for each connection ``connect`` gives the other end, and bytes pass both ways."""
+    server = socket.create_server(("127.0.0.1", port))
 
     def serve():
         while True:

@@ -28,7 +28,8 @@ notes:
     C(mlops.mlflow/publish) on a Service is the address and port of the machine on which podman publishes it;
     C(argocd.argoproj.io/sync-wave) orders objects, and each wave's workloads are awaited before the next begins."
   - Options that a task leaves out are taken from the variables C(mlflow_engine), C(mlflow_instance), C(mlflow_namespace),
-    C(mlflow_kubeconfig), C(mlflow_context), C(mlflow_labels), C(mlflow_annotations) and C(mlflow_wait_timeout), where those exist.
+    C(mlflow_kubeconfig), C(mlflow_context), C(mlflow_labels), C(mlflow_annotations), C(mlflow_wait_timeout) and
+    C(mlflow_render_dir), where those exist.
 options:
   manifests:
     description:
@@ -93,6 +94,11 @@ options:
     description: With O(state=absent), remove objects annotated C(mlops.mlflow/keep) too. Their data is lost.
     type: bool
     default: false
+  render_dir:
+    description:
+      - Folder on the controller to which the objects are written, as one file for each component, instead of being applied.
+        Secrets to be generated have no values there; those that variables give have, so keep it like a vault.
+    type: path
   wait:
     description: Whether to wait until workloads are ready and Jobs have succeeded.
     type: bool
@@ -114,6 +120,10 @@ attributes:
   diff_mode:
     support: full
     description: Shows objects before and after; of a Secret only which values differ.
+  platform:
+    support: full
+    description: Wherever Ansible runs.
+    platforms: posix
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 """
@@ -164,7 +174,7 @@ objects:
       description: Its namespace, empty for what lives in none.
       type: str
     action:
-      description: One of V(created), V(changed), V(unchanged), V(deleted), V(kept).
+      description: One of V(created), V(changed), V(unchanged), V(deleted), V(kept), V(rendered).
       type: str
 notes:
   description: What the engine has no counterpart for, and what was kept, in sentences.

@@ -26,6 +26,10 @@ attributes:
   diff_mode:
     support: none
     description: There is nothing to show.
+  platform:
+    support: full
+    description: Wherever Ansible runs.
+    platforms: posix
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 """

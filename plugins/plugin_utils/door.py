@@ -32,13 +32,15 @@ ARGUMENTS = {
     "patches": {"type": "list", "elements": "dict", "default": []},
     "patches_name": {"type": "str", "default": "patches"},
     "purge": {"type": "bool", "default": False},
+    "render_dir": {"type": "path"},
     "wait": {"type": "bool", "default": True},
     "wait_timeout": {"type": "int", "default": 600},
     "kubeconfig": {"type": "path"},
     "context": {"type": "str"},
 }
 # The variables of role `mlflow` say these for every task of an instance, so that no task has to.
-FROM_VARIABLES = ("engine", "instance", "namespace", "kubeconfig", "context", "labels", "annotations", "wait_timeout")
+FROM_VARIABLES = ("engine", "instance", "namespace", "kubeconfig", "context", "labels", "annotations", "wait_timeout",
+                  "render_dir")
 
 
 class Door(ActionBase):
