@@ -1,0 +1,243 @@
+#!/usr/bin/python
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mlflow_version_info
+short_description: Tell which versions of MLflow there are, and which one runs
+version_added: 0.1.0
+author: mlops.mlflow contributors (@mlops)
+description:
+  - Lists the versions of MLflow that can be installed, newest first, and names the latest stable one.
+  - A version counts only if it can really be installed, that is, if C(mlflow-skinny) is there in the same version and both fit
+    the Python version. Pre-releases and yanked files do not count.
+  - Offline it does not fail; it says so, and the latest version is O(pinned).
+requirements:
+  - packaging
+options:
+  source:
+    description: Who is asked for versions. What GitHub has released still counts only if the package index has it.
+    type: str
+    choices: [index, github]
+    default: index
+  index_url:
+    description:
+      - URL of a Python package index (simple repository API). Left out, E(PIP_INDEX_URL), then V(https://pypi.org/simple).
+    type: str
+  github_url:
+    description: URL that lists releases as GitHub's API does.
+    type: str
+    default: https://api.github.com/repos/mlflow/mlflow/releases?per_page=100
+  python_version:
+    description: Python version that MLflow is to run on.
+    type: str
+    default: "3.11"
+  pinned:
+    description: Version to name when nobody can be asked.
+    type: str
+  limit:
+    description: How many versions to list.
+    type: int
+    default: 20
+  url:
+    description: URL of a running server, with O(engine=none), to tell the installed version.
+    type: str
+  port:
+    description: Port of O(service), with another O(engine) than V(none).
+    type: int
+    default: 5000
+  timeout:
+    description: Longest time to wait for one answer, in seconds.
+    type: int
+    default: 15
+attributes:
+  check_mode:
+    support: full
+    description: Changes nothing in any mode.
+  diff_mode:
+    support: none
+    description: There is nothing to show.
+  platform:
+    support: full
+    description: Where Python runs.
+    platforms: posix
+extends_documentation_fragment:
+  - mlops.mlflow.reach
+  - ansible.builtin.action_common_attributes
+"""
+
+EXAMPLES = r"""
+- name: What is new
+  mlops.mlflow.mlflow_version_info:
+    url: http://127.0.0.1:5000
+    pinned: 3.17.2
+  register: versions
+
+- name: Say so
+  ansible.builtin.debug:
+    msg: "{{ versions.installed }} runs, {{ versions.latest }} is there"
+"""
+
+RETURN = r"""
+available:
+  description: Versions that can be installed, newest first.
+  type: list
+  elements: str
+  returned: success
+latest:
+  description: The newest of them, or O(pinned) when nobody could be asked.
+  type: str
+  returned: success
+installed:
+  description: Version of the running server; none when no server was named or it did not answer.
+  type: str
+  returned: success
+online:
+  description: Whether the source answered.
+  type: bool
+  returned: success
+source:
+  description: Where O(ignore:latest) comes from, V(index), V(github) or V(pinned).
+  type: str
+  returned: success
+message:
+  description: What could not be asked, and why; empty when all went well.
+  type: str
+  returned: success
+"""
+
+import contextlib
+import html.parser
+import json
+import os
+import urllib.error
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.urls import open_url
+from ansible_collections.mlops.mlflow.plugins.module_utils import reach
+
+try:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
+    from packaging.version import InvalidVersion, Version
+except ImportError:
+    HAS_PACKAGING = False
+else:
+    HAS_PACKAGING = True
+
+PACKAGES = ("mlflow", "mlflow-skinny")
+JSON = "application/vnd.pypi.simple.v1+json"
+
+
+class Links(html.parser.HTMLParser):
+    """The files that an index names in HTML, in the form of its JSON."""
+
+    def __init__(self):
+        super().__init__()
+        self.files = []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        if tag == "a" and attributes.get("href"):
+            name = attributes["href"].split("#")[0].rstrip("/").rsplit("/", 1)[-1]
+            self.files.append({"filename": name, "yanked": "data-yanked" in attributes,
+                               "requires-python": attributes.get("data-requires-python")})
+
+
+def get(url, timeout, accept):
+    """Text and content type of a page."""
+    answer = open_url(url, headers={"Accept": accept}, timeout=timeout, http_agent="mlops.mlflow")
+    return answer.read().decode(), answer.headers.get("Content-Type", "")
+
+
+def installable(package, index, python, timeout):
+    """Versions of one package that fit the Python version, from an index.
+
+    Source: PEP 503 and PEP 691, the simple repository API in HTML and JSON.
+    """
+    text, kind = get(f"{index.rstrip('/')}/{package}/", timeout, f"{JSON}, text/html;q=0.5")
+    if "json" in kind:
+        files = json.loads(text)["files"]
+    else:
+        links = Links()
+        links.feed(text)
+        files = links.files
+    found = set()
+    for file in files:
+        try:
+            name = file["filename"]
+            version = parse_wheel_filename(name)[1] if name.endswith(".whl") else parse_sdist_filename(name)[1]
+            fits = SpecifierSet(file.get("requires-python") or "").contains(python)
+        except (InvalidWheelFilename, InvalidSdistFilename, InvalidSpecifier, InvalidVersion):
+            continue
+        if fits and not file.get("yanked") and not version.is_prerelease:
+            found.add(version)
+    return found
+
+
+def released(url, timeout):
+    """Versions that GitHub shows as releases."""
+    found = set()
+    for release in json.loads(get(url, timeout, "application/vnd.github+json")[0]):
+        with contextlib.suppress(InvalidVersion):
+            version = Version(release["tag_name"].removeprefix("v"))
+            if not (release.get("prerelease") or release.get("draft") or version.is_prerelease):
+                found.add(version)
+    return found
+
+
+def installed(params):
+    """Version of the running server, or None."""
+    way = reach.reach(params)
+    with way.forward(params["port"]) if way else contextlib.nullcontext() as address:
+        url = "http://{0}:{1}".format(*address) if address else params["url"]
+        return get(url.rstrip("/") + "/version", params["timeout"], "*/*")[0].strip() if url else None
+
+
+def look(params):
+    """What the module returns."""
+    result = {"changed": False, "available": [], "latest": params["pinned"], "installed": None, "online": False, "source": "pinned",
+              "message": ""}
+    said = []
+    try:
+        result["installed"] = installed(params)
+    except (reach.ReachError, urllib.error.URLError, OSError) as error:
+        said.append(f"The server cannot be asked: {error}.")
+    index = params["index_url"] or os.environ.get("PIP_INDEX_URL") or "https://pypi.org/simple"
+    try:
+        versions = set.intersection(*(installable(p, index, params["python_version"], params["timeout"]) for p in PACKAGES))
+        if params["source"] == "github":
+            versions &= released(params["github_url"], params["timeout"])
+    except (urllib.error.URLError, OSError, ValueError, KeyError) as error:
+        said.append(f"Versions cannot be looked up at {params['source']}: {error}; the pinned one, {params['pinned']}, is named instead.")
+    else:
+        result["available"] = [str(v) for v in sorted(versions, reverse=True)[:params["limit"]]]
+        result.update(online=True)
+        if versions:
+            result.update(latest=result["available"][0], source=params["source"])
+    result["message"] = " ".join(said)
+    return result
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            **reach.OPTIONS,
+            "source": {"type": "str", "choices": ["index", "github"], "default": "index"},
+            "index_url": {"type": "str"},
+            "github_url": {"type": "str", "default": "https://api.github.com/repos/mlflow/mlflow/releases?per_page=100"},
+            "python_version": {"type": "str", "default": "3.11"}, "pinned": {"type": "str"},
+            "limit": {"type": "int", "default": 20}, "url": {"type": "str"}, "port": {"type": "int", "default": 5000},
+            "timeout": {"type": "int", "default": 15},
+        },
+        supports_check_mode=True,
+    )
+    if not HAS_PACKAGING:
+        module.fail_json(msg=missing_required_lib("packaging"))
+    module.exit_json(**look(module.params))
+
+
+if __name__ == "__main__":
+    main()

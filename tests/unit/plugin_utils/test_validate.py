@@ -1,0 +1,92 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Malformed input: each is refused before anything is touched, in one sentence that names the variable.
+
+One play checks all of them: every case is a host of its inventory with one or two variables that are wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).parents[3]
+CASES = {
+    "sqlite-replicas": ({"database_type": "sqlite", "mlflow_server_replicas": 3}, "mlflow_server_replicas is 3 while database_type is sqlite"),
+    "sqlite-host": ({"database_type": "sqlite", "database_host": "db"}, "database_host is set while database_type is sqlite"),
+    "s3-no-bucket": ({"object_storage_type": "s3", "object_storage_bucket": ""}, "object_storage_bucket is empty"),
+    "bucket-url": ({"object_storage_bucket": "s3://mlflow"}, "object_storage_bucket is 's3://mlflow'"),
+    "unknown-type": ({"object_storage_type": "floppy"}, "object_storage_type must be one of"),
+    "unknown-database": ({"database_type": "oracle"}, "database_type must be one of"),
+    "unknown-engine": ({"mlflow_engine": "docker"}, "mlflow_engine must be one of"),
+    "size": ({"database_size": "ten"}, "database_size is 'ten'"),
+    "size-no-unit": ({"object_storage_size": "10"}, "object_storage_size is '10'"),
+    "misspelt": ({"mlflow_server_replica": 2}, "mlflow_server_replica is no variable of this collection; mlflow_server_replicas is"),
+    "misspelt-storage": ({"object_storage_buckets": "x"}, "object_storage_buckets is no variable"),
+    "unknown-of-ours": ({"mlflow_server_magic": True}, "mlflow_server_magic is no variable"),
+    "no-number": ({"mlflow_server_replicas": "many"}, "mlflow_server_replicas"),
+    "no-replica": ({"mlflow_server_replicas": 0}, "mlflow_server_replicas is 0; it must be at least 1"),
+    "port-range": ({"database_port": 70000}, "database_port is 70000"),
+    "privileged-port": ({"mlflow_server_port": 80}, "mlflow_server_port is 80"),
+    "publish": ({"mlflow_server_publish": "5000"}, "mlflow_server_publish is '5000'"),
+    "publish-port": ({"mlflow_server_publish": "127.0.0.1:99999"}, "mlflow_server_publish is '127.0.0.1:99999'"),
+    "external-no-password": ({"database_host": "db.example.com"}, "database_password is empty while database_host"),
+    "two-passwords": ({"database_host": "db", "database_password": "x", "database_existing_secret": "y"}, "are both set"),
+    "host-with-port": ({"database_host": "db:5432", "database_password": "x"}, "database_host is 'db:5432'"),
+    "half-a-key": ({"object_storage_type": "s3", "object_storage_access_key": "x"}, "object_storage_secret_key is empty"),
+    "url-without-s3": ({"object_storage_url": "http://x"}, "object_storage_url is set while object_storage_type is seaweedfs"),
+    "url-with-path": ({"object_storage_type": "s3", "object_storage_url": "http://x/y"}, "object_storage_url is 'http://x/y'"),
+    "secret-for-seaweedfs": ({"object_storage_existing_secret": "x"}, "only s3 reads one"),
+    "claim-for-s3": ({"object_storage_type": "s3", "object_storage_existing_claim": "x"}, "only volume mounts one"),
+    "volume-replicas": ({"object_storage_type": "volume", "mlflow_server_replicas": 2}, "set object_storage_access_mode to ReadWriteMany"),
+    "volume-direct": ({"object_storage_type": "volume", "mlflow_server_artifacts": "direct"}, "mlflow_server_artifacts is direct"),
+    "host-with-scheme": ({"mlflow_server_allowed_hosts": ["https://x"]}, "mlflow_server_allowed_hosts holds 'https://x'"),
+    "own-argument": ({"mlflow_server_extra_args": ["--port=1"]}, "use mlflow_server_port for that"),
+    "env-number": ({"mlflow_server_extra_env": [{"name": "A", "value": 1}]}, "put it in quotes"),
+    "env-shape": ({"mlflow_server_extra_env": [{"nam": "A"}]}, "each entry has name"),
+    "patch-shape": ({"mlflow_server_patches": [{"kind": "Deployment"}]}, "mlflow_server_patches[0] must hold exactly"),
+    "quantity": ({"mlflow_server_resources": {"limits": {"memory": "4 GB"}}}, "mlflow_server_resources.limits.memory is '4 GB'"),
+    "more-than-limit": ({"mlflow_server_resources": {"requests": {"memory": "64Gi"}}}, "is more than mlflow_server_resources.limits.memory"),
+    "resource-part": ({"database_resources": {"limit": {}}}, "database_resources holds 'limit'"),
+    "instance-name": ({"mlflow_instance": "My_Instance"}, "mlflow_instance is 'My_Instance'"),
+    "namespace-name": ({"mlflow_namespace": "a.b"}, "mlflow_namespace is 'a.b'"),
+    "version": ({"mlflow_version": "latest"}, "mlflow_version is 'latest'"),
+    "unknown-size": ({"mlflow_server_size": "huge"}, "mlflow_server_size must be one of"),
+    "list-expected": ({"mlflow_server_extra_env": "A=1"}, "mlflow_server_extra_env"),
+    "undefined": ({"database_password": "{{ nowhere_defined }}"}, "database_password cannot be worked out"),
+}
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory):
+    """What the check says of each case: host → message; and of one host with nothing wrong."""
+    folder = tmp_path_factory.mktemp("validate")
+    hosts = {name: {"ansible_connection": "local", **variables} for name, (variables, _sentence) in CASES.items()}
+    hosts["sound"] = {"ansible_connection": "local"}
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
+    done = subprocess.run(
+        ["ansible-playbook", "-i", folder / "hosts.yml", "playbooks/site.yml", "--tags", "nothing-but-the-check"], cwd=ROOT,
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_FORKS": "4"})
+    report = json.loads(done.stdout[done.stdout.index("{"):])
+    return {host: result for play in report["plays"] for task in play["tasks"] for host, result in task["hosts"].items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refused_in_one_sentence(verdicts, case):
+    verdict = verdicts[case]
+    assert verdict.get("failed"), f"{case} was let through"
+    sentences = [line for line in verdict["msg"].splitlines() if line]
+    assert CASES[case][1] in verdict["msg"], verdict["msg"]
+    assert len(sentences) == 1, sentences
+
+
+def test_a_sound_instance_passes(verdicts):
+    assert not verdicts["sound"].get("failed")
