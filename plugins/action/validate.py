@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Iterable
 
 import yaml
 from ansible.errors import AnsibleActionFail, AnsibleError
@@ -30,18 +31,19 @@ class ActionModule(ActionBase):
         _ignored, _arguments = self.validate_argument_spec({})
         specs, derived = _specs(), _derived()
         problems = list(rules.misspelt(task_vars, set(specs) | derived))
-        values, unresolved = self._values([*specs, "mlflow_server_effective_resources"], task_vars)
-        problems += unresolved
-        problems += ArgumentSpecValidator(specs).validate(
-            {name: values[name] for name in specs if name in values}, validate_role_argument_spec=True).error_messages
+        values, unresolved = self._values(specs, task_vars)
+        checked = ArgumentSpecValidator(specs).validate(values, validate_role_argument_spec=True)
+        problems += unresolved + checked.error_messages
         if not problems:
-            problems = list(rules.broken(values))
+            derived_values, _none = self._values(["mlflow_server_effective_resources"], task_vars)
+            typed = {name: checked.validated_parameters[name] for name in values}  # those of roles in the play
+            problems = list(rules.broken({**typed, **derived_values}))
         if problems:
             raise AnsibleActionFail("\n".join(problems))
         result.update(changed=False, msg="Every variable of the instance is in order.")
         return result
 
-    def _values(self, names: list[str], task_vars: dict) -> tuple[dict, list[str]]:
+    def _values(self, names: Iterable[str], task_vars: dict) -> tuple[dict, list[str]]:
         """The variables' values with their templates resolved, and a sentence for each that has none."""
         values, problems = {}, []
         for name in names:

@@ -16,6 +16,8 @@ import socket
 import subprocess
 import threading
 
+from ansible_collections.mlops.mlflow.plugins.module_utils.podman import LABEL, secret_name
+
 OPTIONS = {
     "engine": {"type": "str", "choices": ["none", "kubernetes", "podman"], "default": "none"},
     "namespace": {"type": "str"},
@@ -23,7 +25,6 @@ OPTIONS = {
     "kubeconfig": {"type": "path"},
     "context": {"type": "str"},
 }
-LABEL = "mlops.mlflow"
 
 
 class ReachError(Exception):
@@ -138,9 +139,9 @@ class Podman:
         if not shutil.which("podman"):
             raise ReachError("engine is podman, and this host has none; run the module where the instance runs.")
         self.namespace, self.service = params["namespace"], params["service"]
-        state = "/var/lib/mlops.mlflow" if os.geteuid() == 0 else os.path.join(
+        self.state = "/var/lib/mlops.mlflow" if os.geteuid() == 0 else os.path.join(
             os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"), "mlops.mlflow")
-        conf = os.path.join(state, "containers.conf")
+        conf = os.path.join(self.state, "containers.conf")
         self.environment = {**os.environ, **({"CONTAINERS_CONF": conf} if os.path.exists(conf) else {})}
 
     def _podman(self, *arguments, stdin=None):
@@ -193,18 +194,21 @@ class Podman:
 
     def secret(self, name):
         """A Secret's values as text."""
-        root = self._podman("info", "--format", "{{.Store.GraphRoot}}").strip()
-        stored, prefix = {}, f"{self.namespace}.{name}."
+        try:
+            with open(os.path.join(self.state, self.namespace, "objects", f"Secret.{name}.json"), encoding="utf-8") as file:
+                keys = json.load(file).get("data") or {}
+        except OSError as error:
+            raise ReachError(f"Secret {name} does not exist in namespace {self.namespace} of podman ({error.strerror}).") from error
+        root, stored = self._podman("info", "--format", "{{.Store.GraphRoot}}").strip(), {}
         with contextlib.suppress(OSError, ValueError), open(os.path.join(root, "secrets/filedriver/secretsdata.json"), encoding="utf-8") as file:
             stored = json.load(file)
+        names = {secret_name(self.namespace, name, key): key for key in keys}
         values = {}
         for line in self._podman("secret", "ls", "--format", "{{.ID}} {{.Name}}").splitlines():
             identifier, full = line.split(" ", 1)
-            if full.startswith(prefix):
-                values[full[len(prefix):]] = (base64.b64decode(stored[identifier]).decode() if identifier in stored else self._podman(
+            if full in names:
+                values[names[full]] = (base64.b64decode(stored[identifier]).decode() if identifier in stored else self._podman(
                     "secret", "inspect", "--showsecret", "--format", "{{.SecretData}}", full).removesuffix("\n"))
-        if not values:
-            raise ReachError(f"Secret {name} does not exist in namespace {self.namespace} of podman.")
         return values
 
 

@@ -60,6 +60,8 @@ def misspelt(names: Iterable[str], known: set[str]) -> Iterator[str]:
 def names(v: Variables) -> Iterator[str]:
     for variable, longest in (("mlflow_instance", 40), ("mlflow_namespace", 63)):
         value = str(v[variable])
+        if variable == "mlflow_namespace" and value == v["mlflow_instance"]:
+            continue
         if not DNS_LABEL.match(value) or len(value) > longest:
             yield (f"{variable} is {value!r}; it must be a DNS label: at most {longest} lower-case letters, digits and '-', "
                    f"beginning and ending with a letter or digit.")

@@ -19,8 +19,9 @@ import shlex
 import tarfile
 import time
 import uuid
-from typing import Callable
+from typing import Callable, Iterable
 
+from ansible_collections.mlops.mlflow.plugins.module_utils.podman import secret_name
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine, EngineError, Put, Scope
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import podman_spec
@@ -159,23 +160,25 @@ class PodmanEngine(Engine):
         if ref.kind == "PersistentVolumeClaim" and ref.name not in machine["volumes"]:
             return None
         if ref.kind == "Secret":
-            values = self._secret(ref)
+            values = self._secret(ref, obj.get("data") or {})
             return {**obj, "data": values} if values or not obj.get("data") else None
         if ref.kind in RUNNABLE and not self._containers(ref):
             return None
         return obj
 
-    def _secret(self, ref: Ref) -> dict[str, str]:
+    def _secret(self, ref: Ref, keys: Iterable[str]) -> dict[str, str]:
         """A Secret's values, base64; from podman, which alone has them."""
-        prefix, values = f"{ref.namespace}.{ref.name}.", {}
-        machine = self._survey()
-        for name, identifier in machine["secrets"].items():
-            if name.startswith(prefix):
-                stored = machine["values"].get(identifier)
-                if stored is None:  # a driver other than podman's file store; newer versions tell on request
-                    text = self.podman("secret", "inspect", "--showsecret", "--format", "{{.SecretData}}", name, what=f"Reading {ref}")
-                    stored = base64.b64encode(text.removesuffix("\n").encode()).decode()
-                values[name.removeprefix(prefix)] = stored
+        machine, values = self._survey(), {}
+        for key in keys:
+            name = secret_name(ref.namespace, ref.name, key)
+            identifier = machine["secrets"].get(name)
+            if identifier is None:
+                continue
+            stored = machine["values"].get(identifier)
+            if stored is None:  # a driver other than podman's file store; newer versions tell on request
+                text = self.podman("secret", "inspect", "--showsecret", "--format", "{{.SecretData}}", name, what=f"Reading {ref}")
+                stored = base64.b64encode(text.removesuffix("\n").encode()).decode()
+            values[key] = stored
         return values
 
     def _foreign(self, ref: Ref) -> dict | None:
@@ -320,7 +323,7 @@ class PodmanEngine(Engine):
     def _put_secret(self, ref: Ref, obj: dict, before: dict | None, same: bool) -> bool:
         old, new = (before or {}).get("data") or {}, obj.get("data") or {}
         for key in set(old) | set(new):
-            name = f"{ref.namespace}.{ref.name}.{key}"
+            name = secret_name(ref.namespace, ref.name, key)
             if key in old and old[key] != new.get(key):
                 self.podman("secret", "rm", name, what=f"Replacing {ref}")
             if key in new and old.get(key) != new[key]:
@@ -555,7 +558,7 @@ class PodmanEngine(Engine):
                 self.podman("volume", "rm", ref.name, what=f"Removing the volume of {ref}")
             elif ref.kind == "Secret":
                 for key in obj.get("data") or {}:
-                    self.podman("secret", "rm", f"{ref.namespace}.{ref.name}.{key}", what=f"Removing {ref}")
+                    self.podman("secret", "rm", secret_name(ref.namespace, ref.name, key), what=f"Removing {ref}")
             elif ref.kind == "ConfigMap":
                 self._run(["rm", "-rf", f"{self._folder()}/configmaps/{ref.name}"])
             self._run(["rm", "-f", f"{self._folder()}/objects/{ref.kind}.{ref.name}.json"])

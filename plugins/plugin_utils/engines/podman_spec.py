@@ -16,12 +16,12 @@ import re
 import shlex
 from dataclasses import dataclass, field
 
+from ansible_collections.mlops.mlflow.plugins.module_utils.podman import LABEL, secret_name
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import EngineError, Scope
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.rules import quantity
 
-LABEL = manifests.MANAGER
 TRANSLATION = "1"
 """Part of every pod's fingerprint; raised when the same template comes to mean other arguments."""
 REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
@@ -174,7 +174,7 @@ def _environment(pod: Pod, container: dict, around: Surroundings, arguments: lis
         if source.get("secretRef"):
             for key in around.secret_keys.get(source["secretRef"]["name"], []):
                 name = source.get("prefix", "") + key
-                arguments += ["--secret", f"{scope.namespace}.{source['secretRef']['name']}.{key},type=env,target={name}"]
+                arguments += ["--secret", f"{secret_name(scope.namespace, source['secretRef']['name'], key)},type=env,target={name}"]
                 known[name] = None
         elif source.get("configMapRef"):
             raise EngineError(f"Container {container['name']} reads the ConfigMap {source['configMapRef']['name']} by envFrom, which podman "
@@ -185,7 +185,7 @@ def _environment(pod: Pod, container: dict, around: Surroundings, arguments: lis
             key = source["secretKeyRef"]
             if key.get("optional") and key["key"] not in around.secret_keys.get(key["name"], []):
                 continue
-            arguments += ["--secret", f"{scope.namespace}.{key['name']}.{key['key']},type=env,target={name}"]
+            arguments += ["--secret", f"{secret_name(scope.namespace, key['name'], key['key'])},type=env,target={name}"]
             known[name] = None
         elif "fieldRef" in source:
             fields = {"metadata.name": pod.hostname, "metadata.namespace": scope.namespace, "spec.nodeName": "localhost"}
@@ -286,7 +286,8 @@ def _mounts(pod: Pod, container: dict, spec: dict, around: Surroundings) -> list
                 if mount.get("subPath") in (None, name):
                     target = path if mount.get("subPath") else f"{path.rstrip('/')}/{name}"
                     owner = f",uid={context['runAsUser']}" if context.get("runAsUser") is not None else ""
-                    arguments += ["--secret", f"{around.scope.namespace}.{secret['secretName']}.{key},type=mount,target={target}{owner},mode=0400"]
+                    stored = secret_name(around.scope.namespace, secret["secretName"], key)
+                    arguments += ["--secret", f"{stored},type=mount,target={target}{owner},mode=0400"]
         elif "hostPath" in volume:
             arguments += ["--volume", f"{volume['hostPath']['path']}:{path}:{options}"]
         else:

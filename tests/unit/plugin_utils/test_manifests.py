@@ -22,7 +22,7 @@ def deployment(**spec):
 
 
 @pytest.mark.parametrize("source, sentence", [
-    ("kind: [", "are not YAML at line 1"),
+    ("kind: [", "are not YAML at line 2"),
     ("just text", "must hold Kubernetes objects; found str"),
     ("kind: Secret\nmetadata: {name: a}", "Secret a has no apiVersion"),
     ("apiVersion: v1\nkind: Secret", "Secret has no metadata.name"),
