@@ -95,7 +95,7 @@ class Kubernetes:
         pod, service = self._pod()
         target = next((p.target_port for p in service.spec.ports if p.port == port), port)
         if isinstance(target, str) and not target.isdigit():
-            target = next(p.container_port for c in pod.spec.containers for p in c.ports or [] if p.name == target)
+            target = next((p.container_port for c in pod.spec.containers for p in c.ports or [] if p.name == target), port)
         target = int(target)
 
         def connect():

@@ -19,7 +19,7 @@ import shlex
 import tarfile
 import time
 import uuid
-from typing import Callable, Iterable
+from typing import Callable, Iterable, Iterator
 
 from ansible_collections.mlops.mlflow.plugins.module_utils.podman import secret_name
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
@@ -89,6 +89,7 @@ class PodmanEngine(Engine):
         self._environment: list[str] = []
         self._machine: dict | None = None
         self._known: dict[Ref, dict] = {}
+        self._before: dict[Ref, dict] = {}
         self._old: dict[Ref, list[str]] = {}
         self._attempts: dict[str, int] = {}
         self._said: tuple[str, float] = ("", 0.0)
@@ -149,6 +150,9 @@ class PodmanEngine(Engine):
             ref = Ref.of(obj)
             if (ref in refs or self.scope.made(obj)) and (found := self._with_reality(ref, obj)):
                 live[ref] = found
+        for ref, obj in self._unremembered():
+            if ref not in live and (ref in refs or self.scope.made(obj)):
+                live[ref] = obj
         for ref in refs - set(live):
             if foreign := self._foreign(ref):
                 live[ref] = foreign
@@ -165,6 +169,17 @@ class PodmanEngine(Engine):
         if ref.kind in RUNNABLE and not self._containers(ref):
             return None
         return obj
+
+    def _unremembered(self) -> Iterator[tuple[Ref, dict]]:
+        """Workloads of this namespace whose pods are there while their state is not: it was lost, or never written."""
+        for container in self._survey()["containers"]:
+            labels = container.get("Labels") or {}
+            if labels.get(f"{LABEL}/namespace") == self.scope.namespace and "/" in labels.get(f"{LABEL}/workload", ""):
+                kind, name = labels[f"{LABEL}/workload"].split("/", 1)
+                ours = {**labels, "app.kubernetes.io/component": labels.get(f"{LABEL}/component", "")}
+                obj = {"apiVersion": "batch/v1" if kind == "Job" else "apps/v1", "kind": kind,
+                       "metadata": {"name": name, "namespace": self.scope.namespace, "uid": "", "labels": ours}}
+                yield Ref.of(obj), obj
 
     def _secret(self, ref: Ref, keys: Iterable[str]) -> dict[str, str]:
         """A Secret's values, base64; from podman, which alone has them."""
@@ -202,6 +217,7 @@ class PodmanEngine(Engine):
     def preflight(self, objects: list[dict], live: dict[Ref, dict]) -> None:
         machine = self._survey()
         self._known = {Ref.of(obj): obj for obj in [*machine["objects"], *live.values(), *objects]}
+        self._before = live
         around = self._around()
         workloads = [obj for obj in objects if obj["kind"] in RUNNABLE]
         for obj in workloads:
@@ -434,7 +450,7 @@ class PodmanEngine(Engine):
             self._remove_pods(self._pod_names(ref) - set(old))
             for name in old:
                 self._run([*self._environment, "podman", "pod", "start", name])
-            self._run(["rm", "-f", f"{self._folder()}/objects/{ref.kind}.{ref.name}.json"])
+            self._write(self._state_of(ref, self._before[ref]))
             self.say(f"{ref}: what ran before is running again")
 
     def _pod_names(self, ref: Ref) -> set[str]:
@@ -499,7 +515,7 @@ class PodmanEngine(Engine):
             name, status = state["Config"]["Labels"][f"{LABEL}/container"], state["State"]
             self._raise_if_hopeless(ref, obj, name, state)
             if ref.kind == "Job":
-                if status["Status"] != "exited":
+                if status["Status"] != "exited" or status["ExitCode"]:
                     lacking.append(f"container {name} is {status['Status']}")
             elif status["Status"] != "running":
                 lacking.append(f"container {name} is {status['Status']}")

@@ -26,12 +26,17 @@ TRANSLATION = "1"
 """Part of every pod's fingerprint; raised when the same template comes to mean other arguments."""
 REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 
-# Answers like a kubelet's httpGet: success below 400. Whatever the image has; busybox' and GNU's wget, curl, Python.
-HTTP_GET = (
-    'if command -v curl >/dev/null 2>&1; then curl -fsS -m {timeout} -o /dev/null {url}; '
-    'elif command -v wget >/dev/null 2>&1; then wget -q -T {timeout} -O /dev/null {url}; '
-    'elif command -v busybox >/dev/null 2>&1; then busybox wget -q -T {timeout} -O /dev/null {url}; '
-    'else python3 -c "import urllib.request as r; r.urlopen({quoted}, timeout={timeout})"; fi')
+# Answers like a kubelet's httpGet, success below 400, with whatever the image has: curl, a wget, or Python.
+HTTP_GET = """\
+if command -v curl >/dev/null; then curl -fsS -m {timeout} -o /dev/null {url}
+elif command -v wget >/dev/null; then wget -q -T {timeout} -O /dev/null {url}
+elif command -v busybox >/dev/null; then busybox wget -q -T {timeout} -O /dev/null {url}
+else python3 -c '
+import http.client, sys
+connection = http.client.HTTPConnection(sys.argv[1], timeout={timeout})
+connection.request("GET", sys.argv[2])
+sys.exit(connection.getresponse().status >= 400)' {host} {path}
+fi"""
 TCP = 'if command -v nc >/dev/null 2>&1; then nc -z 127.0.0.1 {port}; else bash -c "exec 3<>/dev/tcp/127.0.0.1/{port}"; fi'
 
 
@@ -106,6 +111,7 @@ def _pod(workload: dict, template: dict, index: int, around: Surroundings) -> Po
         f"{LABEL}/workload": f"{ref.kind}/{ref.name}",
         f"{LABEL}/services": ",".join(s["metadata"]["name"] for s in services),
         f"{LABEL}/index": str(index),
+        f"{LABEL}/component": around.scope.component,
     }
     seed = json.dumps([TRANSLATION, template, create, around.healthchecks], sort_keys=True)
     fingerprint = hashlib.sha256(seed.encode()).hexdigest()[:12]
@@ -316,7 +322,8 @@ def probe_command(probe: dict, container: dict) -> list[str]:
     if "httpGet" in probe:
         get = probe["httpGet"]
         url = f"{get.get('scheme', 'HTTP').lower()}://127.0.0.1:{port(get['port'])}{get.get('path', '/')}"
-        return ["sh", "-c", HTTP_GET.format(url=shlex.quote(url), quoted=f"'{url}'", timeout=probe.get("timeoutSeconds", 1))]
+        return ["sh", "-c", HTTP_GET.format(
+            url=shlex.quote(url), host=f"127.0.0.1:{port(get['port'])}", path=shlex.quote(get.get("path", "/")), timeout=probe.get("timeoutSeconds", 1))]
     return ["sh", "-c", TCP.format(port=port(probe["tcpSocket"]["port"]))]
 
 
