@@ -87,22 +87,22 @@ class Kubernetes:
         states = ", ".join(f"{p.metadata.name} is {p.status.phase}" for p in pods) or "it has none"
         raise ReachError(f"Service {self.service} in namespace {self.namespace} has no ready pod: {states}.")
 
-    @contextlib.contextmanager
-    def forward(self, port):
-        """A local address that leads to the Service's port."""
+    def connect(self, port):
+        """A connection to the Service's port, in a pod that is ready now."""
         from kubernetes.stream import portforward
 
         pod, service = self._pod()
         target = next((p.target_port for p in service.spec.ports if p.port == port), port)
         if isinstance(target, str) and not target.isdigit():
             target = next((p.container_port for c in pod.spec.containers for p in c.ports or [] if p.name == target), port)
-        target = int(target)
+        stream = portforward(self.core.connect_get_namespaced_pod_portforward, pod.metadata.name, self.namespace, ports=str(target))
+        return stream.socket(int(target))
 
-        def connect():
-            stream = portforward(self.core.connect_get_namespaced_pod_portforward, pod.metadata.name, self.namespace, ports=str(target))
-            return stream.socket(target)
-
-        with listening(connect) as address:
+    @contextlib.contextmanager
+    def forward(self, port):
+        """A local address that leads to the Service's port."""
+        self._pod()
+        with listening(lambda: self.connect(port)) as address:
             yield address
 
     def execute(self, argv, stdin=""):
@@ -162,9 +162,8 @@ class Podman:
         states = ", ".join(f"{c['Names'][0]} is {c['State']}" for c in members) or "it has none"
         raise ReachError(f"Service {self.service} in namespace {self.namespace} has no running pod: {states}.")
 
-    @contextlib.contextmanager
-    def forward(self, port):
-        """The pod's own address where it can be reached (as root), else a local one that leads into the pod."""
+    def _address(self, port):
+        """The pod's own address, where this process can reach it (as root); else None."""
         container = self._container()
         pod = json.loads(self._podman("pod", "inspect", container["Pod"]))
         infra = json.loads(self._podman("inspect", "--type", "container", pod["InfraContainerID"]))[0]
@@ -172,20 +171,31 @@ class Podman:
         with contextlib.suppress(OSError):
             if address:
                 socket.create_connection((address, port), timeout=1).close()
-                yield address, port
-                return
+                return address, port
+        return None
+
+    def connect(self, port):
+        """A connection to the Service's port, in a pod that runs now."""
+        address = self._address(port)
+        if address:
+            return socket.create_connection(address)
         # Rootless: the pods' network is not this process'. Each connection becomes a process in the pod that passes bytes on.
-        relay = ('if command -v nc >/dev/null; then exec nc 127.0.0.1 {0}; else exec bash -c '
-                 '"exec 3<>/dev/tcp/127.0.0.1/{0}; cat <&3 & cat >&3; wait"; fi').format(port)
+        relays = ('if command -v nc >/dev/null; then exec nc 127.0.0.1 {0}; else exec bash -c '
+                  '"exec 3<>/dev/tcp/127.0.0.1/{0}; cat <&3 & cat >&3; wait"; fi').format(port)
+        ours, theirs = socket.socketpair()
+        subprocess.Popen(["podman", "exec", "--interactive", self._container()["Id"], "sh", "-c", relays], stdin=theirs, stdout=theirs,
+                         stderr=subprocess.DEVNULL, env=self.environment)
+        theirs.close()
+        return ours
 
-        def connect():
-            ours, theirs = socket.socketpair()
-            subprocess.Popen(["podman", "exec", "--interactive", container["Id"], "sh", "-c", relay], stdin=theirs, stdout=theirs,
-                             stderr=subprocess.DEVNULL, env=self.environment)
-            theirs.close()
-            return ours
-
-        with listening(connect) as local:
+    @contextlib.contextmanager
+    def forward(self, port):
+        """An address that leads to the Service's port: the pod's own, or a local one."""
+        address = self._address(port)
+        if address:
+            yield address
+            return
+        with listening(lambda: self.connect(port)) as local:
             yield local
 
     def execute(self, argv, stdin=""):

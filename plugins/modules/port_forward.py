@@ -80,12 +80,8 @@ def serve(way, port, local_port, seconds):
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
-    with way.forward(port) as target:
-        def connect():
-            return socket.create_connection(target)
-
-        with reach.listening(connect, local_port):
-            time.sleep(seconds)
+    with reach.listening(lambda: way.connect(port), local_port):
+        time.sleep(seconds)
     os._exit(0)
 
 
