@@ -16,7 +16,7 @@ UV_VERSION := 0.13.8
 DEBIAN_PACKAGES := python3-venv podman runc netavark aardvark-dns iptables catatonit uidmap slirp4netns fuse-overlayfs \
 	mmdebstrap debian-archive-keyring $(if $(wildcard /run/systemd/system),dbus-user-session)
 # What tests need on top: databases to measure (their programs only, no service), and a linter.
-DEBIAN_TEST_PACKAGES := postgresql mariadb-server-core shellcheck
+DEBIAN_TEST_PACKAGES := postgresql mariadb-server-core mariadb-client-core shellcheck
 
 # Ansible finds its tools, this collection and its configuration, whatever the machine's own settings are. Ansible refuses to
 # run where the locale is not UTF-8, as on a machine fresh from the installer.

@@ -17,6 +17,8 @@ import time
 TIMEOUT = float(os.environ.get("PREPARE_TIMEOUT", "120"))
 DATABASE = os.environ["MLFLOW_BACKEND_STORE_URI"]
 ARTIFACTS = os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
+# A store that has just started may answer before it has made its bucket.
+BUCKET_GRACE = 10
 # What no waiting mends, as PostgreSQL and its client library word it.
 FINAL = ("password authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied", "certificate verify failed",
          "server does not support SSL")
@@ -81,12 +83,14 @@ def artifacts():
     endpoint = os.environ.get("MLFLOW_S3_ENDPOINT_URL")
     store = boto3.client("s3", endpoint_url=endpoint, config=Config(connect_timeout=5, read_timeout=10, retries={"max_attempts": 1}))
 
+    begun = time.monotonic()
+
     def look():
         try:
             store.head_bucket(Bucket=bucket)
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-            if status == 404:
+            if status == 404 and time.monotonic() - begun > BUCKET_GRACE:
                 raise Final(f"bucket {bucket!r} does not exist; create it, or name an existing one in object_storage_bucket") from error
             if status in (400, 401, 403):
                 raise Final(f"bucket {bucket!r} may not be read with these keys ({error.response['Error'].get('Code')}); "

@@ -1,0 +1,150 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Real servers for the tests of modules: PostgreSQL, MariaDB, SeaweedFS and MLflow, each started once on a free loopback port."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import pathlib
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import boto3
+import pytest
+from botocore.exceptions import BotoCoreError, ClientError
+
+BIN = pathlib.Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def program(*patterns: str, package: str) -> str:
+    """Path of a program, or a failure that names the Debian package that has it."""
+    for pattern in patterns:
+        found = shutil.which(pattern) or next(iter(sorted(glob.glob(pattern), reverse=True)), None)
+        if found:
+            return found
+    pytest.fail(f"{patterns[0]} is not here; install Debian's package {package} (make test-packages)")
+
+
+def unprivileged(folder: pathlib.Path) -> dict:
+    """Databases refuse to run as root: how to start one as somebody else who owns the folder."""
+    if os.geteuid():
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+    for parent in folder.parents:  # pytest's folders let only their owner through
+        if parent.is_relative_to("/tmp") and parent != pathlib.Path("/tmp"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+@contextlib.contextmanager
+def running(command: list, ready, log: pathlib.Path, **options):
+    """A server that ends with the block; ``ready`` is tried until it raises nothing, for 60 seconds."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=subprocess.STDOUT, **options)
+    try:
+        for _attempt in range(300):
+            if process.poll() is not None:
+                pytest.fail(f"{command[0]} ended: {log.read_text()[-2000:]}")
+            with contextlib.suppress(OSError):
+                ready()
+                break
+            time.sleep(0.2)
+        else:
+            pytest.fail(f"{command[0]} is not ready: {log.read_text()[-2000:]}")
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def answers(port: int):
+    return lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close()
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory):
+    """Options of a PostgreSQL whose user mlflow may log in by password."""
+    folder = tmp_path_factory.mktemp("postgresql")
+    as_user = unprivileged(folder)
+    initdb = program("/usr/lib/postgresql/*/bin/initdb", package="postgresql")
+    (folder / "password").write_text("right\n")
+    if as_user:
+        os.chown(folder / "password", as_user["user"], as_user["group"])
+    subprocess.run([initdb, "-D", folder / "data", "-U", "mlflow", "--pwfile", folder / "password", "--auth=scram-sha-256"],
+                   check=True, capture_output=True, cwd=folder, **as_user)
+    port = free_port()
+    with running([initdb.replace("initdb", "postgres"), "-D", folder / "data", "-p", port, "-k", folder, "-c", "listen_addresses=127.0.0.1",
+                  "-c", "max_connections=20"], answers(port), folder / "log", cwd=folder, **as_user):
+        yield {"dialect": "postgresql", "host": "127.0.0.1", "port": port, "database": "postgres", "user": "mlflow", "password": "right"}
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory):
+    """Options of a MariaDB whose user mlflow may log in by password."""
+    folder = tmp_path_factory.mktemp("mariadb")
+    as_user = unprivileged(folder)
+    server = program("mariadbd", "/usr/sbin/mariadbd", package="mariadb-server-core")
+    subprocess.run([program("mariadb-install-db", package="mariadb-server-core"), "--no-defaults", f"--datadir={folder / 'data'}",
+                    "--auth-root-authentication-method=normal", "--skip-test-db"], check=True, capture_output=True, cwd=folder, **as_user)
+    # At localhost, since MariaDB's anonymous user of that host comes before a user of any host.
+    (folder / "init.sql").write_text("CREATE DATABASE mlflow;\nCREATE USER mlflow@localhost IDENTIFIED BY 'right';\n"
+                                     "GRANT ALL ON *.* TO mlflow@localhost;\n")
+    port = free_port()
+    with running([server, "--no-defaults", f"--datadir={folder / 'data'}", f"--port={port}", "--bind-address=127.0.0.1",
+                  f"--socket={folder / 's'}", f"--init-file={folder / 'init.sql'}"], answers(port), folder / "log", cwd=folder, **as_user):
+        yield {"dialect": "mysql", "host": "127.0.0.1", "port": port, "database": "mlflow", "user": "mlflow", "password": "right"}
+
+
+def has_bucket(url: str) -> None:
+    """SeaweedFS answers a moment before it has made its bucket."""
+    store = boto3.client("s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="key", aws_secret_access_key="rightsecret")
+    try:
+        store.head_bucket(Bucket="mlflow")
+    except (BotoCoreError, ClientError) as error:
+        raise OSError(error) from error
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory):
+    """Options of an S3 store with the bucket mlflow."""
+    folder = tmp_path_factory.mktemp("seaweedfs")
+    ports = {name: free_port() for name in ("s3.port", "master.port", "volume.port", "filer.port", "admin.port")}
+    grpc = {f"{name}.grpc": free_port() for name in ports}
+    url = f"http://127.0.0.1:{ports['s3.port']}"
+    with running([BIN / "weed", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-bucket=mlflow", "-webdav=false",
+                  "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0", *(f"-{n}={p}" for n, p in {**ports, **grpc}.items())],
+                 lambda: has_bucket(url), folder / "log", cwd=folder,
+                 env={**os.environ, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "rightsecret"}):
+        yield {"type": "s3", "url": url, "region": "us-east-1", "bucket": "mlflow", "access_key": "key", "secret_key": "rightsecret", "size_mb": 1}
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory):
+    """URL of an MLflow server on SQLite, and its database's path."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with running([BIN / "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1", f"--backend-store-uri=sqlite:///{folder}/mlflow.db",
+                  f"--artifacts-destination={folder}/artifacts"],
+                 lambda: urllib.request.urlopen(url + "/health", timeout=2).close(), folder / "log", cwd=folder,
+                 env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
+                      "PATH": f"{BIN}:{os.environ['PATH']}"}):
+        yield url, folder / "mlflow.db"

@@ -1,0 +1,108 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""mlflow_health and mlflow_version_info against a real server and a real index."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import threading
+
+import mlflow
+import pytest
+from ansible_collections.mlops.mlflow.plugins.module_utils.checks import Checks
+from ansible_collections.mlops.mlflow.plugins.modules import mlflow_health, mlflow_version_info
+
+OPTIONS = {"path_prefix": "", "username": None, "password": None, "token": None, "ca_file": None, "validate_certs": True,
+           "expected_version": None, "allowed_hosts": [], "roundtrip": False, "artifact_size_mb": 1, "samples": 3, "timeout": 10}
+
+
+def ask(url, **changes):
+    options, checks = {**OPTIONS, **changes}, Checks()
+    mlflow_health.measure(checks, mlflow_health.Server(url, options), options, False)
+    return checks.report()
+
+
+def details(report):
+    return {c["name"]: c["detail"] for c in report["checks"]}
+
+
+def test_healthy_and_the_whole_story(mlflow_server):
+    report = ask(mlflow_server[0], roundtrip=True, expected_version=mlflow.__version__, allowed_hosts=["localhost"])
+    assert report["healthy"], report["failures"]
+    assert report["version"] == mlflow.__version__
+    assert {"api", "log_metric", "upload", "download", "register_model"} <= set(report["latency_ms"])
+    assert report["upload_mb_s"] > 0
+
+
+def test_nothing_is_left_of_the_story(mlflow_server):
+    ask(mlflow_server[0], roundtrip=True)
+    client = mlflow.MlflowClient(mlflow_server[0], mlflow_server[0])
+    assert [e.name for e in client.search_experiments()] == ["Default"]
+    assert not client.search_registered_models()
+
+
+@pytest.mark.parametrize("changes, check, words", [
+    ({"expected_version": "1.0.0"}, "version", "1.0.0 is wanted"),
+    ({"allowed_hosts": ["evil.example.com"]}, "hosts", "a request to the name evil.example.com is refused"),
+    ({"path_prefix": "/nowhere"}, "http", "404"),
+])
+def test_what_is_wrong_is_said(mlflow_server, changes, check, words):
+    report = ask(mlflow_server[0], **changes)
+    assert not report["healthy"] and words in details(report)[check], details(report)
+
+
+def test_a_server_that_is_not_there():
+    report = ask("http://127.0.0.1:9", roundtrip=True)
+    assert not report["healthy"]
+    assert "does not answer" in details(report)["http"]
+    assert details(report)["roundtrip: experiment made"].startswith("not run")
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """A package index as files: versions that count, and each way not to count."""
+    folder = tmp_path_factory.mktemp("index")
+
+    def page(package, *files):
+        (folder / package).mkdir()
+        links = "".join(f'<a href="{name}"{attributes}>{name}</a>' for name, attributes in files)
+        (folder / package / "index.html").write_text(f"<html><body>{links}</body></html>")
+
+    page("mlflow", ("mlflow-3.1.0-py3-none-any.whl", ""), ("mlflow-3.2.0-py3-none-any.whl", ' data-requires-python="&gt;=3.10"'),
+         ("mlflow-3.3.0-py3-none-any.whl", ""), ("mlflow-3.4.0rc1-py3-none-any.whl", ""), ("mlflow-3.5.0-py3-none-any.whl", ' data-yanked=""'),
+         ("mlflow-3.6.0-py3-none-any.whl", ' data-requires-python="&gt;=3.99"'), ("not a package.txt", ""))
+    page("mlflow-skinny", *((f"mlflow_skinny-{v}-py3-none-any.whl", "") for v in ("3.1.0", "3.2.0", "3.4.0rc1", "3.5.0", "3.6.0")))
+    (folder / "releases").write_text(json.dumps([{"tag_name": "v3.1.0"}, {"tag_name": "v3.2.0", "prerelease": True}, {"tag_name": "nightly"}]))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def versions(**changes):
+    return mlflow_version_info.look({"engine": "none", "source": "index", "index_url": None, "github_url": None, "python_version": "3.11",
+                                     "pinned": "3.0.0", "limit": 10, "url": None, "port": 5000, "timeout": 5, **changes})
+
+
+def test_only_what_can_be_installed_counts(index):
+    found = versions(index_url=index)
+    assert found["available"] == ["3.2.0", "3.1.0"] and found["latest"] == "3.2.0" and found["online"]
+
+
+def test_an_old_python_gets_an_older_version(index):
+    assert versions(index_url=index, python_version="3.9")["latest"] == "3.1.0"
+
+
+def test_github_releases(index):
+    assert versions(index_url=index, source="github", github_url=f"{index}/releases")["available"] == ["3.1.0"]
+
+
+def test_offline_it_says_so_and_names_the_pinned(mlflow_server):
+    found = versions(index_url="http://127.0.0.1:9", url=mlflow_server[0])
+    assert found["latest"] == "3.0.0" and not found["online"] and found["source"] == "pinned"
+    assert "3.0.0, is named instead" in found["message"] and found["installed"] == mlflow.__version__
