@@ -75,6 +75,12 @@ class Engine:
     def __init__(self, scope: Scope, say: Callable[[str], None]) -> None:
         self.scope = scope
         self.say = say
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Tell the operator once, at the end, of something that is not as in the manifests."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def namespaced(self, obj: dict) -> bool:
         """Whether objects of this kind live in a namespace."""
@@ -204,6 +210,7 @@ def converge(engine: Engine, desired: list[dict], dry_run: bool, wait: bool, tim
 
     gone = [obj for ref, obj in live.items() if ref not in wanted and engine.scope.made(obj) and not _controlled(obj)]
     _remove(engine, gone, outcome, dry_run, deadline, purge=False)
+    outcome.notes.extend(engine.notes)
     return outcome
 
 

@@ -49,9 +49,38 @@ LOG_LINES = 15
 SAY_EVERY = 10
 SECTION = "\x1e"
 
+# Starts an instance's pods after a reboot, all at once, since some wait for others.
+START = """\
+#!/bin/sh
+# Starts what mlops.mlflow runs in {namespace}, as after a reboot.
+[ -e {conf} ] && export CONTAINERS_CONF={conf}
+for pod in $(podman ps --all --filter label={label}/namespace={namespace} --filter label={label}/role=main \\
+    --filter restart-policy=always --format '{{{{.Pod}}}}' | sort -u); do
+  podman pod start "$pod" &
+done
+wait
+"""
+UNIT = """\
+[Unit]
+Description=mlops.mlflow: what runs in {namespace}
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+KillMode=none
+ExecStart={start}
+
+[Install]
+WantedBy={target}
+"""
+
 # Everything that a run needs to know, in one go: each command costs a start of podman, and over ssh a journey.
 SURVEY = r"""
-if [ "$(id -u)" = 0 ]; then state=/var/lib/mlops.mlflow; else state=${XDG_DATA_HOME:-$HOME/.local/share}/mlops.mlflow; fi
+if [ "$(id -u)" = 0 ]; then state=/var/lib/mlops.mlflow units=/etc/systemd/system
+else state=${XDG_DATA_HOME:-$HOME/.local/share}/mlops.mlflow units=${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user; fi
+unit=$units/mlops-mlflow-$1.service
 s() { printf '\036%s\n' "$1"; }
 s state; echo "$state"
 # Where podman's defaults ask for more than this machine allows, a containers.conf of our own lowers them, for our calls only.
@@ -66,14 +95,18 @@ if [ ! -e "$conf" ] && [ "$(id -u)" = 0 ] && [ "$files" != unlimited ] && [ "$fi
 fi
 [ -e "$conf" ] && export CONTAINERS_CONF="$conf"
 s conf; [ -e "$conf" ] && echo "$conf"
-s info; podman info --format json 2>&1
+info=$(podman info --format json 2>&1)
+root=$(printf '%s\n' "$info" | sed -n 's/^ *"graphRoot": "\(.*\)",$/\1/p')
+s info; printf '%s\n' "$info"
 s objects; cat "$state/$1"/objects/*.json 2>/dev/null
 s containers; podman ps -a --no-trunc --format json
 s volumes; podman volume ls --format json
 s secrets; podman secret ls --format '{{.ID}} {{.Name}}'
-s values; cat "$(podman info --format '{{.Store.GraphRoot}}')/secrets/filedriver/secretsdata.json" 2>/dev/null
-s systemd; [ -d /run/systemd/system ] && echo yes
-s disk; df -Pk "$(podman info --format '{{.Store.GraphRoot}}')" | tail -n 1
+s values; cat "$root/secrets/filedriver/secretsdata.json" 2>/dev/null
+s systemd; [ -d /run/systemd/system ] && echo "$unit"
+s start; cat "$state/$1/start" 2>/dev/null
+s unit; cat "$unit" 2>/dev/null
+s disk; df -Pk "$root" | tail -n 1
 true
 """
 
@@ -135,7 +168,7 @@ class PodmanEngine(Engine):
                 "volumes": {v["Name"]: v.get("Labels") or {} for v in json.loads(parts["volumes"] or "null") or []},
                 "secrets": dict(reversed(line.split(" ", 1)) for line in parts["secrets"].splitlines() if line),
                 "values": json.loads(parts["values"] or "{}"),
-                "systemd": bool(parts["systemd"].strip()), "disk": parts["disk"].split(),
+                "systemd": parts["systemd"].strip(), "start": parts["start"], "unit": parts["unit"], "disk": parts["disk"].split(),
             }
         return self._machine
 
@@ -251,7 +284,7 @@ class PodmanEngine(Engine):
                 str(p.get("host_port")) == port for p in c.get("Ports") or [])]
             if holders and all((c.get("Labels") or {}).get(f"{LABEL}/namespace") == self.scope.namespace for c in holders):
                 continue
-            taken = f"podman container {holders[0]['Names'][0]}" if holders else self._listener(address, port)
+            taken = _holder(holders[0]) if holders else self._listener(address, port)
             if taken:
                 raise EngineError(f"Port {publish}, on which Service {service['metadata']['name']} is to be published, is taken by {taken}; "
                                   f"free it or choose another port.")
@@ -307,7 +340,35 @@ class PodmanEngine(Engine):
         finally:
             if files:
                 self._write(files)
+        if not dry_run and any(obj["kind"] in RUNNABLE for obj in objects):
+            self._survive_reboots()
         return result
+
+    def _survive_reboots(self) -> None:
+        """Leave a script that starts the pods, and where there is systemd a unit that runs it at boot."""
+        machine, namespace, root = self._survey(), self.scope.namespace, self._is_root()
+        start = START.format(namespace=namespace, label=LABEL, conf=f"{machine['state']}/containers.conf")
+        if machine["start"] != start:
+            self._write({"start": (start, 0o755)})
+            machine["start"] = start
+            if not machine["systemd"]:
+                self.note(f"No systemd runs on this machine: after a reboot, {self._folder()}/start starts the pods again, and "
+                          f"liveness probes are left out.")
+        if not machine["systemd"]:
+            return
+        unit = UNIT.format(namespace=namespace, start=f"{self._folder()}/start",
+                           target="multi-user.target" if root else "default.target")
+        if machine["unit"] != unit:
+            enable = ('mkdir -p "${1%/*}" && cat > "$1" && systemctl $2 daemon-reload && systemctl $2 --quiet enable "${1##*/}"'
+                      '&& { [ -z "$2" ] || loginctl enable-linger; }')
+            rc, out, err = self._run(["sh", "-c", enable, "sh", machine["systemd"], "" if root else "--user"], unit)
+            if rc:
+                raise EngineError(f"The unit {machine['systemd']}, which starts the pods after a reboot, cannot be enabled: "
+                                  f"{_last_words(err or out)}")
+            machine["unit"] = unit
+
+    def _is_root(self) -> bool:
+        return not self._survey()["info"]["host"]["security"]["rootless"]
 
     def _state_of(self, ref: Ref, obj: dict) -> dict[str, tuple[str, int]]:
         if ref.kind == "Secret":
@@ -411,7 +472,7 @@ class PodmanEngine(Engine):
         return Surroundings(
             scope=self.scope, services=[o for o in self._known.values() if o["kind"] == "Service"],
             configmaps=f"{self._folder()}/configmaps", scratch=f"{self._folder()}/scratch",
-            healthchecks=machine["systemd"],
+            healthchecks=bool(machine["systemd"]),
             secret_keys={o["metadata"]["name"]: sorted(o.get("data") or {}) for o in self._known.values() if o["kind"] == "Secret"},
             controllers=set(machine["info"]["host"].get("cgroupControllers") or []))
 
@@ -594,16 +655,25 @@ class PodmanEngine(Engine):
         } for name, containers in sorted(by_pod.items())]
 
     def leave(self, purge: bool) -> None:
-        """Drop the instance's network when no container is on it, and its state folder when nothing is remembered there."""
+        """Drop the namespace's network and its start at boot when no container is left, its state folder when nothing is remembered."""
         script = ('podman network exists "$1" && [ "$(podman network inspect "$1" --format "{{index .Labels \\"mlops.mlflow/namespace\\"}}")" = "$1" ] '
                   '&& [ -z "$(podman ps -aq --filter network="$1")" ] && podman network rm "$1" >/dev/null; '
+                  'if [ -z "$(podman ps -aq --filter label=mlops.mlflow/namespace="$1")" ]; then rm -f "$2/start"; '
+                  'if [ -e "$3" ]; then systemctl $4 --quiet disable "${3##*/}"; rm -f "$3"; systemctl $4 daemon-reload; fi; fi; '
                   'rmdir "$2/objects" "$2/configmaps" "$2/scratch" "$2" 2>/dev/null; true')
-        self._run([*self._environment, "sh", "-c", script, "sh", self.scope.namespace, self._folder()])
+        self._run([*self._environment, "sh", "-c", script, "sh", self.scope.namespace, self._folder(), self._survey()["systemd"],
+                   "" if self._is_root() else "--user"])
 
     def close(self) -> None:
         """Without a wait nobody asked for proof; what was replaced goes."""
         for ref in list(self._old):
             self._remove_pods(set(self._old.pop(ref)))
+
+
+def _holder(container: dict) -> str:
+    """A container as a person knows it."""
+    labels = container.get("Labels") or {}
+    return f"pod {labels[f'{LABEL}/pod']} of {labels[f'{LABEL}/namespace']}" if f"{LABEL}/pod" in labels else f"podman container {container['Names'][0]}"
 
 
 def _done(containers: list[dict]) -> bool:
