@@ -15,6 +15,8 @@ from ansible.plugins.loader import lookup_loader
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.door import Door
 
+SHARED = pathlib.Path(__file__).parents[2] / "roles" / "mlflow"
+
 
 class ActionModule(Door):
     """Renders, then lets the engine make it so."""
@@ -59,6 +61,7 @@ class ActionModule(Door):
 
     def _desired(self, options: dict, scope: engines.Scope, task_vars: dict) -> list[dict]:
         objects = manifests.load(options["manifests"] if options["template"] is None else self._rendered(options["template"], task_vars))
+        manifests.complete_pods(objects, options["pod_spec"])
         manifests.patch(objects, options["patches"], options["patches_name"])
         manifests.label(objects, {**options["labels"], **scope.labels}, options["annotations"])
         return objects
@@ -66,5 +69,6 @@ class ActionModule(Door):
     def _rendered(self, names: list[str], task_vars: dict) -> list[str]:
         """Templates rendered here rather than by a lookup in the arguments, so that secrets in them are no task argument."""
         lookup = lookup_loader.get("ansible.builtin.template", loader=self._loader, templar=self._templar)
-        variables = {**task_vars, "ansible_search_path": self._task.get_search_path()}
+        # After the role's own templates those of role mlflow, which has what the others share.
+        variables = {**task_vars, "ansible_search_path": [*self._task.get_search_path(), str(SHARED)]}
         return [str(text) for text in lookup.run(names, variables=variables, trim_blocks=True, lstrip_blocks=True)]

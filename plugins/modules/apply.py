@@ -26,10 +26,11 @@ notes:
   - "Annotations that it understands: C(mlops.mlflow/generate) on a Secret lists keys to be generated once and kept;
     C(mlops.mlflow/keep) on a PersistentVolumeClaim or Secret says what it holds, and lets it outlive pruning and removal;
     C(mlops.mlflow/publish) on a Service is the address and port of the machine on which podman publishes it;
+    C(mlops.mlflow/read-once) on a workload names Secrets whose change does not restart it;
     C(argocd.argoproj.io/sync-wave) orders objects, and each wave's workloads are awaited before the next begins."
   - Options that a task leaves out are taken from the variables C(mlflow_engine), C(mlflow_instance), C(mlflow_namespace),
-    C(mlflow_kubeconfig), C(mlflow_context), C(mlflow_labels), C(mlflow_annotations), C(mlflow_wait_timeout) and
-    C(mlflow_render_dir), where those exist.
+    C(mlflow_kubeconfig), C(mlflow_context), C(mlflow_labels), C(mlflow_annotations), C(mlflow_pod_spec),
+    C(mlflow_wait_timeout) and C(mlflow_render_dir), where those exist.
 options:
   manifests:
     description:
@@ -69,6 +70,12 @@ options:
     default: {}
   annotations:
     description: Annotations for all objects and pods.
+    type: dict
+    default: {}
+  pod_spec:
+    description:
+      - Fields of a PodSpec for the pods of every workload whose manifest does not say them itself, such as C(nodeSelector).
+      - Left out, the variable C(mlflow_pod_spec).
     type: dict
     default: {}
   patches:

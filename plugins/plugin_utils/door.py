@@ -29,6 +29,7 @@ ARGUMENTS = {
     "namespace": {"type": "str", "required": True},
     "labels": {"type": "dict", "default": {}},
     "annotations": {"type": "dict", "default": {}},
+    "pod_spec": {"type": "dict", "default": {}},
     "patches": {"type": "list", "elements": "dict", "default": []},
     "patches_name": {"type": "str", "default": "patches"},
     "purge": {"type": "bool", "default": False},
@@ -39,8 +40,8 @@ ARGUMENTS = {
     "context": {"type": "str"},
 }
 # The variables of role `mlflow` say these for every task of an instance, so that no task has to.
-FROM_VARIABLES = ("engine", "instance", "namespace", "kubeconfig", "context", "labels", "annotations", "wait_timeout",
-                  "render_dir")
+FROM_VARIABLES = ("engine", "instance", "namespace", "kubeconfig", "context", "labels", "annotations", "pod_spec",
+                  "wait_timeout", "render_dir")
 
 
 class Door(ActionBase):

@@ -24,6 +24,8 @@ KEEP = f"{MANAGER}/keep"
 PUBLISH = f"{MANAGER}/publish"
 REVISION = f"{MANAGER}/revision"
 KINDS = f"{MANAGER}/kinds"
+READ_ONCE = f"{MANAGER}/read-once"
+"""On a workload: Secrets, by comma, that it reads at its first start only, so that their change restarts nothing."""
 WAVE = "argocd.argoproj.io/sync-wave"
 
 # What others refer to comes first; what measures or routes to workloads comes last (the order of `helm install`).
@@ -134,6 +136,18 @@ def label(objects: Iterable[dict], labels: dict[str, str], annotations: dict[str
             metadata["labels"] = {**own, **labels} if target is obj else {**labels, **own}
             if annotations:
                 metadata["annotations"] = {**(metadata.get("annotations") or {}), **annotations}
+
+
+def complete_pods(objects: Iterable[dict], spec: dict) -> None:
+    """Give every pod the fields of ``spec`` that its template does not say itself; empty ones count as not said.
+
+    Args:
+        objects: what was rendered.
+        spec: part of a PodSpec, such as nodeSelector or imagePullSecrets.
+    """
+    for obj in objects:
+        for template in _pod_templates(obj):
+            template["spec"] = {**{field: copy.deepcopy(value) for field, value in spec.items() if value}, **template["spec"]}
 
 
 def _pod_templates(obj: dict) -> list[dict]:

@@ -295,8 +295,9 @@ def _batches(wave: list[dict]) -> list[list[dict]]:
 def _revise(obj: dict, now: dict[Ref, dict], namespace: str) -> None:
     """Mark a workload's pods with a fingerprint of the configuration they read, so that a change restarts them."""
     template = manifests.pod_template(obj)
+    once = manifests.annotation(obj, manifests.READ_ONCE).split(",")
     sources = [now[ref] for kind, name, _required in manifests.references(obj)
-               if (ref := Ref("", kind, obj["metadata"].get("namespace", namespace), name)) in now]
+               if name not in once and (ref := Ref("", kind, obj["metadata"].get("namespace", namespace), name)) in now]
     if template is not None and sources and obj["kind"] != "CronJob":
         template.setdefault("metadata", {}).setdefault("annotations", {})[manifests.REVISION] = manifests.revision(sources)
 

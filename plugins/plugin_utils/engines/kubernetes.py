@@ -118,6 +118,9 @@ class KubernetesEngine(Engine):
         if obj["kind"] == "Job" and before and _condition(before, "Failed"):
             # A Job that failed has nothing more to do; asked for again, it gets another chance.
             return obj if dry_run else self._replace(obj, before)
+        if obj["kind"] == "Deployment" and before and "replicas" not in obj["spec"]:
+            # Left to an autoscaler. No longer naming a number that was named before would mean one pod until it looks again.
+            obj = {**obj, "spec": {**obj["spec"], "replicas": before["spec"].get("replicas", 1)}}
         query = f"fieldManager={manifests.MANAGER}&force=true&fieldValidation=Strict{'&dryRun=All' if dry_run else ''}"
         try:
             return self.api.request("PATCH", self.path(obj), query, obj, "application/apply-patch+yaml")

@@ -68,9 +68,23 @@ class Watcher:
                 raise EngineError(self._report(obj, f"cannot make its pods: {condition.get('message')}"))
             if condition["type"] == "Failed" and condition["status"] == "True":
                 raise EngineError(self._report(obj, f"failed ({condition.get('reason')})"))
+        if (obj.get("status") or {}).get("observedGeneration", 0) < obj["metadata"].get("generation", 1) and obj["kind"] != "Job":
+            return  # what is to be seen yet is what the workload was before
         for pod in self._pods(obj):
+            if obj["kind"] == "StatefulSet" and _revision(pod) != obj["status"].get("updateRevision"):
+                self._unblock(pod)
+                continue
             for cause in self._causes(pod):
                 raise EngineError(self._report(obj, "cannot become ready", pod, cause))
+
+    def _unblock(self, pod: dict) -> None:
+        """A StatefulSet waits for a pod of the old template to become ready before it replaces it, be that pod broken or not.
+
+        Source: https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/#forced-rollback
+        """
+        if any(True for _cause in self._causes(pod)):
+            self.engine.say(f"Replacing pod {pod['metadata']['name']}, which never became ready")
+            self.engine.delete([{"apiVersion": "v1", "kind": "Pod", **pod}], self.deadline)
 
     def _causes(self, pod: dict) -> Iterator[str]:
         name = pod["metadata"]["name"]
@@ -108,7 +122,19 @@ class Watcher:
         selector = ",".join(f"{key}%3D{value}" for key, value in labels.items())
         answer = self.engine.api.request("GET", f"/api/v1/namespaces/{obj['metadata']['namespace']}/pods", f"labelSelector={selector}")
         pods = [pod for pod in answer["items"] if not pod["metadata"].get("deletionTimestamp") and not _ready(pod)]
+        if obj["kind"] == "Deployment":
+            # Those of an earlier template may be broken and on their way out; they are no reason to give up on this one.
+            newest = self._newest_replica_set(obj)
+            pods = [pod for pod in pods if any(owner["name"] == newest for owner in pod["metadata"].get("ownerReferences") or [])]
         return sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"], reverse=True)
+
+    def _newest_replica_set(self, deployment: dict) -> str | None:
+        metadata = deployment["metadata"]
+        labels = ",".join(f"{key}%3D{value}" for key, value in deployment["spec"]["selector"]["matchLabels"].items())
+        answer = self.engine.api.request("GET", f"/apis/apps/v1/namespaces/{metadata['namespace']}/replicasets", f"labelSelector={labels}")
+        revision = (metadata.get("annotations") or {}).get("deployment.kubernetes.io/revision")
+        return next((r["metadata"]["name"] for r in answer["items"]
+                     if (r["metadata"].get("annotations") or {}).get("deployment.kubernetes.io/revision") == revision), None)
 
     def _events(self, obj: dict) -> list[dict]:
         metadata = obj["metadata"]
@@ -189,6 +215,11 @@ def _containers(pod: dict) -> list[dict]:
 
 def _ready(pod: dict) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or [])
+
+
+def _revision(pod: dict) -> str | None:
+    """Which of a StatefulSet's templates a pod came from."""
+    return (pod["metadata"].get("labels") or {}).get("controller-revision-hash")
 
 
 def _last_end(status: dict) -> dict:
