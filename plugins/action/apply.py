@@ -71,4 +71,5 @@ class ActionModule(Door):
         lookup = lookup_loader.get("ansible.builtin.template", loader=self._loader, templar=self._templar)
         # After the role's own templates those of role mlflow, which has what the others share.
         variables = {**task_vars, "ansible_search_path": [*self._task.get_search_path(), str(SHARED)]}
-        return [str(text) for text in lookup.run(names, variables=variables, trim_blocks=True, lstrip_blocks=True)]
+        texts = lookup.run(names, variables=variables, trim_blocks=True, lstrip_blocks=True)
+        return [str(text) for text in texts if text]  # a template that renders nothing gives None

@@ -1,20 +1,36 @@
-"""Keeps artifacts on their way through the server where mlflow_server_artifacts is `proxied`.
-
-Since 3.15 MLflow's server tells every client to fetch artifacts by presigned URLs whenever they are in S3, and has no switch
-against it. Those URLs lead to the store by the name that the server knows it by, which clients outside the cluster cannot
-resolve, so that every download of theirs would fail. Python loads this file at its start; it makes the server say that it
-has no such URLs, which clients have long understood.
-"""
+"""What the server's pod needs of MLflow that no setting of MLflow gives. Python loads this file at its start."""
 
 import importlib.abc
 import importlib.util
+import os
 import sys
+import urllib.parse
 
 MIXINS = ("MultipartUploadMixin", "MultipartDownloadMixin", "PresignedUploadMixin")
 
 
+def complete_uris():
+    """Put the database's login, which the environment has on its own, into the URIs, quoted whatever characters it holds.
+
+    For drivers that, unlike PostgreSQL's, read no login from the environment themselves.
+    """
+    if "DATABASE_USER" not in os.environ:
+        return
+    login = ":".join(urllib.parse.quote(os.environ[name], safe="") for name in ("DATABASE_USER", "DATABASE_PASSWORD"))
+    for name in ("MLFLOW_BACKEND_STORE_URI", "MLFLOW_READ_REPLICA_BACKEND_STORE_URI"):
+        scheme, separator, rest = os.environ.get(name, "").partition("://")
+        if separator and "@" not in rest:
+            os.environ[name] = f"{scheme}://{login}@{rest}"
+
+
 class Proxied(importlib.abc.MetaPathFinder):
-    """Steps in once, when the module that answers requests is loaded."""
+    """Keeps artifacts on their way through the server where mlflow_server_artifacts is `proxied`.
+
+    Since 3.15 MLflow's server tells every client to fetch artifacts by presigned URLs whenever they are in S3, and has no
+    switch against it. Those URLs lead to the store by the name that the server knows it by, which clients outside the cluster
+    cannot resolve, so that every download of theirs would fail. This makes the server say that it has no such URLs, which
+    clients have long understood. It steps in once, when the module that answers requests is loaded.
+    """
 
     def find_spec(self, name, path, target=None):
         if name != "mlflow.server.handlers":
@@ -33,4 +49,6 @@ class Proxied(importlib.abc.MetaPathFinder):
         return spec
 
 
-sys.meta_path.insert(0, Proxied())
+complete_uris()
+if os.environ.get("MLFLOW_ARTIFACTS_PROXIED"):
+    sys.meta_path.insert(0, Proxied())
