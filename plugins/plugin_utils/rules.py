@@ -11,6 +11,7 @@ the variable, what is wrong with it and what would be right.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from typing import Callable, Iterable, Iterator, Mapping
 
@@ -27,6 +28,9 @@ OWN_ARGUMENTS = {
     "--backend-store-uri": "database_type", "--artifacts-destination": "object_storage_type",
     "--default-artifact-root": "mlflow_server_artifacts", "--serve-artifacts": "mlflow_server_artifacts",
     "--no-serve-artifacts": "mlflow_server_artifacts", "--allowed-hosts": "mlflow_server_allowed_hosts",
+    "--static-prefix": "mlflow_server_path_prefix", "--enable-workspaces": "mlflow_server_workspaces",
+    "--trace-archival-config": "mlflow_server_trace_archival", "--read-replica-backend-store-uri": "database_read_replica_host",
+    "--uvicorn-opts": "mlflow_server_tls_secret for TLS and mlflow_server_log_level for the log; anything else in mlflow_server_patches",
 }
 OURS_ALONE = ("mlflow_server_", "object_storage_")
 """Prefixes that nobody else's variables carry; with the others only a near miss counts as a misspelling."""
@@ -107,51 +111,125 @@ def ports(v: Variables) -> Iterator[str]:
 
 
 def database(v: Variables) -> Iterator[str]:
-    external = bool(v["database_host"])
-    if v["database_type"] == "sqlite":
-        for variable in ("database_host", "database_password", "database_existing_secret"):
+    kind, host, instance = v["database_type"], v["database_host"], v["database_cloudsql_instance"]
+    login = [name for name in ("database_password", "database_existing_secret", "database_external_secret") if v[name]]
+    if kind == "sqlite":
+        for variable in ("database_host", "database_cloudsql_instance", "database_read_replica_host", "database_tls", *login):
             if v[variable]:
                 yield f"{variable} is set while database_type is sqlite, which is a file; set database_type to postgresql or leave {variable} empty."
-        if int(v["mlflow_server_replicas"]) > 1:
-            yield (f"mlflow_server_replicas is {v['mlflow_server_replicas']} while database_type is sqlite, which one process at a time may "
-                   f"write; set database_type to postgresql, or mlflow_server_replicas to 1.")
-    elif external and not (v["database_password"] or v["database_existing_secret"]):
-        yield ("database_password is empty while database_host names an existing server; give the password, or the name of a Secret "
-               "that holds it in database_existing_secret.")
-    if v["database_password"] and v["database_existing_secret"]:
-        yield "database_password and database_existing_secret are both set; keep one of them."
-    if external and ("/" in str(v["database_host"]) or ":" in str(v["database_host"])):
-        yield f"database_host is {v['database_host']!r}; it must be a bare host name or address, with the port in database_port."
+        for variable, several in (("mlflow_server_replicas", int(v["mlflow_server_replicas"]) > 1), ("mlflow_server_autoscaling", v["mlflow_server_autoscaling"])):
+            if several:
+                yield (f"{variable} is {v[variable]} while database_type is sqlite, which one process at a time may "
+                       f"write; set database_type to postgresql, or {variable} to {'false' if variable.endswith('scaling') else 1}.")
+        if v["mlflow_server_workspaces"]:
+            yield "mlflow_server_workspaces is true while database_type is sqlite; set database_type to postgresql, or it to false."
+        return
+    external = bool(host or instance)
+    if external and not login:
+        yield (f"database_password is empty while {'database_host' if host else 'database_cloudsql_instance'} names an existing server; give "
+               f"the password, or the name of a Secret that holds it in database_existing_secret.")
+    if len(login) > 1:
+        yield f"{login[0]} and {login[1]} are both set; keep one of them."
+    if host and ("/" in str(host) or ":" in str(host)):
+        yield f"database_host is {host!r}; it must be a bare host name or address, with the port in database_port."
+    if host and instance:
+        yield "database_host and database_cloudsql_instance are both set; keep one of them."
+    if instance and not re.match(r"^[a-z0-9.:-]+:[a-z0-9-]+:[a-z0-9-]+$", str(instance)):
+        yield f"database_cloudsql_instance is {instance!r}; it must be project:region:name."
+    if instance and v["mlflow_engine"] == "podman":
+        yield "database_cloudsql_instance is set while mlflow_engine is podman; run the proxy on that machine and give its address in database_host."
+    if v["database_read_replica_host"] and not host:
+        yield "database_read_replica_host is set while database_host is empty; only an existing server has replicas of its own."
+    if v["database_tls"] and not external:
+        yield "database_tls is set while database_host is empty; a database run here is on the instance's own network, so leave it empty."
+    ca = v["database_ca"] or v["database_ca_secret"]
+    if str(v["database_tls"]).startswith("verify") and kind != "postgresql" and not ca:
+        yield f"database_tls is {v['database_tls']} without the authorities to check by; give them in database_ca or database_ca_secret."
+    if ca and not str(v["database_tls"]).startswith("verify"):
+        yield "database_ca is given while database_tls does not verify anything; set database_tls to verify-full or verify-ca."
+    if v["database_ca"] and "BEGIN CERTIFICATE" not in str(v["database_ca"]):
+        yield "database_ca holds no certificate; give PEM text, for example by lookup('ansible.builtin.file', 'ca.pem')."
+    if kind == "mysql" and not external and v["mlflow_image_source"] == "build":
+        yield "database_type is mysql while mlflow_image_source is build, and Debian has MariaDB in its place; set database_type to mariadb."
+    if v["database_external_secret"]:
+        yield from _external("database_external_secret", v["database_external_secret"], {"username", "password"}, v)
+
+
+def _external(variable: str, keys: Mapping, needed: set[str], v: Variables) -> Iterator[str]:
+    """What a mapping for the External Secrets Operator must have."""
+    store = v["mlflow_secret_store"]
+    if not (store.get("name") or store.get("provider")):
+        yield f"{variable} is set while mlflow_secret_store is empty; say there which store holds the values."
+    if v["mlflow_engine"] == "podman":
+        yield f"{variable} is set while mlflow_engine is podman, where no operator runs; use Ansible Vault there."
+    for key in sorted(needed - set(keys)):
+        yield f"{variable} has no {key}; say there where its value is, by key and property."
+    for key, remote in keys.items():
+        if not isinstance(remote, dict) or "key" not in remote:
+            yield f"{variable}.{key} has no key; it must be an ExternalSecret's remoteRef, such as {{key: mlops/mlflow, property: {key}}}."
 
 
 def object_storage(v: Variables) -> Iterator[str]:
-    kind = v["object_storage_type"]
-    if kind in ("s3", "seaweedfs"):
-        bucket = str(v["object_storage_bucket"] or "")
-        if not bucket:
-            yield f"object_storage_bucket is empty while object_storage_type is {kind}; name the bucket."
-        elif not BUCKET.match(bucket):
-            yield (f"object_storage_bucket is {bucket!r}; a bucket's name has 3 to 63 lower-case letters, digits, '.' and '-', "
-                   f"without s3:// and without a path (that is object_storage_prefix).")
-    if kind != "s3" and v["object_storage_url"]:
+    kind, bucket, url = v["object_storage_type"], str(v["object_storage_bucket"] or ""), str(v["object_storage_url"] or "")
+    on_volume = kind in ("volume", "ephemeral")
+    if not on_volume and not bucket:
+        yield f"object_storage_bucket is empty while object_storage_type is {kind}; name the bucket."
+    elif not on_volume and not BUCKET.match(bucket):
+        yield (f"object_storage_bucket is {bucket!r}; a bucket's name has 3 to 63 lower-case letters, digits, '.' and '-', "
+               f"without s3:// and without a path (that is object_storage_prefix).")
+    if kind != "s3" and url:
         yield f"object_storage_url is set while object_storage_type is {kind}; set object_storage_type to s3 or leave it empty."
-    if v["object_storage_url"] and not re.match(r"^https?://[^/]+/?$", str(v["object_storage_url"])):
-        yield f"object_storage_url is {v['object_storage_url']!r}; it must be the endpoint alone, such as https://s3.example.com."
+    if url and not re.match(r"^https?://[^/]+/?$", url):
+        yield f"object_storage_url is {url!r}; it must be the endpoint alone, such as https://s3.example.com."
     if bool(v["object_storage_access_key"]) != bool(v["object_storage_secret_key"]):
         missing = "object_storage_secret_key" if v["object_storage_access_key"] else "object_storage_access_key"
         yield f"{missing} is empty while its counterpart is set; the two go together."
-    if v["object_storage_access_key"] and v["object_storage_existing_secret"]:
-        yield "object_storage_access_key and object_storage_existing_secret are both set; keep one of them."
-    if kind != "s3" and v["object_storage_existing_secret"]:
-        yield f"object_storage_existing_secret is set while object_storage_type is {kind}; only s3 reads one."
-    if kind != "volume" and v["object_storage_existing_claim"]:
-        yield f"object_storage_existing_claim is set while object_storage_type is {kind}; only volume mounts one."
-    if kind == "volume" and int(v["mlflow_server_replicas"]) > 1 and v["object_storage_access_mode"] != "ReadWriteMany":
+    keys = [name for name in ("object_storage_access_key", "object_storage_gcs_credentials", "object_storage_azure_access_key",
+                              "object_storage_azure_connection_string", "object_storage_existing_secret", "object_storage_external_secret",
+                              "object_storage_iam_role_arn", "object_storage_gcp_service_account", "object_storage_azure_client_id") if v[name]]
+    readers = {"object_storage_access_key": ("s3", "seaweedfs", "minio"), "object_storage_gcs_credentials": ("gcs",),
+               "object_storage_azure_access_key": ("azure",), "object_storage_azure_connection_string": ("azure",),
+               "object_storage_existing_secret": ("s3", "gcs", "azure"), "object_storage_external_secret": ("s3", "gcs", "azure"),
+               "object_storage_iam_role_arn": ("s3",), "object_storage_azure_client_id": ("azure",),
+               "object_storage_azure_account": ("azure",), "object_storage_existing_claim": ("volume",), "object_storage_ca": ("s3",)}
+    for variable, kinds in readers.items():
+        if v[variable] and kind not in kinds:
+            yield (f"{variable} is set while object_storage_type is {kind}; only {', '.join(kinds)} {'reads' if len(kinds) == 1 else 'read'} it, "
+                   f"so leave it empty or change object_storage_type.")
+    if kind in ("s3", "gcs", "azure"):
+        relevant = [name for name in keys if name != "object_storage_gcp_service_account" or kind == "gcs"]
+        if len(relevant) > 1:
+            yield f"{relevant[0]} and {relevant[1]} are both set; keep one of them."
+    if kind == "azure" and not v["object_storage_azure_account"]:
+        yield "object_storage_azure_account is empty while object_storage_type is azure; name the storage account."
+    if v["object_storage_gcs_credentials"] and not _service_account(v["object_storage_gcs_credentials"]):
+        yield "object_storage_gcs_credentials is no service account's key; give the JSON text, for example by lookup('ansible.builtin.file', 'key.json')."
+    if v["object_storage_iam_role_arn"] and not re.match(r"^arn:aws[a-z-]*:iam::\d{12}:role/.+", str(v["object_storage_iam_role_arn"])):
+        yield (f"object_storage_iam_role_arn is {v['object_storage_iam_role_arn']!r}; it must be a role's ARN, such as "
+               f"arn:aws:iam::111122223333:role/mlflow.")
+    if v["object_storage_gcp_service_account"] and "@" not in str(v["object_storage_gcp_service_account"]):
+        yield (f"object_storage_gcp_service_account is {v['object_storage_gcp_service_account']!r}; it must be the account's e-mail address, such as "
+               f"mlflow@project.iam.gserviceaccount.com.")
+    if v["object_storage_external_secret"]:
+        yield from _external("object_storage_external_secret", v["object_storage_external_secret"],
+                             {"s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, "gcs": {"credentials.json"}}.get(kind, set()), v)
+    several = int(v["mlflow_server_replicas"]) > 1 or v["mlflow_server_autoscaling"]
+    if kind == "ephemeral" and several:
+        yield (f"object_storage_type is ephemeral while there are several pods, each of which would have artifacts of its own; choose a store "
+               f"that all reach, or one pod.")
+    if kind == "volume" and several and v["object_storage_access_mode"] != "ReadWriteMany":
         yield (f"mlflow_server_replicas is {v['mlflow_server_replicas']} while the artifacts are on a volume that is "
                f"{v['object_storage_access_mode']}; set object_storage_access_mode to ReadWriteMany, or mlflow_server_replicas to 1.")
-    if kind == "volume" and v["mlflow_server_artifacts"] != "proxied":
-        yield (f"mlflow_server_artifacts is {v['mlflow_server_artifacts']} while object_storage_type is volume, which clients cannot reach; "
+    if on_volume and v["mlflow_server_artifacts"] != "proxied":
+        yield (f"mlflow_server_artifacts is {v['mlflow_server_artifacts']} while object_storage_type is {kind}, which clients cannot reach; "
                f"set it to proxied, or choose an S3 store.")
+
+
+def _service_account(text: object) -> bool:
+    try:
+        return json.loads(str(text)).get("type") in ("service_account", "external_account")
+    except (ValueError, AttributeError):
+        return False
 
 
 def server(v: Variables) -> Iterator[str]:
@@ -159,6 +237,28 @@ def server(v: Variables) -> Iterator[str]:
         yield f"mlflow_server_replicas is {v['mlflow_server_replicas']}; it must be at least 1."
     if int(v["mlflow_server_workers"]) < 0:
         yield f"mlflow_server_workers is {v['mlflow_server_workers']}; it must be at least 1, or 0 for what mlflow_server_size gives."
+    if v["mlflow_server_autoscaling"]:
+        least, most = int(v["mlflow_server_autoscaling_min"]), int(v["mlflow_server_autoscaling_max"])
+        if not 1 <= least <= most:
+            yield (f"mlflow_server_autoscaling_min is {least} and mlflow_server_autoscaling_max is {most}; they must be at least 1, the second "
+                   f"not below the first.")
+        if not v["mlflow_server_autoscaling_cpu"] and not v["mlflow_server_autoscaling_memory"]:
+            yield "mlflow_server_autoscaling_cpu and mlflow_server_autoscaling_memory are both 0; give one of them a percentage to scale by."
+    prefix = str(v["mlflow_server_path_prefix"] or "")
+    if prefix and not re.match(r"^(/[A-Za-z0-9._~-]+)+$", prefix):
+        yield f"mlflow_server_path_prefix is {prefix!r}; it must begin with '/' and not end with one, such as /team/mlflow, or be empty."
+    if v["mlflow_server_gc_schedule"] and len(str(v["mlflow_server_gc_schedule"]).split()) != 5:
+        yield f"mlflow_server_gc_schedule is {v['mlflow_server_gc_schedule']!r}; it must be cron's five fields, such as 0 3 * * 0."
+    if not re.match(r"^(\d+(\.\d+)?[dhms])+$", str(v["mlflow_server_gc_older_than"])):
+        yield f"mlflow_server_gc_older_than is {v['mlflow_server_gc_older_than']!r}; it must be a span of time such as 30d or 7d12h."
+    archival = v["mlflow_server_trace_archival"]
+    if archival and not v["mlflow_server_jobs"]:
+        yield "mlflow_server_trace_archival is set while mlflow_server_jobs is false, and a job does the archiving; set mlflow_server_jobs to true."
+    for key in sorted({"location", "retention"} - set(archival)) if archival else ():
+        yield f"mlflow_server_trace_archival has no {key}; it needs location (such as s3://bucket/traces) and retention (such as 30d)."
+    if v["mlflow_server_rbac_rules"] and not v["mlflow_server_service_account_token"]:
+        yield ("mlflow_server_rbac_rules gives rights that no pod could use while mlflow_server_service_account_token is false; set it to true, "
+               "or leave the rules out.")
     for host in v["mlflow_server_allowed_hosts"]:
         if "/" in str(host) or not str(host).strip():
             yield f"mlflow_server_allowed_hosts holds {host!r}; give the bare host name, such as mlflow.example.com, without scheme or path."

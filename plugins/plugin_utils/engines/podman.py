@@ -585,6 +585,8 @@ class PodmanEngine(Engine):
                 if probe:
                     rc, _out, err = self._run([*self._environment, "podman", "exec", state["Name"],
                                                *podman_spec.probe_command(probe, probes[name][2])])
+                    if rc in (126, 127) and "exec" in probe:
+                        raise EngineError(f"{ref} cannot become ready: container {name} has no program for its probe: {_last_words(err or _out)}")
                     if rc:
                         lacking.append(f"container {name} runs, its probe says: {_last_words(err or _out) or 'no'}")
         return "; ".join(lacking)
