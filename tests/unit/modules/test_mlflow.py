@@ -13,6 +13,7 @@ import threading
 
 import mlflow
 import pytest
+from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_api
 from ansible_collections.mlops.mlflow.plugins.module_utils.checks import Checks
 from ansible_collections.mlops.mlflow.plugins.modules import mlflow_health, mlflow_version_info
 
@@ -22,7 +23,7 @@ OPTIONS = {"path_prefix": "", "username": None, "password": None, "token": None,
 
 def ask(url, **changes):
     options, checks = {**OPTIONS, **changes}, Checks()
-    mlflow_health.measure(checks, mlflow_health.Server(url, options), options, False)
+    mlflow_health.measure(checks, mlflow_api.Server(url, options), options, False)
     return checks.report()
 
 
