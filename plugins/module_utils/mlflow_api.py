@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import urllib.error
 import urllib.parse
@@ -48,16 +49,16 @@ class ApiError(RuntimeError):
 
 
 class Server:
-    """HTTP to one MLflow server."""
+    """HTTP to one MLflow server, which messages call by its name."""
 
-    def __init__(self, url, params, username=None, password=None):
+    def __init__(self, url, params, username=None, password=None, name=None):
         self.url = url.rstrip("/") + "/" + params["path_prefix"].strip("/") if params["path_prefix"] else url.rstrip("/")
-        self.root, self.params, self.username, self.password = url, params, username, password
+        self.root, self.params, self.username, self.password, self.name = url, params, username, password, name or self.url
         self.headers = {"Authorization": f"Bearer {params['token']}"} if params["token"] else {}
 
     def log_in_as(self, username, password):
         """The same server for another user."""
-        return Server(self.root, {**self.params, "token": None}, username, password)
+        return Server(self.root, {**self.params, "token": None}, username, password, self.name)
 
     def ask(self, path, body=None, headers=None, method=None):
         """The answer's text; an HTTP error becomes a sentence with the server's reason."""
@@ -72,7 +73,7 @@ class Server:
         except urllib.error.HTTPError as error:
             said, code = reason(error.read().decode(errors="replace"))
             raise ApiError(f"{path.split('?')[0]} answers {error.code} {error.reason}{': ' + said if said else ''}", error.code, code) from error
-        except (urllib.error.URLError, OSError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             raise ApiError(f"{self.url}{path.split('?')[0]} does not answer: {getattr(error, 'reason', error)}") from error
 
     def call(self, path, body=None, method=None, **query):
@@ -110,7 +111,9 @@ def connected(params, username=None, password=None):
     if not way and not params["url"]:
         raise reach.ReachError("url is empty while engine is none; name the URL of the server.")
     with way.forward(params["port"]) if way else contextlib.nullcontext() as address:
-        yield Server("http://{0}:{1}".format(*address) if address else params["url"], params, username, password)
+        # A forwarded port says nothing to who reads a message.
+        name = f"service {params['service']} in namespace {params['namespace']}" if address else None
+        yield Server("http://{0}:{1}".format(*address) if address else params["url"], params, username, password, name)
 
 
 def administrator(server):
@@ -124,12 +127,12 @@ def administrator(server):
     except ApiError as error:
         if error.status == 401:
             who = f"user {server.username}" if server.username else "this login"
-            raise ApiError(f"{server.url} refuses {who} (401); login_username and login_password must be an administrator's.", 401) from error
+            raise ApiError(f"{server.name} refuses {who} (401); login_username and login_password must be an administrator's.", 401) from error
         if error.status == 404:
-            raise ApiError(f"{server.url} has no users (404); start the server with --app-name basic-auth, or correct path_prefix.", 404) from error
+            raise ApiError(f"{server.name} has no users (404); start the server with --app-name basic-auth, or correct path_prefix.", 404) from error
         raise
     if not user["is_admin"]:
-        raise ApiError(f"User {user['username']} is no administrator of {server.url}; log in as one by login_username and login_password.", 403)
+        raise ApiError(f"User {user['username']} is no administrator of {server.name}; log in as one by login_username and login_password.", 403)
     return user
 
 

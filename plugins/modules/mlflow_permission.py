@@ -54,8 +54,8 @@ options:
   every:
     description:
       - A kind of which the user gets the permission on every thing, also those to come.
-      - MLflow grants what is inside of things, from V(assessment) to V(trace), in this way only. Such a permission goes before that
-        on the thing around it, for example V(DENY) on every V(trace) for who may read the experiments.
+      - What is inside of other things - runs, traces, assessments, logged models, review queues, versions - is granted in this way only.
+        It goes before what is granted on the thing around it, such as V(DENY) on every V(trace) for who may read the experiments.
     type: str
     choices:
       - assessment
@@ -197,7 +197,7 @@ class Things:
     def _experiment(self, answer):
         found, scorer = answer["experiment"], self.params["scorer"]
         if found["lifecycle_stage"] == "deleted" and self.params["state"] == "present":
-            raise ApiError(f"Experiment {found['name']} on {self.server.url} is deleted; restore it first.")
+            raise ApiError(f"Experiment {found['name']} on {self.server.name} is deleted; restore it first.")
         if scorer is None:
             return "experiment", found["experiment_id"]
         self._get(f"Scorer {scorer} of experiment {found['name']}", "/api/3.0/mlflow/scorers/get", experiment_id=found["experiment_id"], name=scorer)
@@ -248,7 +248,7 @@ class Things:
 
 def missing(what, server, addition=""):
     """The error that something does not exist."""
-    return ApiError(f"{what} does not exist on {server.url}{addition}.", 404, "RESOURCE_DOES_NOT_EXIST")
+    return ApiError(f"{what} does not exist on {server.name}{addition}.", 404, "RESOURCE_DOES_NOT_EXIST")
 
 
 def granted(server, user, kind, identifier):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import uuid
 
 import mlflow
@@ -16,7 +17,7 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_api
 from ansible_collections.mlops.mlflow.plugins.module_utils.checks import Checks
-from ansible_collections.mlops.mlflow.plugins.modules import mlflow_health, mlflow_permission, mlflow_user
+from ansible_collections.mlops.mlflow.plugins.modules import mlflow_health, mlflow_permission, mlflow_user, mlflow_version_info
 
 PASSWORD = "a-password-of-its-own"
 PARAMS = {"path_prefix": "", "token": None, "ca_file": None, "validate_certs": True, "timeout": 10}
@@ -158,7 +159,8 @@ def test_an_administrator_changes_its_own_password(user, login, server, name):
     ({"username": "new", "login_password": "wrong"}, "refuses user chief (401); login_username and login_password must be an administrator's."),
     ({"username": "new", "login_username": None, "login_password": None}, "refuses this login (401)"),
     ({"username": "new", "path_prefix": "/elsewhere"}, "has no users (404)"),
-    ({"username": "new", "url": "http://127.0.0.1:9"}, "does not answer"),
+    ({"username": "new", "url": "http://127.0.0.1:9"}, "http://127.0.0.1:9/api/2.0/mlflow/users/current does not answer: "),
+    ({"username": "new", "url": "mlflow.example.com"}, "does not answer: unknown url type"),
     ({"username": "new", "url": None}, "url is empty while engine is none; name the URL of the server."),
 ])
 def test_what_is_wrong_with_a_user_is_said(user, options, words):
@@ -240,6 +242,13 @@ def test_every_thing_of_a_kind(permission, client, somebody, experiment):
     theirs = client(somebody, PASSWORD)
     assert permission(username=somebody, every="experiment", permission="EDIT")["grant"]["resource_id"] == "*"
     run_id = theirs.create_run(experiment[1]).info.run_id
+    assert permission(username=somebody, experiment=experiment[0], permission="DENY")["changed"]
+    refused(lambda: theirs.get_experiment(experiment[1]))
+    assert permission(username=somebody, experiment=experiment[0], state="absent")["changed"]
+    assert permission(username=somebody, every="experiment", permission="READ")["changed"]
+    refused(lambda: theirs.log_metric(run_id, "accuracy", 1.0))
+    assert permission(username=somebody, every="run", permission="EDIT")["changed"]
+    theirs.log_metric(run_id, "accuracy", 1.0)
     assert permission(username=somebody, every="run", permission="DENY")["changed"]
     refused(lambda: theirs.get_run(run_id))
     assert theirs.get_experiment(experiment[1]).name == experiment[0]
@@ -248,10 +257,11 @@ def test_every_thing_of_a_kind(permission, client, somebody, experiment):
     assert theirs.get_run(run_id).info.run_id == run_id
 
 
-def test_every_kind_is_one_that_the_server_knows(permission, somebody):
-    from mlflow.server.auth.permissions import VALID_RESOURCE_TYPES
-
-    assert set(mlflow_permission.KINDS) == VALID_RESOURCE_TYPES - {"workspace"}
+def test_every_kind_is_one_that_the_server_knows(permission, server, somebody):
+    with pytest.raises(mlflow_api.ApiError) as error:
+        server.call("/api/3.0/mlflow/users/permissions/grant",
+                    {"username": somebody, "resource_type": "none", "resource_id": "*", "permission": "USE"})
+    assert set(re.findall(r"'(\w+)'", str(error.value).partition("Valid resource types are")[2])) - {"workspace"} == set(mlflow_permission.KINDS)
     for kind in mlflow_permission.KINDS:
         assert permission(username=somebody, every=kind, permission="USE").get("changed"), kind
 
@@ -342,6 +352,13 @@ def test_health_needs_a_login(login):
         checks = Checks()
         mlflow_health.measure(checks, mlflow_api.Server(login["url"], PARAMS, *user), options, False)
         assert checks.report()["healthy"] is healthy, checks.report()["failures"]
+
+
+def test_the_version_needs_a_login(login):
+    options = {"url": login["url"], "index_url": "http://127.0.0.1:9"}
+    assert run(mlflow_version_info, **options, username=login["login_username"], password=login["login_password"])["installed"] == mlflow.__version__
+    nobody = run(mlflow_version_info, **options)
+    assert nobody["installed"] is None and "/version answers 401" in nobody["message"]
 
 
 def test_a_hash_in_an_answer_is_not_passed_on(server, somebody):
