@@ -18,33 +18,12 @@ description:
 requirements:
   - mlflow or mlflow-skinny where the module runs, for O(roundtrip)
 options:
-  url:
-    description: URL of the server, with O(engine=none), for example V(http://127.0.0.1:5000).
-    type: str
-  port:
-    description: Port of O(service), with another O(engine) than V(none).
-    type: int
-    default: 5000
-  path_prefix:
-    description: Path below which the server answers, such as V(/team/mlflow).
-    type: str
-    default: ""
   username:
     description: User for basic authentication.
     type: str
   password:
     description: Password for basic authentication.
     type: str
-  token:
-    description: Bearer token, instead of user and password.
-    type: str
-  ca_file:
-    description: Path of the certificates of authorities to trust.
-    type: path
-  validate_certs:
-    description: Whether to check the server's certificate.
-    type: bool
-    default: true
   expected_version:
     description: Version that the server must have.
     type: str
@@ -65,12 +44,9 @@ options:
     description: How many requests the latency of the API is taken from.
     type: int
     default: 10
-  timeout:
-    description: Longest time to wait for one answer, in seconds.
-    type: int
-    default: 30
 extends_documentation_fragment:
   - mlops.mlflow.reach
+  - mlops.mlflow.server
   - mlops.mlflow.health
 """
 
@@ -136,47 +112,17 @@ download_mb_s:
   returned: with roundtrip
 """
 
-import contextlib
-import json
 import os
 import re
 import tempfile
 import time
-import urllib.error
-import urllib.parse
 import uuid
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible.module_utils.urls import open_url
-from ansible_collections.mlops.mlflow.plugins.module_utils import reach
+from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_api, reach
 from ansible_collections.mlops.mlflow.plugins.module_utils.checks import Checks
 
 METRICS = 20
-
-
-class Server:
-    """HTTP to one MLflow server."""
-
-    def __init__(self, url, params):
-        self.url = url.rstrip("/") + "/" + params["path_prefix"].strip("/") if params["path_prefix"] else url.rstrip("/")
-        self.params = params
-        self.headers = {"Authorization": f"Bearer {params['token']}"} if params["token"] else {}
-
-    def ask(self, path, body=None, headers=None):
-        """The answer's text; an HTTP error becomes a sentence with the server's reason."""
-        try:
-            answer = open_url(
-                self.url + path, method="GET" if body is None else "POST", data=None if body is None else json.dumps(body),
-                headers={"Content-Type": "application/json", **self.headers, **(headers or {})}, timeout=self.params["timeout"],
-                url_username=self.params["username"], url_password=self.params["password"], force_basic_auth=bool(self.params["username"]),
-                validate_certs=self.params["validate_certs"], ca_path=self.params["ca_file"],
-                use_proxy=urllib.parse.urlsplit(self.url).hostname not in ("localhost", "127.0.0.1", "::1"))
-            return answer.read().decode(errors="replace")
-        except urllib.error.HTTPError as error:
-            said = " ".join(error.read().decode(errors="replace").split())[:200]
-            raise RuntimeError(f"{path} answers {error.code} {error.reason}{': ' + said if said else ''}") from error
-        except (urllib.error.URLError, OSError) as error:
-            raise RuntimeError(f"{self.url}{path} does not answer: {getattr(error, 'reason', error)}") from error
 
 
 def measure(checks, server, params, check_mode):
@@ -336,15 +282,11 @@ class Story:
 def main():
     module = AnsibleModule(
         argument_spec={
-            **reach.OPTIONS,
-            "url": {"type": "str"}, "port": {"type": "int", "default": 5000}, "path_prefix": {"type": "str", "default": ""},
-            "username": {"type": "str"}, "password": {"type": "str", "no_log": True}, "token": {"type": "str", "no_log": True},
-            "ca_file": {"type": "path"}, "validate_certs": {"type": "bool", "default": True}, "expected_version": {"type": "str"},
+            **mlflow_api.OPTIONS,
+            "username": {"type": "str"}, "password": {"type": "str", "no_log": True}, "expected_version": {"type": "str"},
             "allowed_hosts": {"type": "list", "elements": "str", "default": []}, "roundtrip": {"type": "bool", "default": False},
             "artifact_size_mb": {"type": "int", "default": 1}, "samples": {"type": "int", "default": 10},
-            "timeout": {"type": "int", "default": 30},
         },
-        required_if=[("engine", "none", ("url",))],
         required_together=[("username", "password")],
         mutually_exclusive=[("password", "token")],
         supports_check_mode=True,
@@ -356,10 +298,9 @@ def main():
         except ImportError:
             module.fail_json(msg=missing_required_lib("mlflow-skinny", reason="for roundtrip"))
     try:
-        way, checks = reach.reach(params), Checks()
-        with way.forward(params["port"]) if way else contextlib.nullcontext() as address:
-            url = "http://{0}:{1}".format(*address) if address else params["url"]
-            measure(checks, Server(url, params), params, module.check_mode)
+        checks = Checks()
+        with mlflow_api.connected(params, params["username"], params["password"]) as server:
+            measure(checks, server, params, module.check_mode)
         module.exit_json(**checks.report())
     except reach.ReachError as error:
         module.fail_json(msg=str(error))

@@ -44,10 +44,12 @@ options:
   url:
     description: URL of a running server, with O(engine=none), to tell the installed version.
     type: str
-  port:
-    description: Port of O(service), with another O(engine) than V(none).
-    type: int
-    default: 5000
+  username:
+    description: User for basic authentication at the server; any user may ask for its version.
+    type: str
+  password:
+    description: Password for basic authentication at the server.
+    type: str
   timeout:
     description: Longest time to wait for one answer, in seconds.
     type: int
@@ -65,6 +67,7 @@ attributes:
     platforms: posix
 extends_documentation_fragment:
   - mlops.mlflow.reach
+  - mlops.mlflow.server
   - ansible.builtin.action_common_attributes
 """
 
@@ -116,7 +119,7 @@ import urllib.error
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.urls import open_url
-from ansible_collections.mlops.mlflow.plugins.module_utils import reach
+from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_api, reach
 
 try:
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -189,11 +192,11 @@ def released(url, timeout):
 
 
 def installed(params):
-    """Version of the running server, or None."""
-    way = reach.reach(params)
-    with way.forward(params["port"]) if way else contextlib.nullcontext() as address:
-        url = "http://{0}:{1}".format(*address) if address else params["url"]
-        return get(url.rstrip("/") + "/version", params["timeout"], "*/*")[0].strip() if url else None
+    """Version of the running server, or None when none is named."""
+    if params["engine"] == "none" and not params["url"]:
+        return None
+    with mlflow_api.connected(params, params["username"], params["password"]) as server:
+        return server.ask("/version").strip()
 
 
 def look(params):
@@ -203,7 +206,7 @@ def look(params):
     said = []
     try:
         result["installed"] = installed(params)
-    except (reach.ReachError, urllib.error.URLError, OSError) as error:
+    except (reach.ReachError, mlflow_api.ApiError) as error:
         said.append(f"The server cannot be asked: {error}.")
     index = params["index_url"] or os.environ.get("PIP_INDEX_URL") or "https://pypi.org/simple"
     try:
@@ -224,14 +227,15 @@ def look(params):
 def main():
     module = AnsibleModule(
         argument_spec={
-            **reach.OPTIONS,
+            **mlflow_api.OPTIONS, "username": {"type": "str"}, "password": {"type": "str", "no_log": True},
             "source": {"type": "str", "choices": ["index", "github"], "default": "index"},
             "index_url": {"type": "str"},
             "github_url": {"type": "str", "default": "https://api.github.com/repos/mlflow/mlflow/releases?per_page=100"},
             "python_version": {"type": "str", "default": "3.11"}, "pinned": {"type": "str"},
-            "limit": {"type": "int", "default": 20}, "url": {"type": "str"}, "port": {"type": "int", "default": 5000},
-            "timeout": {"type": "int", "default": 15},
+            "limit": {"type": "int", "default": 20}, "timeout": {"type": "int", "default": 15},
         },
+        required_together=[("username", "password")],
+        mutually_exclusive=[("password", "token")],
         supports_check_mode=True,
     )
     if not HAS_PACKAGING:

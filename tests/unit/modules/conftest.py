@@ -148,3 +148,20 @@ def mlflow_server(tmp_path_factory):
                  env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
                       "PATH": f"{BIN}:{os.environ['PATH']}"}):
         yield url, folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def mlflow_auth_server(tmp_path_factory):
+    """Login options of the administrator of an MLflow server that asks for a user and password."""
+    folder = tmp_path_factory.mktemp("mlflow-auth")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    (folder / "auth.ini").write_text(f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\nauth_cache_ttl_seconds = 60\n")
+    with running([BIN / "mlflow", "server", "--app-name=basic-auth", "--host=127.0.0.1", f"--port={port}", "--workers=1",
+                  f"--backend-store-uri=sqlite:///{folder}/mlflow.db", f"--artifacts-destination={folder}/artifacts"],
+                 lambda: urllib.request.urlopen(url + "/health", timeout=2).close(), folder / "log", cwd=folder,
+                 env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
+                      "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "static",
+                      "MLFLOW_AUTH_ADMIN_USERNAME": "chief", "MLFLOW_AUTH_ADMIN_PASSWORD": "not-the-default-one",
+                      "MLFLOW_CRYPTO_KEK_PASSPHRASE": "passphrase-of-the-gateway-secrets", "PATH": f"{BIN}:{os.environ['PATH']}"}):
+        yield {"url": url, "login_username": "chief", "login_password": "not-the-default-one"}

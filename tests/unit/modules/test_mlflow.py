@@ -13,6 +13,7 @@ import threading
 
 import mlflow
 import pytest
+from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_api
 from ansible_collections.mlops.mlflow.plugins.module_utils.checks import Checks
 from ansible_collections.mlops.mlflow.plugins.modules import mlflow_health, mlflow_version_info
 
@@ -22,7 +23,7 @@ OPTIONS = {"path_prefix": "", "username": None, "password": None, "token": None,
 
 def ask(url, **changes):
     options, checks = {**OPTIONS, **changes}, Checks()
-    mlflow_health.measure(checks, mlflow_health.Server(url, options), options, False)
+    mlflow_health.measure(checks, mlflow_api.Server(url, options), options, False)
     return checks.report()
 
 
@@ -86,7 +87,8 @@ def index(tmp_path_factory):
 
 def versions(**changes):
     return mlflow_version_info.look({"engine": "none", "source": "index", "index_url": None, "github_url": None, "python_version": "3.11",
-                                     "pinned": "3.0.0", "limit": 10, "url": None, "port": 5000, "timeout": 5, **changes})
+                                     "pinned": "3.0.0", "limit": 10, "url": None, "port": 5000, "path_prefix": "", "username": None,
+                                     "password": None, "token": None, "ca_file": None, "validate_certs": True, "timeout": 5, **changes})
 
 
 def test_only_what_can_be_installed_counts(index):

@@ -1,0 +1,50 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Documentation that modules share: how an MLflow server is spoken to."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Fragments ``mlops.mlflow.server`` and ``mlops.mlflow.server.login``."""
+
+    DOCUMENTATION = r"""
+options:
+  url:
+    description: URL of the server, such as V(http://127.0.0.1:5000). Required with O(engine=none).
+    type: str
+  port:
+    description: Port of O(service), with another O(engine) than V(none).
+    type: int
+    default: 5000
+  path_prefix:
+    description: Path below which the server answers, such as V(/team/mlflow).
+    type: str
+    default: ""
+  token:
+    description: Bearer token, instead of user and password.
+    type: str
+  ca_file:
+    description: Path of the certificates of authorities to trust.
+    type: path
+  validate_certs:
+    description: Whether to check the server's certificate.
+    type: bool
+    default: true
+  timeout:
+    description: Longest time to wait for one answer, in seconds.
+    type: int
+    default: 30
+"""
+
+    LOGIN = r"""
+options:
+  login_username:
+    description: Administrator to log in as.
+    type: str
+  login_password:
+    description: Password of O(login_username).
+    type: str
+"""
