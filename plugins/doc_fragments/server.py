@@ -23,6 +23,18 @@ options:
     description: Path below which the server answers, such as V(/team/mlflow).
     type: str
     default: ""
+  scheme:
+    description: How O(service) is spoken to, with another O(engine) than V(none).
+    type: str
+    choices: [http, https]
+    default: http
+  secret:
+    description: Name of a Secret that holds user and password, instead of the options. Needs another O(engine) than V(none).
+    type: str
+  secret_keys:
+    description: Under which keys of O(secret) C(username) and C(password) stand.
+    type: dict
+    default: {username: username, password: password}
   token:
     description: Bearer token, instead of user and password.
     type: str

@@ -19,7 +19,9 @@ OPTIONS = {
     **reach.OPTIONS,
     "url": {"type": "str"}, "port": {"type": "int", "default": 5000}, "path_prefix": {"type": "str", "default": ""},
     "token": {"type": "str", "no_log": True}, "ca_file": {"type": "path"}, "validate_certs": {"type": "bool", "default": True},
-    "timeout": {"type": "int", "default": 30},
+    "timeout": {"type": "int", "default": 30}, "scheme": {"type": "str", "choices": ["http", "https"], "default": "http"},
+    "secret": {"type": "str", "no_log": False},
+    "secret_keys": {"type": "dict", "no_log": False, "default": {"username": "username", "password": "password"}},
 }
 
 # Of the modules that manage the users of a server, whose own options are a username and a password.
@@ -110,10 +112,23 @@ def connected(params, username=None, password=None):
     way = reach.reach(params)
     if not way and not params["url"]:
         raise reach.ReachError("url is empty while engine is none; name the URL of the server.")
+    if params["secret"]:
+        username, password = _login(way, params)
     with way.forward(params["port"]) if way else contextlib.nullcontext() as address:
         # A forwarded port says nothing to who reads a message.
         name = f"service {params['service']} in namespace {params['namespace']}" if address else None
-        yield Server("http://{0}:{1}".format(*address) if address else params["url"], params, username, password, name)
+        yield Server("{0}://{1}:{2}".format(params["scheme"], *address) if address else params["url"], params, username, password, name)
+
+
+def _login(way, params):
+    """User and password, from the Secret that the options name."""
+    if not way:
+        raise reach.ReachError("secret is set while engine is none; name the engine that has the Secret, or give user and password.")
+    values = way.secret(params["secret"])
+    try:
+        return tuple(values[params["secret_keys"][part]] for part in ("username", "password"))
+    except KeyError as error:
+        raise reach.ReachError(f"The Secret {params['secret']} has no key {error}; name its keys in secret_keys.") from error
 
 
 def administrator(server):

@@ -192,7 +192,7 @@ class Story:
 
     def experiment_made(self):
         os.environ.update({name: str(value) for name, value in {
-            "MLFLOW_TRACKING_USERNAME": self.params["username"], "MLFLOW_TRACKING_PASSWORD": self.params["password"],
+            "MLFLOW_TRACKING_USERNAME": self.server.username, "MLFLOW_TRACKING_PASSWORD": self.server.password,
             "MLFLOW_TRACKING_TOKEN": self.params["token"], "MLFLOW_TRACKING_SERVER_CERT_PATH": self.params["ca_file"],
             "MLFLOW_TRACKING_INSECURE_TLS": None if self.params["validate_certs"] else "true",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": self.params["timeout"], "MLFLOW_HTTP_REQUEST_MAX_RETRIES": 1,
@@ -288,7 +288,7 @@ def main():
             "artifact_size_mb": {"type": "int", "default": 1}, "samples": {"type": "int", "default": 10},
         },
         required_together=[("username", "password")],
-        mutually_exclusive=[("password", "token")],
+        mutually_exclusive=[("password", "token", "secret")],
         supports_check_mode=True,
     )
     params = module.params

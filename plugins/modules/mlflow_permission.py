@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: mlflow_permission
 short_description: Manage what a user of an MLflow server may
-version_added: 0.2.0
+version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
   - Grants a user a permission on one thing, or on every thing of a kind, changes it, and takes it back. The server must run with

@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: mlflow_user
 short_description: Manage the users of an MLflow server
-version_added: 0.2.0
+version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
   - Creates, changes and removes users of a server that runs with C(--app-name basic-auth).

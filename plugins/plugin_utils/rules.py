@@ -30,7 +30,7 @@ OWN_ARGUMENTS = {
     "--no-serve-artifacts": "mlflow_server_artifacts", "--allowed-hosts": "mlflow_server_allowed_hosts",
     "--static-prefix": "mlflow_server_path_prefix", "--enable-workspaces": "mlflow_server_workspaces",
     "--trace-archival-config": "mlflow_server_trace_archival", "--read-replica-backend-store-uri": "database_read_replica_host",
-    "--uvicorn-opts": "mlflow_server_tls_secret for TLS and mlflow_server_log_level for the log; anything else in mlflow_server_patches",
+    "--app-name": "mlflow_server_auth", "--uvicorn-opts": "mlflow_server_tls_secret for TLS and mlflow_server_log_level for the log; anything else in mlflow_server_patches",
 }
 OURS_ALONE = ("mlflow_server_", "object_storage_")
 """Prefixes that nobody else's variables carry; with the others only a near miss counts as a misspelling."""
@@ -280,7 +280,43 @@ def patches(v: Variables) -> Iterator[str]:
                 yield f"{variable}[{number}] must hold exactly target (kind, and name to reach one object) and patch (the fields to merge)."
 
 
-RULES: tuple[Rule, ...] = (names, sizes, resources, ports, database, object_storage, server, patches)
+def auth(v: Variables) -> Iterator[str]:
+    kind = v["mlflow_server_auth"]
+    given = [name for name in ("mlflow_server_auth_admin_password", "mlflow_server_auth_existing_secret", "mlflow_server_auth_external_secret") if v[name]]
+    if kind == "none":
+        for variable in (*given, "mlflow_server_oidc_issuer", "mlflow_server_auth_admins"):
+            if v[variable]:
+                yield f"{variable} is set while mlflow_server_auth is none; set mlflow_server_auth to basic, proxy or oidc, or leave {variable} empty."
+        return
+    if len(given) > 1:
+        yield f"{given[0]} and {given[1]} are both set; keep one of them."
+    password = str(v["mlflow_server_auth_admin_password"])
+    if password and (len(password) < 12 or not password.isascii() or password == "password1234"):
+        yield "mlflow_server_auth_admin_password is none that MLflow takes; it must have at least 12 characters, all of them ASCII, or be empty."
+    if ":" in str(v["mlflow_server_auth_admin_user"]) or not str(v["mlflow_server_auth_admin_user"]).isascii():
+        yield f"mlflow_server_auth_admin_user is {v['mlflow_server_auth_admin_user']!r}; it must be ASCII and without a colon."
+    if kind != "oidc" and v["mlflow_server_oidc_issuer"]:
+        yield f"mlflow_server_oidc_issuer is set while mlflow_server_auth is {kind}; set mlflow_server_auth to oidc, or leave it empty."
+    if kind == "basic" and v["mlflow_server_auth_admins"]:
+        yield "mlflow_server_auth_admins is set while mlflow_server_auth is basic; give users rights by module mlops.mlflow.mlflow_user."
+    if kind == "oidc":
+        for variable in ("mlflow_server_oidc_issuer", "mlflow_server_oidc_client_id"):
+            if not v[variable]:
+                yield f"{variable} is empty while mlflow_server_auth is oidc; give what the identity provider says."
+        if not v["mlflow_server_oidc_client_secret"] and not (v["mlflow_server_auth_existing_secret"] or v["mlflow_server_auth_external_secret"]):
+            yield ("mlflow_server_oidc_client_secret is empty while mlflow_server_auth is oidc; give it, or the name of a Secret that holds it in "
+                   "mlflow_server_auth_existing_secret.")
+        if not re.match(r"^https?://[^/]+/", str(v["mlflow_server_oidc_redirect_url"])):
+            yield (f"mlflow_server_oidc_redirect_url is {v['mlflow_server_oidc_redirect_url']!r}; it must be a whole URL, such as "
+                   f"https://mlflow.example.com/oauth2/callback, or follow ingress_hosts.")
+    if v["mlflow_server_artifacts"] == "direct":
+        yield ("mlflow_server_artifacts is direct while mlflow_server_auth is on, so that clients with keys of the store would get round it; set "
+               "mlflow_server_artifacts to proxied.")
+    if v["mlflow_server_auth_external_secret"]:
+        yield from _external("mlflow_server_auth_external_secret", v["mlflow_server_auth_external_secret"], {"username", "password", "secret-key"}, v)
+
+
+RULES: tuple[Rule, ...] = (names, sizes, resources, ports, database, object_storage, server, auth, patches)
 
 
 def broken(variables: Variables) -> Iterator[str]:

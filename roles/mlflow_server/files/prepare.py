@@ -111,6 +111,18 @@ def migrate():
     known = sqlalchemy.inspect(engine).has_table("alembic_version")
     (_upgrade_db if known else _initialize_tables)(engine)
     print("prepare: the schema of the database is up to date", flush=True)
+    if os.environ.get("MLFLOW_AUTH_CONFIG_PATH"):
+        users()
+
+
+def users():
+    """The tables of users and permissions, before several servers would make them at once."""
+    import sqlalchemy
+    from mlflow.server.auth.config import read_auth_config
+    from mlflow.server.auth.db.utils import migrate_if_needed
+
+    migrate_if_needed(sqlalchemy.create_engine(read_auth_config().database_uri), "head")
+    print("prepare: the schema of the users is up to date", flush=True)
 
 
 STEPS = {"database": database, "artifacts": artifacts, "migrate": migrate}
