@@ -126,8 +126,8 @@ lock: test-tools ## Renew requirements.txt, requirements-test.txt and tests/azur
 		$(uv) pip compile --quiet --upgrade --python-version 3.11 --custom-compile-command 'make lock' \
 			--output-file $$each.txt $$each.in; \
 	done
-	@cd tests/azurite && rm -f package-lock.json && npm install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
-		--no-audit --no-fund --loglevel=error >/dev/null
+	@npm update --prefix tests/azurite --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund \
+		--loglevel=error >/dev/null
 
 # Tests
 
