@@ -126,7 +126,7 @@ lock: test-tools ## Renew requirements.txt, requirements-test.txt and tests/azur
 		$(uv) pip compile --quiet --upgrade --python-version 3.11 --custom-compile-command 'make lock' \
 			--output-file $$each.txt $$each.in; \
 	done
-	@npm update --prefix tests/azurite --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund \
+	@npm install --prefix tests/azurite --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund \
 		--loglevel=error >/dev/null
 
 # Tests

@@ -202,13 +202,13 @@ class Azure(Bucket):
         options = {"connection_timeout": 5, "read_timeout": 60, "retry_total": 0}
         if self.parameters.get("ca_file"):
             options["connection_verify"] = self.parameters["ca_file"]
+        if self.parameters.get("connection_string"):
+            service = BlobServiceClient.from_connection_string(self.parameters["connection_string"], **options)
+        else:
+            service = BlobServiceClient(self.parameters["url"], self._credential(), **options)
+        where = f"{service.scheme}://{service.primary_hostname}"
+        self.client = service.get_container_client(self.bucket)
         try:
-            if self.parameters.get("connection_string"):
-                service = BlobServiceClient.from_connection_string(self.parameters["connection_string"], **options)
-            else:
-                service = BlobServiceClient(self.parameters["url"], self._credential(), **options)
-            where = f"{service.scheme}://{service.primary_hostname}"
-            self.client = service.get_container_client(self.bucket)
             self.names()
         except HttpResponseError as error:
             if isinstance(error, ClientAuthenticationError) and error.response is None:
