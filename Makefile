@@ -109,15 +109,25 @@ endef
 	@$(uv) pip install --python .venv --requirements $<
 	@touch $@
 
+# Azure's storage emulator, for unit tests. No package of it runs a script here.
+.cache/azurite/.installed: tests/azurite/package-lock.json .venv/.test
+	@echo "Installing Azurite"
+	@mkdir -p $(@D)
+	@cp tests/azurite/package.json tests/azurite/package-lock.json $(@D)
+	@npm ci --prefix $(@D) --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
+	@touch $@
+
 $(LINK):
 	@mkdir -p $(@D)
 	@ln -sfn ../../../.. $@
 
-lock: .venv/bin/uv ## Renew requirements.txt and requirements-test.txt from their .in files
+lock: test-tools ## Renew requirements.txt, requirements-test.txt and tests/azurite/package-lock.json
 	@for each in requirements requirements-test; do \
 		$(uv) pip compile --quiet --upgrade --python-version 3.11 --custom-compile-command 'make lock' \
 			--output-file $$each.txt $$each.in; \
 	done
+	@npm install --prefix tests/azurite --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund \
+		--loglevel=error >/dev/null
 
 # Tests
 
@@ -166,7 +176,7 @@ sanity: test-tools test-packages ## ansible-test sanity
 	cd $(SANITY)/ansible_collections/mlops/mlflow; \
 	HOME=$(CURDIR)/$(SANITY) ansible-test sanity --local --requirements --python $$version
 
-unit: test-tools test-packages ## Unit tests, against real servers that they start
+unit: test-tools test-packages .cache/azurite/.installed ## Unit tests, against real servers that they start
 	@pytest tests/unit
 
 manifests: test-tools ## Render every inventory and validate each object

@@ -11,22 +11,29 @@ short_description: Ask an artifact store how it is
 version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
-  - Looks for the bucket or folder, writes an object, reads it back and compares, lists it, deletes it, and measures throughput.
+  - Looks for the bucket, container or folder, writes an object, reads it back and compares, lists it, deletes it, and measures throughput.
   - Measures and returns; it fails only when it cannot measure at all.
 requirements:
   - boto3 for V(s3), where the questions are asked
+  - google-cloud-storage for V(gcs), there too
+  - azure-storage-blob for V(azure), and azure-identity where neither O(account_key) nor O(connection_string) is given, there too
 options:
   type:
-    description: Kind of store. Required unless O(inside).
+    description:
+      - Kind of store. Required unless O(inside).
+      - V(gcs) is Google Cloud Storage; the environment variable E(STORAGE_EMULATOR_HOST) leads to an emulator instead.
+      - V(azure) is Azure Blob Storage.
     type: str
-    choices: [s3, volume]
+    choices: [s3, gcs, azure, volume]
   inside:
     description:
       - Ask from inside a pod of O(service), the MLflow server's, with that pod's own address and keys of the store.
     type: bool
     default: false
   url:
-    description: URL of the S3 endpoint. Empty means AWS.
+    description:
+      - URL of the S3 endpoint, with V(s3). Empty means AWS.
+      - URL of the account, such as V(https://account.blob.core.windows.net), with V(azure) unless O(connection_string) is given.
     type: str
   port:
     description: Port of O(service) on which S3 answers, with another O(engine) than V(none).
@@ -37,7 +44,7 @@ options:
     type: str
     default: us-east-1
   bucket:
-    description: Name of the bucket, with V(s3).
+    description: Name of the bucket, with V(s3) and V(gcs), or of the container, with V(azure).
     type: str
   prefix:
     description: Path in the bucket below which the object is written.
@@ -48,15 +55,34 @@ options:
   secret_key:
     description: Secret key that belongs to it.
     type: str
+  service_account_file:
+    description:
+      - Path of a Google service account's key in JSON, with V(gcs), where the module runs.
+      - Left out together with O(service_account_contents), Google's library looks for credentials by itself, such as
+        E(GOOGLE_APPLICATION_CREDENTIALS) or Workload Identity.
+    type: path
+  service_account_contents:
+    description: The JSON itself, instead of its path.
+    type: jsonarg
+  account_key:
+    description:
+      - Key of the storage account, with V(azure).
+      - Left out together with O(connection_string), Azure's library looks for credentials by itself (C(DefaultAzureCredential)).
+    type: str
+  connection_string:
+    description: Connection string of the storage account, with V(azure), instead of O(url) and O(account_key). It can name an emulator.
+    type: str
   secret:
-    description: Name of a Secret that holds both keys, instead of the two options. Needs another O(engine) than V(none).
+    description: Name of a Secret that holds the credentials, instead of options. Needs another O(engine) than V(none).
     type: str
   secret_keys:
-    description: Under which keys of O(secret) C(access_key) and C(secret_key) stand.
+    description:
+      - Under which keys of O(secret) the values of options stand; C(access_key) and C(secret_key) with V(s3),
+        C(service_account_contents) with V(gcs), C(account_key) or C(connection_string) with V(azure).
     type: dict
     default: {access_key: AWS_ACCESS_KEY_ID, secret_key: AWS_SECRET_ACCESS_KEY}
   ca_file:
-    description: Path of the certificates of authorities to trust.
+    description: Path of the certificates of authorities to trust, with V(s3) and V(azure).
     type: path
   path:
     description: Path of the folder, with V(volume).
@@ -78,6 +104,18 @@ EXAMPLES = r"""
     bucket: mlflow
     access_key: "{{ vaulted_access_key }}"
     secret_key: "{{ vaulted_secret_key }}"
+
+- name: A bucket at Google, with the credentials of this machine's surroundings
+  mlops.mlflow.object_store_health:
+    type: gcs
+    bucket: mlflow
+
+- name: A container at Azure
+  mlops.mlflow.object_store_health:
+    type: azure
+    url: https://account.blob.core.windows.net
+    bucket: mlflow
+    account_key: "{{ vaulted_account_key }}"
 
 - name: The store of an instance, as its server sees it
   mlops.mlflow.object_store_health:
@@ -141,17 +179,21 @@ def main():
     module = AnsibleModule(
         argument_spec={
             **reach.OPTIONS,
-            "type": {"type": "str", "choices": ["s3", "volume"]},
+            "type": {"type": "str", "choices": ["s3", "gcs", "azure", "volume"]},
             "inside": {"type": "bool", "default": False},
             "url": {"type": "str"}, "port": {"type": "int", "default": 8333}, "region": {"type": "str", "default": "us-east-1"},
             "bucket": {"type": "str"}, "prefix": {"type": "str"},
             "access_key": {"type": "str", "no_log": True}, "secret_key": {"type": "str", "no_log": True},
+            "service_account_file": {"type": "path"}, "service_account_contents": {"type": "jsonarg", "no_log": True},
+            "account_key": {"type": "str", "no_log": True}, "connection_string": {"type": "str", "no_log": True},
             "secret": {"type": "str", "no_log": False},
             "secret_keys": {"type": "dict", "no_log": False,
                             "default": {"access_key": "AWS_ACCESS_KEY_ID", "secret_key": "AWS_SECRET_ACCESS_KEY"}},
             "ca_file": {"type": "path"}, "path": {"type": "path"}, "size_mb": {"type": "int", "default": 4},
         },
-        required_if=[("inside", False, ("type",)), ("type", "s3", ("bucket",)), ("type", "volume", ("path",))],
+        required_if=[("inside", False, ("type",)), ("type", "s3", ("bucket",)), ("type", "gcs", ("bucket",)), ("type", "azure", ("bucket",)),
+                     ("type", "azure", ("url", "connection_string", "secret"), True), ("type", "volume", ("path",))],
+        mutually_exclusive=[("service_account_file", "service_account_contents"), ("account_key", "connection_string")],
         supports_check_mode=True,
     )
     params = module.params
@@ -169,13 +211,14 @@ def ask(params):
     """The report of the store's checks, asked the way the options say."""
     way = reach.reach(params)
     question = {key: params[key] for key in (
-        "type", "url", "region", "bucket", "prefix", "access_key", "secret_key", "ca_file", "path", "size_mb")}
+        "type", "url", "region", "bucket", "prefix", "access_key", "secret_key", "service_account_file", "service_account_contents",
+        "account_key", "connection_string", "ca_file", "path", "size_mb")}
     if params["inside"]:
         return run_probe(object_store, {**question, "environment": True}, way)
     if params["secret"] and way:
         values = way.secret(params["secret"])
         question.update({field: values[key] for field, key in params["secret_keys"].items()})
-    with way.forward(params["port"]) if way else contextlib.nullcontext() as address:
+    with way.forward(params["port"]) if way and params["type"] == "s3" else contextlib.nullcontext() as address:
         if address:
             question["url"] = "http://{0}:{1}".format(*address)
         return run_probe(object_store, question)

@@ -181,6 +181,14 @@ def object_storage(v: Variables) -> Iterator[str]:
         yield f"object_storage_url is set while object_storage_type is {kind}; set object_storage_type to s3 or leave it empty."
     if url and not re.match(r"^https?://[^/]+/?$", url):
         yield f"object_storage_url is {url!r}; it must be the endpoint alone, such as https://s3.example.com."
+    for variable in ("create", "versioning", "expire_days", "expire_noncurrent_days", "abort_multipart_days", "encryption", "kms_key"):
+        value = v[f"object_storage_bucket_{variable}"]
+        if on_volume and (value or value is False and variable == "versioning"):
+            yield f"object_storage_bucket_{variable} is set while object_storage_type is {kind}, which has no bucket; leave it out."
+        elif variable.endswith("_days") and value is not None and int(value) < 0:
+            yield f"object_storage_bucket_{variable} is {value}; it must be a number of days, or 0 for no such rule."
+    if v["object_storage_bucket_kms_key"] and v["object_storage_bucket_encryption"] == "AES256":
+        yield "object_storage_bucket_kms_key is set while object_storage_bucket_encryption is AES256, which has no key; set that to aws:kms."
     if bool(v["object_storage_access_key"]) != bool(v["object_storage_secret_key"]):
         missing = "object_storage_secret_key" if v["object_storage_access_key"] else "object_storage_access_key"
         yield f"{missing} is empty while its counterpart is set; the two go together."

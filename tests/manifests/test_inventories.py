@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import pathlib
 import subprocess
 
@@ -144,6 +145,27 @@ def test_service_selects_the_server_alone(objects):
         selected = [o["metadata"]["name"] for o in objects if o["kind"] in ("Deployment", "StatefulSet", "Job")
                     and service["spec"]["selector"].items() <= o["spec"]["template"]["metadata"]["labels"].items()]
         assert selected == [service["metadata"]["name"]]
+
+
+def test_no_care_of_the_bucket_unless_asked(objects):
+    assert "MLFLOW_BUCKET_CARE" not in yaml.safe_dump([o for o in objects if o["kind"] != "ConfigMap"])
+    assert not any("bucket.py" in o["data"] for o in objects if o["kind"] == "ConfigMap")
+
+
+@pytest.mark.parametrize("database, kind", [("postgresql", "Job"), ("sqlite", "Deployment")])
+def test_care_of_the_bucket(tmp_path, database, kind):
+    """What is asked reaches the one container that prepares, and not the server's own."""
+    objects = render("kubernetes", tmp_path, database_type=database, mlflow_server_replicas=1, object_storage_type="seaweedfs",
+                     object_storage_bucket_versioning=False, object_storage_bucket_expire_days="30")
+    assert ["bucket.py" in o["data"] for o in objects if o["kind"] == "ConfigMap" and "prepare.py" in o["data"]] == [True]
+    (workload,) = [o for o in objects if "MLFLOW_BUCKET_CARE" in yaml.safe_dump(o) and o["kind"] != "ConfigMap"]
+    assert workload["kind"] == kind
+    spec = workload["spec"]["template"]["spec"]
+    (container,) = [c for c in spec.get("initContainers", []) + spec["containers"] if "MLFLOW_BUCKET_CARE" in yaml.safe_dump(c)]
+    assert container["command"][-3:] == ["artifacts", "bucket", "migrate"]
+    care = json.loads(next(e["value"] for e in container["env"] if e["name"] == "MLFLOW_BUCKET_CARE"))
+    assert care == {"create": False, "versioning": False, "expire_days": 30, "expire_noncurrent_days": None, "abort_multipart_days": None,
+                    "encryption": None, "kms_key": None}
 
 
 def test_patches_reach_any_field(tmp_path):

@@ -3,7 +3,8 @@
 usage: prepare.py STEP...
 
 database   wait until the database answers; end at once, with the reason, when waiting cannot help
-artifacts  the same for the bucket or the folder of the artifacts
+bucket     bring the bucket of the artifacts to what MLFLOW_BUCKET_CARE asks for, see bucket.py beside this file
+artifacts  wait in the same way for the bucket or the folder of the artifacts
 migrate    bring the schema of the database up to date
 
 Reads the environment of the server. PREPARE_TIMEOUT is how many seconds to wait for each store (120).
@@ -13,6 +14,7 @@ import os
 import pathlib
 import sys
 import time
+import urllib.parse
 
 TIMEOUT = float(os.environ.get("PREPARE_TIMEOUT", "120"))
 DATABASE = os.environ["MLFLOW_BACKEND_STORE_URI"]
@@ -63,43 +65,105 @@ def database():
     wait_for(f"database {engine.url.render_as_string(hide_password=True)}", connect)
 
 
-def artifacts():
-    if not ARTIFACTS.startswith("s3://"):
-        folder = pathlib.Path(ARTIFACTS)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f".prepare-{os.getpid()}"
-            probe.write_bytes(b"x" * 4096)
-            probe.unlink()
-        except OSError as error:
-            sys.exit(f"prepare: the artifact folder {folder} cannot be written: {error.strerror}")
-        return
+def bucket():
+    import bucket as care
 
+    def bring():
+        try:
+            care.care()
+        except care.Refused as error:
+            raise Final(error) from error
+
+    wait_for("the store of the artifacts", bring)
+
+
+def artifacts():
+    uri = urllib.parse.urlsplit(ARTIFACTS)
+    stores = {"s3": s3, "gs": gcs, "wasbs": azure}
+    if uri.scheme not in stores:
+        return folder(pathlib.Path(ARTIFACTS))
+    name, begun = uri.username or uri.netloc, time.monotonic()
+    where, ask = stores[uri.scheme](uri, name)
+
+    def look():
+        status, reason = ask()
+        if status == 404 and time.monotonic() - begun > BUCKET_GRACE:
+            raise Final(f"bucket {name!r} does not exist; create it, or name an existing one in object_storage_bucket")
+        if status in (400, 401, 403):
+            raise Final(f"bucket {name!r} may not be read with these credentials ({reason}); check those of object_storage")
+        if status != 200:
+            raise ConnectionError(f"bucket {name!r} answers {status} ({reason})")
+
+    return wait_for(f"object storage {where}", look)
+
+
+def folder(path):
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".prepare-{os.getpid()}"
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        sys.exit(f"prepare: the artifact folder {path} cannot be written: {error.strerror}")
+
+
+def s3(_uri, name):
     import boto3
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import ClientError
 
-    bucket = ARTIFACTS.removeprefix("s3://").partition("/")[0]
     endpoint = os.environ.get("MLFLOW_S3_ENDPOINT_URL")
     store = boto3.client("s3", endpoint_url=endpoint, config=Config(connect_timeout=5, read_timeout=10, retries={"max_attempts": 1}))
 
-    begun = time.monotonic()
-
-    def look():
+    def ask():
         try:
-            store.head_bucket(Bucket=bucket)
+            store.head_bucket(Bucket=name)
         except ClientError as error:
-            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-            if status == 404 and time.monotonic() - begun > BUCKET_GRACE:
-                raise Final(f"bucket {bucket!r} does not exist; create it, or name an existing one in object_storage_bucket") from error
-            if status in (400, 401, 403):
-                raise Final(f"bucket {bucket!r} may not be read with these keys ({error.response['Error'].get('Code')}); "
-                            f"check the access and secret key of object_storage") from error
-            raise
-        except BotoCoreError as error:
-            raise ConnectionError(error) from error
+            return error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"].get("Code")
+        return 200, ""
 
-    wait_for(f"object storage {endpoint or 'AWS S3'}", look)
+    return endpoint or "AWS S3", ask
+
+
+def gcs(uri, name):
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.cloud import storage
+
+    def ask():
+        try:
+            # By listing, which MLflow needs anyway; asking for the bucket itself takes a right of its own. The client is made
+            # here, since a new pod's Workload Identity takes a moment to answer.
+            next(iter(storage.Client().list_blobs(name, prefix=uri.path.lstrip("/"), max_results=1, timeout=(5, 10), retry=None)), None)
+        except GoogleAPICallError as error:
+            return error.code, error.message
+        return 200, ""
+
+    return os.environ.get("STORAGE_EMULATOR_HOST") or "Google Cloud Storage", ask
+
+
+def azure(uri, name):
+    from azure.core.exceptions import HttpResponseError
+    from azure.storage.blob import BlobServiceClient
+
+    options = {"connection_timeout": 5, "read_timeout": 10, "retry_total": 0}
+    connection, key = os.environ.get("AZURE_STORAGE_CONNECTION_STRING"), os.environ.get("AZURE_STORAGE_ACCESS_KEY")
+    if connection:
+        service = BlobServiceClient.from_connection_string(connection, **options)
+    else:
+        from azure.identity import DefaultAzureCredential
+
+        service = BlobServiceClient(f"https://{uri.hostname}", key or DefaultAzureCredential(), **options)
+
+    def ask():
+        try:
+            next(service.get_container_client(name).list_blob_names(name_starts_with=uri.path.lstrip("/"), results_per_page=1), None)
+        except HttpResponseError as error:
+            if error.status_code is None:  # no credentials, so far
+                raise
+            return error.status_code, getattr(error.error_code, "value", error.error_code)
+        return 200, ""
+
+    return service.primary_hostname, ask
 
 
 def migrate():
@@ -125,7 +189,7 @@ def users():
     print("prepare: the schema of the users is up to date", flush=True)
 
 
-STEPS = {"database": database, "artifacts": artifacts, "migrate": migrate}
+STEPS = {"database": database, "bucket": bucket, "artifacts": artifacts, "migrate": migrate}
 
 if __name__ == "__main__":
     for step in sys.argv[1:]:

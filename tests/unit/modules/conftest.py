@@ -2,10 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Real servers for the tests of modules: PostgreSQL, MariaDB, SeaweedFS and MLflow, each started once on a free loopback port."""
+"""Real servers for the tests of modules: PostgreSQL, MariaDB, SeaweedFS and MLflow, each started once on a free loopback port.
+
+Three clouds have stand-ins here: moto for AWS, gcp-storage-emulator for Google's, and Azurite, which is Azure's own.
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import glob
 import os
@@ -20,9 +24,11 @@ import urllib.request
 
 import boto3
 import pytest
+from azure.storage.blob import BlobServiceClient
 from botocore.exceptions import BotoCoreError, ClientError
 
 BIN = pathlib.Path(sys.executable).parent
+AZURITE = pathlib.Path(__file__).parents[3] / ".cache/azurite/node_modules/.bin/azurite-blob"
 
 
 def free_port() -> int:
@@ -134,6 +140,38 @@ def seaweedfs(tmp_path_factory):
                  lambda: has_bucket(url), folder / "log", cwd=folder,
                  env={**os.environ, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "rightsecret"}):
         yield {"type": "s3", "url": url, "region": "us-east-1", "bucket": "mlflow", "access_key": "key", "secret_key": "rightsecret", "size_mb": 1}
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory):
+    """URL of a stand-in for AWS, with S3 and KMS; it looks at no key."""
+    folder, port = tmp_path_factory.mktemp("moto"), free_port()
+    with running([BIN / "moto_server", "--host=127.0.0.1", f"--port={port}"], answers(port), folder / "log", cwd=folder):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def gcs(tmp_path_factory):
+    """URL of a stand-in for Google Cloud Storage with the bucket mlflow; it knows no credentials, and no rule of it ever runs."""
+    folder, port = tmp_path_factory.mktemp("gcs"), free_port()
+    with running([BIN / "gcp-storage-emulator", "start", "--host=127.0.0.1", f"--port={port}", "--in-memory", "--default-bucket=mlflow"],
+                 answers(port), folder / "log", cwd=folder):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def azure(tmp_path_factory):
+    """Connection string of Azurite, Azure's own emulator, with the container mlflow."""
+    folder, port = tmp_path_factory.mktemp("azurite"), free_port()
+    if not AZURITE.exists():
+        pytest.fail(f"{AZURITE} is not here; make .cache/azurite/.installed brings it")
+    key = base64.b64encode(b"right").decode()
+    connection = f"DefaultEndpointsProtocol=http;AccountName=mlops;AccountKey={key};BlobEndpoint=http://127.0.0.1:{port}/mlops;"
+    with running([BIN / "node", AZURITE, "--blobHost", "127.0.0.1", "--blobPort", port, "--inMemoryPersistence", "--disableTelemetry",
+                  "--skipApiVersionCheck", "--silent"], answers(port), folder / "log", cwd=folder,
+                 env={**os.environ, "AZURITE_ACCOUNTS": f"mlops:{key}"}):
+        BlobServiceClient.from_connection_string(connection).create_container("mlflow")
+        yield connection
 
 
 @pytest.fixture(scope="session")
