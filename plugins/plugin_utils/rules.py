@@ -317,6 +317,10 @@ def auth(v: Variables) -> Iterator[str]:
         if not re.match(r"^https?://[^/]+/", str(v["mlflow_server_oidc_redirect_url"])):
             yield (f"mlflow_server_oidc_redirect_url is {v['mlflow_server_oidc_redirect_url']!r}; it must be a whole URL, such as "
                    f"https://mlflow.example.com/oauth2/callback, or follow ingress_hosts.")
+    if v["database_type"] in ("mysql", "mariadb"):
+        # Its tables for models and for experiments name their foreign keys alike, which MySQL takes once in a database.
+        yield (f"mlflow_server_auth is {kind} while database_type is {v['database_type']}, in which MLflow cannot make the tables of its users; set "
+               f"database_type to postgresql or sqlite, or mlflow_server_auth to none.")
     if v["mlflow_server_artifacts"] == "direct":
         yield ("mlflow_server_artifacts is direct while mlflow_server_auth is on, so that clients with keys of the store would get round it; set "
                "mlflow_server_artifacts to proxied.")

@@ -3,7 +3,6 @@
 import importlib.abc
 import importlib.util
 import os
-import pathlib
 import sys
 import urllib.parse
 
@@ -22,13 +21,6 @@ def complete_uris():
         scheme, separator, rest = os.environ.get(name, "").partition("://")
         if separator and "@" not in rest:
             os.environ[name] = f"{scheme}://{login}@{rest}"
-    config = os.environ.get("MLFLOW_AUTH_CONFIG_PATH", "")
-    if config.startswith("/etc/"):  # a ConfigMap, which may hold no password
-        text = pathlib.Path(config).read_text(encoding="utf-8")
-        path = pathlib.Path(os.environ["HOME"], "auth.ini")
-        path.touch(mode=0o600)
-        path.write_text(text.replace("://", f"://{login.replace('%', '%%')}@", 1), encoding="utf-8")
-        os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(path)
 
 
 class Proxied(importlib.abc.MetaPathFinder):

@@ -113,6 +113,7 @@ CASES = {
                      "mlflow_server_oidc_redirect_url": "https://m/x"}, "mlflow_server_oidc_client_secret is empty"),
     "oidc-redirect": ({"mlflow_server_auth": "oidc", "mlflow_server_oidc_client_id": "m", "mlflow_server_oidc_issuer": "https://i",
                        "mlflow_server_oidc_client_secret": "s", "mlflow_server_oidc_redirect_url": "m"}, "mlflow_server_oidc_redirect_url is 'm'"),
+    "users-in-mysql": ({"database_type": "mariadb", "mlflow_server_auth": "basic"}, "in which MLflow cannot make the tables of its users"),
     "direct-with-auth": ({"object_storage_type": "s3", "mlflow_server_auth": "basic", "mlflow_server_artifacts": "direct"}, "would get round it"),
     "list-expected": ({"mlflow_server_extra_env": "A=1"}, "mlflow_server_extra_env"),
     "undefined": ({"database_password": "{{ nowhere_defined }}"}, "database_password cannot be worked out"),
