@@ -268,19 +268,22 @@ def _in_the_way(ref: Ref, obj: dict, scope: Scope) -> str:
 
 
 def _generate(obj: dict, live: dict | None) -> None:
-    """Fill the keys that a Secret asks to have generated: what lives is kept, what is missing is made once."""
+    """Fill the keys that a Secret asks to have generated: what lives is kept, what is missing is made once.
+
+    The annotation lists keys by comma; ``key=value`` begins with that value instead of a password.
+    """
     wanted = [key.strip() for key in manifests.annotation(obj, manifests.GENERATE).split(",") if key.strip()]
     if obj["kind"] != "Secret" or not wanted:
         return
     data = obj.setdefault("data", {}) or {}
-    for key in wanted:
+    for key, _equals, first in (entry.partition("=") for entry in wanted):
         if key not in data:
-            # Letters and digits only: the value must survive URLs, shells and configuration files unquoted.
-            data[key] = (live or {}).get("data", {}).get(key) or base64.b64encode(_password().encode()).decode()
+            data[key] = (live or {}).get("data", {}).get(key) or base64.b64encode((first or _password()).encode()).decode()
     obj["data"] = data
 
 
 def _password(length: int = 32) -> str:
+    # Letters and digits only: the value must survive URLs, shells and configuration files unquoted.
     alphabet = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
     return "".join(secrets.choice(alphabet) for position in range(length))
 
