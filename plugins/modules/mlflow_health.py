@@ -19,7 +19,13 @@ requirements:
   - mlflow or mlflow-skinny where the module runs, for O(roundtrip)
 options:
   url:
-    description: URL of the server, with O(engine=none), for example V(http://127.0.0.1:5000).
+    description:
+      - URL of the server, with O(engine=none), for example V(http://127.0.0.1:5000).
+      - With another O(engine), the URL by which to ask what O(service) and O(port), or O(connect), lead to; its host need be
+        known to nobody.
+    type: str
+  connect:
+    description: Address and port to connect to instead of those of O(url), such as V(127.0.0.1:8443).
     type: str
   port:
     description: Port of O(service), with another O(engine) than V(none).
@@ -41,6 +47,11 @@ options:
   ca_file:
     description: Path of the certificates of authorities to trust.
     type: path
+  ca_secret:
+    description:
+      - Secret of O(namespace) whose C(ca.crt), if it has one, is trusted, instead of O(ca_file). Needs an O(engine) other than
+        V(none).
+    type: str
   validate_certs:
     description: Whether to check the server's certificate.
     type: bool
@@ -80,6 +91,15 @@ EXAMPLES = r"""
     url: https://mlflow.example.com
     username: probe
     password: "{{ vaulted_password }}"
+
+- name: A door whose name is in no DNS, with an authority of its own
+  mlops.mlflow.mlflow_health:
+    engine: podman
+    namespace: team-a
+    service: team-a-ingress
+    url: https://mlflow.test:8443/team/ana
+    connect: 127.0.0.1:8443
+    ca_secret: team-a-ingress-ca
 
 - name: An instance on a cluster, proven by a client
   mlops.mlflow.mlflow_health:
@@ -122,6 +142,10 @@ latency_ms:
   description: For each step that was timed, C(p50) and C(p95) in milliseconds, and the number of C(samples).
   type: dict
   returned: always
+ca_certificate:
+  description: The C(ca.crt) of O(ca_secret), as PEM.
+  type: str
+  returned: with ca_secret that has one
 version:
   description: Version of the server.
   type: str
@@ -140,6 +164,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import tempfile
 import time
 import urllib.error
@@ -333,11 +358,37 @@ class Story:
         get_artifact_repository(self.client.get_run(self.run_id).info.artifact_uri, tracking_uri=self.server.url).delete_artifacts()
 
 
+@contextlib.contextmanager
+def written(text):
+    """A file with the text, as long as the block lasts."""
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+        file.write(text)
+        file.flush()
+        yield file.name
+
+
+@contextlib.contextmanager
+def resolved(url, address, port):
+    """Connections to the URL's host and port lead to the address, whatever DNS says; Host header and TLS stay the URL's."""
+    original, there = socket.getaddrinfo, url.port or {"http": 80, "https": 443}[url.scheme]
+
+    def getaddrinfo(host, service, *arguments, **named):
+        if (host, str(service)) == (url.hostname, str(there)):
+            host, service = address, int(port)
+        return original(host, service, *arguments, **named)
+
+    socket.getaddrinfo = getaddrinfo
+    try:
+        yield
+    finally:
+        socket.getaddrinfo = original
+
+
 def main():
     module = AnsibleModule(
         argument_spec={
             **reach.OPTIONS,
-            "url": {"type": "str"}, "port": {"type": "int", "default": 5000}, "path_prefix": {"type": "str", "default": ""},
+            "url": {"type": "str"}, "connect": {"type": "str"}, "ca_secret": {"type": "str"}, "port": {"type": "int", "default": 5000}, "path_prefix": {"type": "str", "default": ""},
             "username": {"type": "str"}, "password": {"type": "str", "no_log": True}, "token": {"type": "str", "no_log": True},
             "ca_file": {"type": "path"}, "validate_certs": {"type": "bool", "default": True}, "expected_version": {"type": "str"},
             "allowed_hosts": {"type": "list", "elements": "str", "default": []}, "roundtrip": {"type": "bool", "default": False},
@@ -345,11 +396,14 @@ def main():
             "timeout": {"type": "int", "default": 30},
         },
         required_if=[("engine", "none", ("url",))],
+        required_by={"connect": ("url",)},
         required_together=[("username", "password")],
-        mutually_exclusive=[("password", "token")],
+        mutually_exclusive=[("password", "token"), ("ca_file", "ca_secret")],
         supports_check_mode=True,
     )
     params = module.params
+    if params["ca_secret"] and params["engine"] == "none":
+        module.fail_json(msg="ca_secret is set while engine is none; name the engine that has the Secret, or give ca_file.")
     if params["roundtrip"]:
         try:
             import mlflow.version  # noqa: F401  # pylint: disable=unused-import
@@ -357,9 +411,14 @@ def main():
             module.fail_json(msg=missing_required_lib("mlflow-skinny", reason="for roundtrip"))
     try:
         way, checks = reach.reach(params), Checks()
-        with way.forward(params["port"]) if way else contextlib.nullcontext() as address:
-            url = "http://{0}:{1}".format(*address) if address else params["url"]
-            measure(checks, Server(url, params), params, module.check_mode)
+        with contextlib.ExitStack() as stack:
+            if params["ca_secret"] and "ca.crt" in (stored := way.secret(params["ca_secret"])):
+                checks.facts["ca_certificate"] = stored["ca.crt"]
+                params["ca_file"] = stack.enter_context(written(stored["ca.crt"]))
+            address = params["connect"].rsplit(":", 1) if params["connect"] else stack.enter_context(way.forward(params["port"])) if way else None
+            if address and params["url"]:
+                stack.enter_context(resolved(urllib.parse.urlsplit(params["url"]), *address))
+            measure(checks, Server(params["url"] or "http://{0}:{1}".format(*address), params), params, module.check_mode)
         module.exit_json(**checks.report())
     except reach.ReachError as error:
         module.fail_json(msg=str(error))

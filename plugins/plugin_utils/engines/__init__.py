@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Callable, NamedTuple
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import certificates, manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
 
@@ -263,9 +263,14 @@ def _in_the_way(ref: Ref, obj: dict, scope: Scope) -> str:
 def _generate(obj: dict, live: dict | None) -> None:
     """Fill the keys that a Secret asks to have generated: what lives is kept, what is missing is made once."""
     wanted = [key.strip() for key in manifests.annotation(obj, manifests.GENERATE).split(",") if key.strip()]
-    if obj["kind"] != "Secret" or not wanted:
+    authority = manifests.annotation(obj, manifests.GENERATE_CA)
+    if obj["kind"] != "Secret" or not (wanted or authority):
         return
     data = obj.setdefault("data", {}) or {}
+    if authority:
+        there = (live or {}).get("data", {})
+        pair = {key: there.get(key) for key in ("ca.crt", "ca.key")}
+        data.update(pair if all(pair.values()) else certificates.authority(authority))
     for key in wanted:
         if key not in data:
             # Letters and digits only: the value must survive URLs, shells and configuration files unquoted.
