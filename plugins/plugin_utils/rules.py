@@ -81,7 +81,7 @@ def sizes(v: Variables) -> Iterator[str]:
 
 
 def resources(v: Variables) -> Iterator[str]:
-    for variable in ("database_resources", "object_storage_resources", "mlflow_server_resources"):
+    for variable in ("database_resources", "object_storage_resources", "mlflow_server_resources", "ingress_resources"):
         unknown = set(v[variable]) - {"requests", "limits", "claims"}
         if unknown:
             yield f"{variable} holds {sorted(unknown)[0]!r}; it may hold requests and limits."
@@ -92,7 +92,7 @@ def resources(v: Variables) -> Iterator[str]:
                     yield f"{variable}.{part}.{name} is {value!r}; it must be a Kubernetes quantity such as 500m or 2Gi."
     effective = v.get("mlflow_server_effective_resources") or {}
     for variable, value in (("database_resources", v["database_resources"]), ("object_storage_resources", v["object_storage_resources"]),
-                            ("mlflow_server_resources", effective)):
+                            ("mlflow_server_resources", effective), ("ingress_resources", v["ingress_resources"])):
         for name, limit in (value.get("limits") or {}).items():
             request = quantity((value.get("requests") or {}).get(name, 0))
             if request and quantity(limit) and request > quantity(limit):
@@ -205,6 +205,9 @@ def ingress(v: Variables) -> Iterator[str]:
     elif str(v["ingress_max_body_size"]) != "0" and kind != "none" and kind != "proxy" and preset != "nginx":
         yield (f"ingress_max_body_size is {v['ingress_max_body_size']} while ingress_type is {kind}"
                f"{f' with ingress_preset {preset}' if preset else ''}, which has no such limit; only proxy and the preset nginx have, so set it to 0.")
+    for name, value in v["ingress_annotations"].items():
+        if not isinstance(value, (str, type(None))):
+            yield f"ingress_annotations: the value of {name} is {value!r}; Kubernetes takes text, so put it in quotes."
     for origin in v["ingress_cors_origins"]:
         if not ORIGIN.match(str(origin)):
             yield f"ingress_cors_origins holds {origin!r}; an origin is scheme, host and port, such as https://notebooks.example.com."
