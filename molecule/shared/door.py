@@ -2,9 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""People coming through the door, with a client and with a browser: door.py URL ADDRESS CA_FILE.
+"""People coming through the door, with a client and with a browser: door.py URL ADDRESS CA_FILE SIZE.
 
-The URL's host is in no DNS; ADDRESS is where the door listens. CA_FILE is the authority that client and browser are told to trust.
+The URL's host is in no DNS; ADDRESS is where the door listens. CA_FILE is the authority that client and browser are told to
+trust. SIZE is the artifact's, in MiB.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import urllib.parse
 import mlflow
 import requests
 
-EXPERIMENT, RUN, SIZE = "door", "through-the-door", 300 * 2**20
+EXPERIMENT, RUN = "door", "through-the-door"
 
 
 def resolve(host: str, address: str) -> None:
@@ -31,13 +32,13 @@ def resolve(host: str, address: str) -> None:
     socket.getaddrinfo = lambda name, *rest, **named: original(address if name == host else name, *rest, **named)
 
 
-def client() -> tuple[str, str]:
-    """A run with an artifact that is larger than the memory of anything on its way; its experiment and its identifier."""
+def client(size: int) -> tuple[str, str]:
+    """A run with an artifact of so many MiB; its experiment and its identifier."""
     experiment = mlflow.set_experiment(EXPERIMENT).experiment_id
     with tempfile.TemporaryDirectory() as folder:
         sent = pathlib.Path(folder, "model of ä.bin")
         with sent.open("wb") as file:
-            for _part in range(SIZE // 2**20):
+            for _part in range(size):
                 file.write(os.urandom(2**20))
         with mlflow.start_run(run_name=RUN) as run:
             mlflow.log_metric("accuracy", 0.95)
@@ -83,15 +84,15 @@ def browser(url: str, address: str, ca_file: str) -> str:
             env={**os.environ, "HOME": home}, capture_output=True, text=True, timeout=180, check=True).stdout
 
 
-def main(url: str, address: str, ca_file: str) -> None:
+def main(url: str, address: str, ca_file: str, size: str) -> None:
     resolve(urllib.parse.urlsplit(url).hostname, address)
     os.environ["MLFLOW_TRACKING_SERVER_CERT_PATH"] = ca_file
     mlflow.set_tracking_uri(url)
-    experiment, run_id = client()
+    experiment, run_id = client(int(size))
     page(url, ca_file)
     shown = browser(f"{url}/#/experiments/{experiment}/runs/{run_id}", address, ca_file)
     assert RUN in shown and "accuracy" in shown, re.sub(r"<(script|style).*?</\1>", "", shown, flags=re.S)[-3000:]
-    print(f"{SIZE // 2**20} MiB there and back; the browser shows {RUN}")
+    print(f"{size} MiB there and back; the browser shows {RUN}")
 
 
 if __name__ == "__main__":

@@ -238,6 +238,8 @@ def certificates(v: Variables) -> Iterator[str]:
     elif tls == "secret" and not (given or v["ingress_tls_secret"]):
         yield ("ingress_tls_secret is empty while ingress_tls is secret; name the Secret that holds the certificate, or give "
                "ingress_tls_certificate and ingress_tls_key.")
+    if v["ingress_tls_ca"] and not given:
+        yield "ingress_tls_ca is set while ingress_tls_certificate is empty; with a Secret of yours, put it there under ca.crt."
     if tls == "cert_manager" and not v["ingress_issuer"]:
         yield "ingress_issuer is empty while ingress_tls is cert_manager; name the issuer that is to sign."
     if v["ingress_issuer"] and tls != "cert_manager":

@@ -91,6 +91,7 @@ CASES = {
     "door-two-certificates": ({"ingress_tls": "secret", "ingress_tls_certificate": "x", "ingress_tls_key": "x", "ingress_tls_secret": "y"},
                               "ingress_tls_certificate and ingress_tls_secret are both set"),
     "door-certificate-alone": ({"ingress_tls_certificate": "x", "ingress_tls_key": "x"}, "ingress_tls_certificate is set while ingress_tls is none"),
+    "door-ca-alone": ({"ingress_tls_ca": "x"}, "ingress_tls_ca is set while ingress_tls_certificate is empty"),
     "door-no-issuer": ({"ingress_type": "ingress", "ingress_hosts": ["a.test"], "ingress_tls": "cert_manager"}, "ingress_issuer is empty"),
     "door-issuer-alone": ({"ingress_issuer": "x"}, "ingress_issuer is set while ingress_tls is none"),
     "door-proxy-cert-manager": ({"ingress_type": "proxy", "ingress_hosts": ["a.test"], "ingress_tls": "cert_manager", "ingress_issuer": "x"},
