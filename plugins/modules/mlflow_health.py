@@ -388,7 +388,8 @@ def main():
     module = AnsibleModule(
         argument_spec={
             **reach.OPTIONS,
-            "url": {"type": "str"}, "connect": {"type": "str"}, "ca_secret": {"type": "str"}, "port": {"type": "int", "default": 5000}, "path_prefix": {"type": "str", "default": ""},
+            "url": {"type": "str"}, "connect": {"type": "str"}, "ca_secret": {"type": "str", "no_log": False},
+            "port": {"type": "int", "default": 5000}, "path_prefix": {"type": "str", "default": ""},
             "username": {"type": "str"}, "password": {"type": "str", "no_log": True}, "token": {"type": "str", "no_log": True},
             "ca_file": {"type": "path"}, "validate_certs": {"type": "bool", "default": True}, "expected_version": {"type": "str"},
             "allowed_hosts": {"type": "list", "elements": "str", "default": []}, "roundtrip": {"type": "bool", "default": False},
@@ -415,7 +416,10 @@ def main():
             if params["ca_secret"] and "ca.crt" in (stored := way.secret(params["ca_secret"])):
                 checks.facts["ca_certificate"] = stored["ca.crt"]
                 params["ca_file"] = stack.enter_context(written(stored["ca.crt"]))
-            address = params["connect"].rsplit(":", 1) if params["connect"] else stack.enter_context(way.forward(params["port"])) if way else None
+            if params["connect"]:
+                address = params["connect"].rsplit(":", 1)
+            else:
+                address = stack.enter_context(way.forward(params["port"])) if way else None
             if address and params["url"]:
                 stack.enter_context(resolved(urllib.parse.urlsplit(params["url"]), *address))
             measure(checks, Server(params["url"] or "http://{0}:{1}".format(*address), params), params, module.check_mode)

@@ -9,16 +9,17 @@ from __future__ import annotations
 import base64
 import datetime
 
-from cryptography import x509  # ansible-core itself needs it, for Ansible Vault
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 YEARS = 10
 
 
 def authority(name: str) -> dict[str, str]:
     """A new authority as a Secret's data: ``ca.crt`` for clients to trust, ``ca.key`` for the proxy that signs with it."""
+    # ansible-core itself needs it, for Ansible Vault; imported here, since few runs make an authority.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"MLflow {name}")])
     now = datetime.datetime.now(datetime.timezone.utc)
