@@ -15,8 +15,9 @@ UV_VERSION := 0.13.8
 # What podman and the building of images need on Debian and its kin.
 DEBIAN_PACKAGES := python3-venv podman runc netavark aardvark-dns iptables catatonit uidmap slirp4netns fuse-overlayfs \
 	mmdebstrap debian-archive-keyring $(if $(wildcard /run/systemd/system),dbus-user-session)
-# What tests need on top: databases to measure (their programs only, no service), and a linter.
-DEBIAN_TEST_PACKAGES := postgresql mariadb-server-core mariadb-client-core shellcheck
+# What tests need on top: databases to measure (their programs only, no service), a linter, and a browser with what tells it
+# whom to trust.
+DEBIAN_TEST_PACKAGES := postgresql mariadb-server-core mariadb-client-core shellcheck chromium libnss3-tools
 
 # Ansible finds its tools, this collection and its configuration, whatever the machine's own settings are. Ansible refuses to
 # run where the locale is not UTF-8, as on a machine fresh from the installer.
@@ -182,7 +183,7 @@ unit: test-tools test-packages .cache/azurite/.installed ## Unit tests, against 
 manifests: test-tools ## Render every inventory and validate each object
 	@pytest tests/manifests
 
-molecule: test-tools ## Deploy, change, break and remove for real: SCENARIO=default with podman, kubernetes on KUBECONFIG's cluster
+molecule: test-tools test-packages ## Deploy, change, break and remove for real: SCENARIO=default with podman, kubernetes on KUBECONFIG's cluster
 	@molecule test --scenario-name $(SCENARIO)
 
 build: test-tools ## Build the collection's archive, install it elsewhere and read its documentation there

@@ -13,7 +13,13 @@ class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
   url:
-    description: URL of the server, such as V(http://127.0.0.1:5000). Required with O(engine=none).
+    description:
+      - URL of the server, such as V(http://127.0.0.1:5000). Required with O(engine=none).
+      - With another O(engine), the URL by which to ask what O(service) and O(port), or O(connect), lead to; its host need be
+        known to nobody.
+    type: str
+  connect:
+    description: Address and port to connect to instead of those of O(url), such as V(127.0.0.1:8443).
     type: str
   port:
     description: Port of O(service), with another O(engine) than V(none).
@@ -41,6 +47,11 @@ options:
   ca_file:
     description: Path of the certificates of authorities to trust.
     type: path
+  ca_secret:
+    description:
+      - Secret of O(namespace) whose C(ca.crt), if it has one, is trusted, instead of O(ca_file). Needs an O(engine) other than
+        V(none).
+    type: str
   validate_certs:
     description: Whether to check the server's certificate.
     type: bool

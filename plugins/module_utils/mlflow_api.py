@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import socket
+import tempfile
 import urllib.error
 import urllib.parse
 
@@ -20,7 +22,7 @@ OPTIONS = {
     "url": {"type": "str"}, "port": {"type": "int", "default": 5000}, "path_prefix": {"type": "str", "default": ""},
     "token": {"type": "str", "no_log": True}, "ca_file": {"type": "path"}, "validate_certs": {"type": "bool", "default": True},
     "timeout": {"type": "int", "default": 30}, "scheme": {"type": "str", "choices": ["http", "https"], "default": "http"},
-    "secret": {"type": "str", "no_log": False},
+    "connect": {"type": "str"}, "ca_secret": {"type": "str", "no_log": False}, "secret": {"type": "str", "no_log": False},
     "secret_keys": {"type": "dict", "no_log": False, "default": {"username": "username", "password": "password"}},
 }
 
@@ -114,17 +116,59 @@ def connected(params, username=None, password=None):
         raise reach.ReachError("url is empty while engine is none; name the URL of the server.")
     if params["secret"]:
         username, password = _login(way, params)
-    with way.forward(params["port"]) if way else contextlib.nullcontext() as address:
+    with contextlib.ExitStack() as stack:
+        authority = _from_secret(way, params["ca_secret"], "ca_secret").get("ca.crt") if params["ca_secret"] else None
+        if authority:
+            params = {**params, "ca_file": stack.enter_context(_written(authority))}
+        if params["connect"]:
+            address = params["connect"].rsplit(":", 1)
+        else:
+            address = stack.enter_context(way.forward(params["port"])) if way else None
+        if address and params["url"]:
+            stack.enter_context(_resolved(urllib.parse.urlsplit(params["url"]), *address))
         # A forwarded port says nothing to who reads a message.
-        name = f"service {params['service']} in namespace {params['namespace']}" if address else None
-        yield Server("{0}://{1}:{2}".format(params["scheme"], *address) if address else params["url"], params, username, password, name)
+        name = f"service {params['service']} in namespace {params['namespace']}" if way and not params["url"] else None
+        server = Server(params["url"] or "{0}://{1}:{2}".format(params["scheme"], *address), params, username, password, name)
+        server.authority = authority
+        yield server
+
+
+def _from_secret(way, name, option):
+    """A Secret's values, which an option names."""
+    if not way:
+        raise reach.ReachError(f"{option} is set while engine is none; name the engine that has the Secret.")
+    return way.secret(name)
+
+
+@contextlib.contextmanager
+def _written(text):
+    """A file with the text, as long as the block lasts."""
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+        file.write(text)
+        file.flush()
+        yield file.name
+
+
+@contextlib.contextmanager
+def _resolved(url, address, port):
+    """Connections to the URL's host and port lead to the address, whatever DNS says; Host header and TLS stay the URL's."""
+    original, there = socket.getaddrinfo, url.port or {"http": 80, "https": 443}[url.scheme]
+
+    def getaddrinfo(host, service, *arguments, **named):
+        if (host, str(service)) == (url.hostname, str(there)):
+            host, service = address, int(port)
+        return original(host, service, *arguments, **named)
+
+    socket.getaddrinfo = getaddrinfo
+    try:
+        yield
+    finally:
+        socket.getaddrinfo = original
 
 
 def _login(way, params):
     """User and password, from the Secret that the options name."""
-    if not way:
-        raise reach.ReachError("secret is set while engine is none; name the engine that has the Secret, or give user and password.")
-    values = way.secret(params["secret"])
+    values = _from_secret(way, params["secret"], "secret")
     try:
         return tuple(values[params["secret_keys"][part]] for part in ("username", "password"))
     except KeyError as error:

@@ -24,6 +24,7 @@ description:
   - ConfigMaps and Secrets that pods read are fingerprinted into the pod template, so that a change of their values restarts them.
 notes:
   - "Annotations that it understands: C(mlops.mlflow/generate) on a Secret lists keys to be generated once and kept (C(key=value) begins with a value);
+    C(mlops.mlflow/generate-ca) on a Secret names a certificate authority, whose C(ca.crt) and C(ca.key) are;
     C(mlops.mlflow/keep) on a PersistentVolumeClaim or Secret says what it holds, and lets it outlive pruning and removal;
     C(mlops.mlflow/publish) on a Service is the address and port of the machine on which podman publishes it;
     C(mlops.mlflow/read-once) on a workload names Secrets whose change does not restart it;

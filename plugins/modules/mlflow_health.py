@@ -57,6 +57,15 @@ EXAMPLES = r"""
     username: probe
     password: "{{ vaulted_password }}"
 
+- name: A door whose name is in no DNS, with an authority of its own
+  mlops.mlflow.mlflow_health:
+    engine: podman
+    namespace: team-a
+    service: team-a-ingress
+    url: https://mlflow.test:8443/team/ana
+    connect: 127.0.0.1:8443
+    ca_secret: team-a-ingress-ca
+
 - name: An instance on a cluster, proven by a client
   mlops.mlflow.mlflow_health:
     engine: kubernetes
@@ -98,6 +107,10 @@ latency_ms:
   description: For each step that was timed, C(p50) and C(p95) in milliseconds, and the number of C(samples).
   type: dict
   returned: always
+ca_certificate:
+  description: The C(ca.crt) of O(ca_secret), as PEM.
+  type: str
+  returned: with ca_secret that has one
 version:
   description: Version of the server.
   type: str
@@ -193,7 +206,7 @@ class Story:
     def experiment_made(self):
         os.environ.update({name: str(value) for name, value in {
             "MLFLOW_TRACKING_USERNAME": self.server.username, "MLFLOW_TRACKING_PASSWORD": self.server.password,
-            "MLFLOW_TRACKING_TOKEN": self.params["token"], "MLFLOW_TRACKING_SERVER_CERT_PATH": self.params["ca_file"],
+            "MLFLOW_TRACKING_TOKEN": self.params["token"], "MLFLOW_TRACKING_SERVER_CERT_PATH": self.server.params["ca_file"],
             "MLFLOW_TRACKING_INSECURE_TLS": None if self.params["validate_certs"] else "true",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": self.params["timeout"], "MLFLOW_HTTP_REQUEST_MAX_RETRIES": 1,
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet",
@@ -288,10 +301,13 @@ def main():
             "artifact_size_mb": {"type": "int", "default": 1}, "samples": {"type": "int", "default": 10},
         },
         required_together=[("username", "password")],
-        mutually_exclusive=[("password", "token", "secret")],
+        mutually_exclusive=[("password", "token", "secret"), ("ca_file", "ca_secret")],
+        required_by={"connect": ("url",)},
         supports_check_mode=True,
     )
     params = module.params
+    if params["ca_secret"] and params["engine"] == "none":
+        module.fail_json(msg="ca_secret is set while engine is none; name the engine that has the Secret, or give ca_file.")
     if params["roundtrip"]:
         try:
             import mlflow.version  # noqa: F401  # pylint: disable=unused-import
@@ -300,6 +316,8 @@ def main():
     try:
         checks = Checks()
         with mlflow_api.connected(params, params["username"], params["password"]) as server:
+            if server.authority:
+                checks.facts["ca_certificate"] = server.authority
             measure(checks, server, params, module.check_mode)
         module.exit_json(**checks.report())
     except reach.ReachError as error:

@@ -20,6 +20,7 @@ MANAGER = "mlops.mlflow"
 """Field manager, ``app.kubernetes.io/managed-by`` and prefix of the collection's own annotations."""
 
 GENERATE = f"{MANAGER}/generate"
+GENERATE_CA = f"{MANAGER}/generate-ca"
 KEEP = f"{MANAGER}/keep"
 PUBLISH = f"{MANAGER}/publish"
 REVISION = f"{MANAGER}/revision"

@@ -22,6 +22,10 @@ UNITS = {None: 1, "m": 0.001, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15
 BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
 VERSION = re.compile(r"^[0-9]+\.[0-9]+\.[0-9]+(rc[0-9]+)?$")
 PUBLISH = re.compile(r"^([0-9]{1,3}(?:\.[0-9]{1,3}){3}|localhost):([0-9]{1,5})$")
+HOST = re.compile(r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+PATH = re.compile(r"^(/[A-Za-z0-9][A-Za-z0-9._~-]*)+$")
+ORIGIN = re.compile(r"^https?://[^/*]+$")
+BYTES = re.compile(r"^[0-9]+(Ki|Mi|Gi|Ti)?$")
 OWN_ARGUMENTS = {
     "--host": "nothing, it is always 0.0.0.0", "-h": "nothing, it is always 0.0.0.0", "--port": "mlflow_server_port",
     "-p": "mlflow_server_port", "--workers": "mlflow_server_workers", "-w": "mlflow_server_workers",
@@ -81,7 +85,7 @@ def sizes(v: Variables) -> Iterator[str]:
 
 
 def resources(v: Variables) -> Iterator[str]:
-    for variable in ("database_resources", "object_storage_resources", "mlflow_server_resources"):
+    for variable in ("database_resources", "object_storage_resources", "mlflow_server_resources", "ingress_resources"):
         unknown = set(v[variable]) - {"requests", "limits", "claims"}
         if unknown:
             yield f"{variable} holds {sorted(unknown)[0]!r}; it may hold requests and limits."
@@ -92,7 +96,7 @@ def resources(v: Variables) -> Iterator[str]:
                     yield f"{variable}.{part}.{name} is {value!r}; it must be a Kubernetes quantity such as 500m or 2Gi."
     effective = v.get("mlflow_server_effective_resources") or {}
     for variable, value in (("database_resources", v["database_resources"]), ("object_storage_resources", v["object_storage_resources"]),
-                            ("mlflow_server_resources", effective)):
+                            ("mlflow_server_resources", effective), ("ingress_resources", v["ingress_resources"])):
         for name, limit in (value.get("limits") or {}).items():
             request = quantity((value.get("requests") or {}).get(name, 0))
             if request and quantity(limit) and request > quantity(limit):
@@ -281,8 +285,86 @@ def server(v: Variables) -> Iterator[str]:
             yield f"mlflow_server_extra_env: the value of {entry['name']} is {entry['value']!r}; Kubernetes takes text, so put it in quotes."
 
 
+def ingress(v: Variables) -> Iterator[str]:
+    kind, preset = v["ingress_type"], v["ingress_preset"]
+    hosts = [str(host) for host in v["ingress_hosts"]]
+    for host in hosts:
+        if not HOST.match(host) or len(host) > 253:
+            yield (f"ingress_hosts holds {host!r}; give the bare DNS name in lower case, such as mlflow.example.com, without scheme, port "
+                   f"or path.")
+    if kind != "none" and not hosts:
+        yield f"ingress_hosts is empty while ingress_type is {kind}; name at least one host by which people come, such as mlflow.example.com."
+    elif hosts and hosts[0].startswith("*."):
+        yield f"ingress_hosts begins with {hosts[0]!r}; the first host is the one that people are told, so put one without '*' before it."
+    path = str(v["ingress_path"] or "")
+    if path and not PATH.match(path):
+        yield (f"ingress_path is {path!r}; it must begin with '/' and not end with one, such as /team/ana/mlflow, of letters, digits, '.', "
+               f"'_', '~' and '-'.")
+    gateway = v["ingress_gateway"]
+    if kind == "gateway" and not gateway.get("name"):
+        yield "ingress_gateway has no name while ingress_type is gateway; name the Gateway that the route is for."
+    if kind != "gateway" and any(gateway.values()):
+        yield f"ingress_gateway is set while ingress_type is {kind}; set ingress_type to gateway or leave it empty."
+    behind = {"nginx": ("ingress",), "traefik": ("ingress",), "alb": ("ingress",), "gce": ("ingress", "gateway")}.get(preset)
+    if behind and kind not in (*behind, "none"):
+        yield f"ingress_preset is {preset} while ingress_type is {kind}; it is for {' and '.join(behind)}, so leave it empty."
+    if not BYTES.match(str(v["ingress_max_body_size"])):
+        yield f"ingress_max_body_size is {v['ingress_max_body_size']!r}; it must be a number of bytes such as 5Gi, or 0 for no limit."
+    elif str(v["ingress_max_body_size"]) != "0" and kind != "none" and kind != "proxy" and preset != "nginx":
+        yield (f"ingress_max_body_size is {v['ingress_max_body_size']} while ingress_type is {kind}"
+               f"{f' with ingress_preset {preset}' if preset else ''}, which has no such limit; only proxy and the preset nginx have, so set it to 0.")
+    for name, value in v["ingress_annotations"].items():
+        if not isinstance(value, (str, type(None))):
+            yield f"ingress_annotations: the value of {name} is {value!r}; Kubernetes takes text, so put it in quotes."
+    for origin in v["ingress_cors_origins"]:
+        if not ORIGIN.match(str(origin)):
+            yield f"ingress_cors_origins holds {origin!r}; an origin is scheme, host and port, such as https://notebooks.example.com."
+    if not 1 <= int(v["ingress_timeout"]) <= 99999:
+        yield f"ingress_timeout is {v['ingress_timeout']}; it must be from 1 to 99999 seconds."
+    if int(v["ingress_replicas"]) < 1:
+        yield f"ingress_replicas is {v['ingress_replicas']}; it must be at least 1."
+    for variable in ("ingress_service_port", "ingress_public_port"):
+        if not 0 <= int(v[variable]) <= 65535:
+            yield f"{variable} is {v[variable]}; it must be a TCP port up to 65535, or 0."
+    for variable in ("ingress_publish", "ingress_connect"):
+        address = str(v[variable] or "")
+        match = PUBLISH.match(address)
+        if (address or variable == "ingress_publish") and not (match and 1 <= int(match[2]) <= 65535):
+            yield f"{variable} is {address!r}; it must be an address and a port such as 127.0.0.1:8443."
+
+
+def certificates(v: Variables) -> Iterator[str]:
+    kind, tls = v["ingress_type"], v["ingress_tls"]
+    given = bool(v["ingress_tls_certificate"] and v["ingress_tls_key"])
+    if bool(v["ingress_tls_certificate"]) != bool(v["ingress_tls_key"]):
+        missing = "ingress_tls_key" if v["ingress_tls_certificate"] else "ingress_tls_certificate"
+        yield f"{missing} is empty while its counterpart is set; the two go together."
+    elif given and v["ingress_tls_secret"]:
+        yield "ingress_tls_certificate and ingress_tls_secret are both set; keep one of them."
+    elif given and tls != "secret":
+        yield f"ingress_tls_certificate is set while ingress_tls is {tls}; set ingress_tls to secret or leave it empty."
+    elif tls == "secret" and not (given or v["ingress_tls_secret"]):
+        yield ("ingress_tls_secret is empty while ingress_tls is secret; name the Secret that holds the certificate, or give "
+               "ingress_tls_certificate and ingress_tls_key.")
+    if v["ingress_tls_ca"] and not given:
+        yield "ingress_tls_ca is set while ingress_tls_certificate is empty; with a Secret of yours, put it there under ca.crt."
+    if tls == "cert_manager" and not v["ingress_issuer"]:
+        yield "ingress_issuer is empty while ingress_tls is cert_manager; name the issuer that is to sign."
+    if v["ingress_issuer"] and tls != "cert_manager":
+        yield f"ingress_issuer is set while ingress_tls is {tls}; set ingress_tls to cert_manager or leave it empty."
+    wrong = {
+        ("proxy", "cert_manager"): "secret, with the Secret that a Certificate of yours writes, or self_signed",
+        ("proxy", "controller"): "secret or self_signed, since nothing but the proxy itself has a certificate",
+        ("ingress", "self_signed"): "cert_manager with an issuer of that kind, or secret",
+        ("gateway", "self_signed"): "controller, or cert_manager with an issuer of that kind",
+        ("gateway", "secret"): "controller, since the certificate belongs to the Gateway's listener",
+    }.get((kind, tls))
+    if wrong:
+        yield f"ingress_tls is {tls} while ingress_type is {kind}; set it to {wrong}."
+
+
 def patches(v: Variables) -> Iterator[str]:
-    for variable in ("database_patches", "object_storage_patches", "mlflow_server_patches"):
+    for variable in ("database_patches", "object_storage_patches", "mlflow_server_patches", "ingress_patches"):
         for number, entry in enumerate(v[variable]):
             if set(entry) != {"target", "patch"} or not isinstance(entry["target"], dict) or not entry["target"].get("kind"):
                 yield f"{variable}[{number}] must hold exactly target (kind, and name to reach one object) and patch (the fields to merge)."
@@ -328,7 +410,7 @@ def auth(v: Variables) -> Iterator[str]:
         yield from _external("mlflow_server_auth_external_secret", v["mlflow_server_auth_external_secret"], {"username", "password", "secret-key"}, v)
 
 
-RULES: tuple[Rule, ...] = (names, sizes, resources, ports, database, object_storage, server, auth, patches)
+RULES: tuple[Rule, ...] = (names, sizes, resources, ports, database, object_storage, server, auth, ingress, certificates, patches)
 
 
 def broken(variables: Variables) -> Iterator[str]:

@@ -11,8 +11,8 @@ import json
 import pathlib
 import subprocess
 
-import kubernetes_validate
 import pytest
+import strict
 import yaml
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def objects(request, tmp_path_factory):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_strictly_valid(objects, version):
     for obj in objects:
-        kubernetes_validate.validate(obj, version, strict=True)
+        strict.validate(obj, version)
 
 
 def test_labelled(objects):
@@ -62,6 +62,10 @@ def test_labelled(objects):
 
 
 def test_restricted_pod_security(objects):
+    assert_restricted(objects)
+
+
+def assert_restricted(objects):
     """Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/"""
     for name, spec in pod_specs(objects):
         pod = spec["securityContext"]
@@ -74,6 +78,7 @@ def test_restricted_pod_security(objects):
             context = container["securityContext"]
             assert context["allowPrivilegeEscalation"] is False, name
             assert context["capabilities"]["drop"] == ["ALL"], name
+            assert set(context["capabilities"].get("add", [])) <= {"NET_BIND_SERVICE"}, name
             assert context["readOnlyRootFilesystem"] is True, name
             assert not any(port.get("hostPort") for port in container.get("ports", [])), name
 

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Callable, NamedTuple
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import certificates, manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
 
@@ -273,9 +273,14 @@ def _generate(obj: dict, live: dict | None) -> None:
     The annotation lists keys by comma; ``key=value`` begins with that value instead of a password.
     """
     wanted = [key.strip() for key in manifests.annotation(obj, manifests.GENERATE).split(",") if key.strip()]
-    if obj["kind"] != "Secret" or not wanted:
+    authority = manifests.annotation(obj, manifests.GENERATE_CA)
+    if obj["kind"] != "Secret" or not (wanted or authority):
         return
     data = obj.setdefault("data", {}) or {}
+    if authority:
+        there = (live or {}).get("data", {})
+        pair = {key: there.get(key) for key in ("ca.crt", "ca.key")}
+        data.update(pair if all(pair.values()) else certificates.authority(authority))
     for key, _equals, first in (entry.partition("=") for entry in wanted):
         if key not in data:
             data[key] = (live or {}).get("data", {}).get(key) or base64.b64encode((first or _password()).encode()).decode()

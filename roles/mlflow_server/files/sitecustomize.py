@@ -6,7 +6,8 @@ import os
 import sys
 import urllib.parse
 
-MIXINS = ("MultipartUploadMixin", "MultipartDownloadMixin", "PresignedUploadMixin")
+PREFIX = "_MLFLOW_STATIC_PREFIX"
+"""How `mlflow server` tells its workers of --static-prefix."""
 
 
 def complete_uris():
@@ -23,17 +24,14 @@ def complete_uris():
             os.environ[name] = f"{scheme}://{login}@{rest}"
 
 
-class Proxied(importlib.abc.MetaPathFinder):
-    """Keeps artifacts on their way through the server where mlflow_server_artifacts is `proxied`.
+class Changed(importlib.abc.MetaPathFinder):
+    """Changes a module of MLflow once it is loaded."""
 
-    Since 3.15 MLflow's server tells every client to fetch artifacts by presigned URLs whenever they are in S3, and has no
-    switch against it. Those URLs lead to the store by the name that the server knows it by, which clients outside the cluster
-    cannot resolve, so that every download of theirs would fail. This makes the server say that it has no such URLs, which
-    clients have long understood. It steps in once, when the module that answers requests is loaded.
-    """
+    def __init__(self, name, change):
+        self.name, self.change = name, change
 
     def find_spec(self, name, path, target=None):
-        if name != "mlflow.server.handlers":
+        if name != self.name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -41,14 +39,36 @@ class Proxied(importlib.abc.MetaPathFinder):
 
         def exec_module(module):
             execute(module)
-            for mixin in MIXINS:
-                if hasattr(module, mixin):
-                    setattr(module, mixin, type("NoStoreHasThis", (), {}))
+            self.change(module)
 
         spec.loader.exec_module = exec_module
         return spec
 
 
+def proxied(handlers):
+    """Keep artifacts on their way through the server where mlflow_server_artifacts is `proxied`.
+
+    Since 3.15 MLflow's server tells every client to fetch artifacts by presigned URLs whenever they are in S3, and has no
+    switch against it. Those URLs lead to the store by the name that the server knows it by, which clients outside the cluster
+    cannot resolve, so that every download of theirs would fail. This makes the server say that it has no such URLs, which
+    clients have long understood.
+    """
+    for mixin in ("MultipartUploadMixin", "MultipartDownloadMixin", "PresignedUploadMixin"):
+        if hasattr(handlers, mixin):
+            setattr(handlers, mixin, type("NoStoreHasThis", (), {}))
+
+
+def streamed(artifact_router):
+    """Stream artifacts below mlflow_server_path_prefix, too.
+
+    MLflow's routes that do are at its root alone; those below a path hold each artifact in memory, at twice its size.
+    """
+    for route in list(artifact_router.artifact_router.routes):
+        artifact_router.artifact_router.add_api_route(os.environ[PREFIX] + route.path, route.endpoint, methods=route.methods)
+
+
 complete_uris()
 if os.environ.get("MLFLOW_ARTIFACTS_PROXIED"):
-    sys.meta_path.insert(0, Proxied())
+    sys.meta_path.insert(0, Changed("mlflow.server.handlers", proxied))
+if os.environ.get(PREFIX):
+    sys.meta_path.insert(0, Changed("mlflow.server.artifact_router", streamed))

@@ -10,6 +10,7 @@ import functools
 import http.server
 import json
 import threading
+import urllib.parse
 
 import mlflow
 import pytest
@@ -54,6 +55,16 @@ def test_nothing_is_left_of_the_story(mlflow_server):
 def test_what_is_wrong_is_said(mlflow_server, changes, check, words):
     report = ask(mlflow_server[0], **changes)
     assert not report["healthy"] and words in details(report)[check], details(report)
+
+
+def test_a_name_that_nobody_knows_leads_where_connect_says(mlflow_server):
+    port = mlflow_server[0].rpartition(":")[2]
+    url = urllib.parse.urlsplit("http://mlflow.localhost.test:8000")
+    with mlflow_health.resolved(url, "127.0.0.1", port):
+        report = ask(url.geturl())
+    said = details(report)
+    assert said["http"] == "OK" and "403" in said["api"], "the server must see the URL's host, which it does not allow"
+    assert "does not answer" in details(ask(url.geturl()))["http"]
 
 
 def test_a_server_that_is_not_there():

@@ -1,0 +1,99 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""People coming through the door, with a client and with a browser: door.py URL ADDRESS CA_FILE SIZE.
+
+The URL's host is in no DNS; ADDRESS is where the door listens. CA_FILE is the authority that client and browser are told to
+trust. SIZE is the artifact's, in MiB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.parse
+
+import mlflow
+import requests
+
+EXPERIMENT, RUN = "door", "through-the-door"
+
+
+def resolve(host: str, address: str) -> None:
+    """This process finds the host at the address, as /etc/hosts would have it."""
+    original = socket.getaddrinfo
+    socket.getaddrinfo = lambda name, *rest, **named: original(address if name == host else name, *rest, **named)
+
+
+def client(size: int) -> tuple[str, str]:
+    """A run with an artifact of so many MiB; its experiment and its identifier."""
+    experiment = mlflow.set_experiment(EXPERIMENT).experiment_id
+    with tempfile.TemporaryDirectory() as folder:
+        sent = pathlib.Path(folder, "model of ä.bin")
+        with sent.open("wb") as file:
+            for _part in range(size):
+                file.write(os.urandom(2**20))
+        with mlflow.start_run(run_name=RUN) as run:
+            mlflow.log_metric("accuracy", 0.95)
+            mlflow.log_artifact(str(sent), "model")
+        listed = [entry.path for entry in mlflow.artifacts.list_artifacts(run_id=run.info.run_id, artifact_path="model")]
+        assert listed == [f"model/{sent.name}"], listed
+        back = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=listed[0], dst_path=f"{folder}/back")
+        assert digest(pathlib.Path(back)) == digest(sent), "the artifact that came back is not the one that was sent"
+    mlflow.MlflowClient()._tracking_client._get_artifact_repo(run.info.run_id).delete_artifacts("model")  # nobody needs it now
+    return experiment, run.info.run_id
+
+
+def digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def page(url: str, ca_file: str) -> None:
+    """The page, all that it loads, and the headers that browsers heed."""
+    answer = requests.get(f"{url}/", verify=ca_file, timeout=30)
+    answer.raise_for_status()
+    assets = re.findall(r'(?:src|href)="([^"]+)"', answer.text)
+    assert len(assets) > 2, answer.text
+    for asset in assets:
+        requests.get(urllib.parse.urljoin(f"{url}/", asset), verify=ca_file, timeout=30).raise_for_status()
+    for name, value in {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "SAMEORIGIN", "Strict-Transport-Security": "max-age=31536000",
+                        "Content-Security-Policy": "frame-ancestors 'self'"}.items():
+        assert answer.headers[name] == value, answer.headers
+    refused = requests.get(f"{url}/", headers={"Host": "forged.test"}, verify=ca_file, timeout=30)
+    assert refused.status_code == 421, refused.status_code
+
+
+def browser(url: str, address: str, ca_file: str) -> str:
+    """What a person sees, once the page has built itself."""
+    with tempfile.TemporaryDirectory() as home:
+        trusted = pathlib.Path(home, ".pki", "nssdb")
+        trusted.mkdir(parents=True)
+        for arguments in (["-N", "--empty-password"], ["-A", "-t", "C,,", "-n", "door", "-i", ca_file]):
+            subprocess.run(["certutil", "-d", f"sql:{trusted}", *arguments], check=True)
+        return subprocess.run(
+            ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server",
+             f"--host-resolver-rules=MAP {urllib.parse.urlsplit(url).hostname} {address}", "--virtual-time-budget=30000", "--dump-dom", url],
+            env={**os.environ, "HOME": home}, capture_output=True, text=True, timeout=180, check=True).stdout
+
+
+def main(url: str, address: str, ca_file: str, size: str) -> None:
+    resolve(urllib.parse.urlsplit(url).hostname, address)
+    os.environ["MLFLOW_TRACKING_SERVER_CERT_PATH"] = ca_file
+    mlflow.set_tracking_uri(url)
+    experiment, run_id = client(int(size))
+    page(url, ca_file)
+    shown = browser(f"{url}/#/experiments/{experiment}/runs/{run_id}", address, ca_file)
+    assert RUN in shown and "accuracy" in shown, re.sub(r"<(script|style).*?</\1>", "", shown, flags=re.S)[-3000:]
+    print(f"{size} MiB there and back; the browser shows {RUN}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,42 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Strict validation of any object that roles render: Kubernetes' own kinds, and custom resources by schemas/."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+
+import jsonschema
+import kubernetes_validate
+import yaml
+
+SCHEMAS = pathlib.Path(__file__).parent / "schemas"
+BUILT_IN = ("apps", "autoscaling", "batch", "policy", "")
+"""API groups of Kubernetes without a domain; with the domain k8s.io, those below are its own as well."""
+BUILT_IN_DOMAINS = ("networking.k8s.io", "rbac.authorization.k8s.io", "storage.k8s.io", "scheduling.k8s.io", "admissionregistration.k8s.io")
+
+
+@functools.cache
+def _schema(path: pathlib.Path) -> jsonschema.Draft202012Validator:
+    metadata = {"type": "object", "required": ["name", "namespace"], "properties": {"name": {"type": "string"}}}
+    spec = yaml.safe_load(path.read_text())
+    frame = {"type": "object", "additionalProperties": False, "required": ["apiVersion", "kind", "metadata", "spec"],
+             "properties": {"apiVersion": {}, "kind": {}, "metadata": metadata, "spec": spec}}
+    jsonschema.Draft202012Validator.check_schema(frame)
+    return jsonschema.Draft202012Validator(frame)
+
+
+def validate(obj: dict, version: str) -> None:
+    """Raise for any field that the kind does not have, or a kind that nothing is known of."""
+    group, _sep, api_version = obj["apiVersion"].rpartition("/")
+    if group in (*BUILT_IN, *BUILT_IN_DOMAINS):
+        kubernetes_validate.validate(obj, version, strict=True)
+        return
+    path = SCHEMAS / f"{obj['kind'].lower()}.{group}.{api_version}.yaml"
+    assert path.exists(), f"{obj['kind']} of {obj['apiVersion']} has no schema: write {path.relative_to(SCHEMAS.parents[2])}"
+    _schema(path).validate(obj)
+    for name, value in (obj["metadata"].get("annotations") or {}).items():
+        assert isinstance(value, str), f"{obj['kind']}: annotation {name} is no text"
