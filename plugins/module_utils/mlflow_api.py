@@ -125,7 +125,7 @@ def connected(params, username=None, password=None):
         else:
             address = stack.enter_context(way.forward(params["port"])) if way else None
         if address and params["url"]:
-            stack.enter_context(_resolved(urllib.parse.urlsplit(params["url"]), *address))
+            stack.enter_context(resolved(urllib.parse.urlsplit(params["url"]), *address))
         # A forwarded port says nothing to who reads a message.
         name = f"service {params['service']} in namespace {params['namespace']}" if way and not params["url"] else None
         server = Server(params["url"] or "{0}://{1}:{2}".format(params["scheme"], *address), params, username, password, name)
@@ -150,7 +150,7 @@ def _written(text):
 
 
 @contextlib.contextmanager
-def _resolved(url, address, port):
+def resolved(url, address, port):
     """Connections to the URL's host and port lead to the address, whatever DNS says; Host header and TLS stay the URL's."""
     original, there = socket.getaddrinfo, url.port or {"http": 80, "https": 443}[url.scheme]
 

@@ -60,7 +60,7 @@ def test_what_is_wrong_is_said(mlflow_server, changes, check, words):
 def test_a_name_that_nobody_knows_leads_where_connect_says(mlflow_server):
     port = mlflow_server[0].rpartition(":")[2]
     url = urllib.parse.urlsplit("http://mlflow.localhost.test:8000")
-    with mlflow_health.resolved(url, "127.0.0.1", port):
+    with mlflow_api.resolved(url, "127.0.0.1", port):
         report = ask(url.geturl())
     said = details(report)
     assert said["http"] == "OK" and "403" in said["api"], "the server must see the URL's host, which it does not allow"
