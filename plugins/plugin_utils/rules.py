@@ -257,7 +257,7 @@ def server(v: Variables) -> Iterator[str]:
         if not v["mlflow_server_autoscaling_cpu"] and not v["mlflow_server_autoscaling_memory"]:
             yield "mlflow_server_autoscaling_cpu and mlflow_server_autoscaling_memory are both 0; give one of them a percentage to scale by."
     prefix = str(v["mlflow_server_path_prefix"] or "")
-    if prefix and not re.match(r"^(/[A-Za-z0-9._~-]+)+$", prefix):
+    if prefix and prefix != v.get("ingress_path") and not re.match(r"^(/[A-Za-z0-9._~-]+)+$", prefix):
         yield f"mlflow_server_path_prefix is {prefix!r}; it must begin with '/' and not end with one, such as /team/mlflow, or be empty."
     if v["mlflow_server_gc_schedule"] and len(str(v["mlflow_server_gc_schedule"]).split()) != 5:
         yield f"mlflow_server_gc_schedule is {v['mlflow_server_gc_schedule']!r}; it must be cron's five fields, such as 0 3 * * 0."

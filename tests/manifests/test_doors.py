@@ -86,7 +86,7 @@ def test_an_ingress_leads_every_host_to_the_server(doors, door):
 def test_presets(doors):
     annotations = {name: only(doors[name], "Ingress")["metadata"].get("annotations") or {} for name in ("plain", "nginx", "traefik", "alb", "gce")}
     nginx = {name.partition("/")[2]: value for name, value in annotations["nginx"].items()}
-    assert nginx == {"proxy-body-size": str(5 * 2**30), "proxy-request-buffering": "off", "proxy-read-timeout": "60", "proxy-send-timeout": "3600"}
+    assert nginx == {"backend-protocol": "HTTP", "proxy-body-size": str(5 * 2**30), "proxy-request-buffering": "off", "proxy-read-timeout": "60", "proxy-send-timeout": "3600"}
     assert annotations["traefik"]["traefik.ingress.kubernetes.io/router.middlewares"] == "traefik-traefik-ingress@kubernetescrd"
     assert "Strict-Transport-Security" in only(doors["traefik"], "Middleware")["spec"]["headers"]["customResponseHeaders"]
     assert annotations["alb"]["alb.ingress.kubernetes.io/healthcheck-path"] == f"{PATH}/health"
@@ -131,7 +131,7 @@ def test_a_proxy_is_restricted_and_reachable(doors, door):
     selected = [name for name, spec in pod_specs(objects) if spec is deployment["spec"]["template"]["spec"]]
     assert selected == [f"Deployment {door}-ingress"]
     caddyfile = only(objects, "ConfigMap", f"{door}-ingress")["data"]["Caddyfile"]
-    assert f"reverse_proxy {door}-server:5000" in caddyfile
+    assert f"reverse_proxy http://{door}-server:5000" in caddyfile
     assert ("header" in caddyfile.replace("read_header", "").replace("response_header", "")) is (door != "proxy-http")
 
 

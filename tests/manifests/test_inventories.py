@@ -111,10 +111,10 @@ def test_host_allow_list(objects):
 
 @pytest.mark.parametrize("inventory", INVENTORIES)
 def test_no_secret_outside_a_secret(inventory, tmp_path):
-    given = dict(SECRETS)
-    if inventory == "local-minimal":  # its stores have no credentials, so give the same sentinels to stores that have
-        given.update(database_type="postgresql", object_storage_type="seaweedfs")
-    objects = render(inventory, tmp_path, **given)
+    # Whatever the inventory's own stores are, the sentinels are given to stores that take them.
+    objects = render(inventory, tmp_path, **SECRETS, database_type="postgresql", database_cloudsql_instance="", database_external_secret={},
+                     object_storage_type="seaweedfs", object_storage_url="", object_storage_iam_role_arn="",
+                     object_storage_gcp_service_account="", object_storage_bucket_encryption="")
     found = 0
     for obj in objects:
         text = yaml.safe_dump(obj)
@@ -152,7 +152,109 @@ def test_service_selects_the_server_alone(objects):
         assert selected == [service["metadata"]["name"]]
 
 
-def test_no_care_of_the_bucket_unless_asked(objects):
+def test_accounts_of_the_clouds(tmp_path):
+    """What makes a cloud take the server's pods for whom they are."""
+    def identity(inventory):
+        objects = render(inventory, tmp_path / inventory)
+        (account,) = [o for o in objects if o["kind"] == "ServiceAccount"]
+        assert not [o for o in objects if o["kind"] == "Secret" and "object-storage" in o["metadata"]["name"]]
+        return account["metadata"]["annotations"]
+
+    assert identity("eks-irsa")["eks.amazonaws.com/role-arn"] == "arn:aws:iam::111122223333:role/mlops-mlflow-s3-role"
+    assert identity("gke-cloudsql")["iam.gke.io/gcp-service-account"] == "mlflow@my-project.iam.gserviceaccount.com"
+
+
+def test_azure_s_workload_identity(tmp_path):
+    objects = render("kubernetes", tmp_path, object_storage_type="azure", object_storage_azure_account="acct", object_storage_bucket="mlflow",
+                     object_storage_azure_client_id="0000-1111")
+    (account,) = [o for o in objects if o["kind"] == "ServiceAccount"]
+    assert account["metadata"]["annotations"]["azure.workload.identity/client-id"] == "0000-1111"
+    for obj in objects:
+        if obj["kind"] in ("Deployment", "Job"):
+            assert obj["spec"]["template"]["metadata"]["labels"]["azure.workload.identity/use"] == "true"
+            assert "wasbs://mlflow@acct.blob.core.windows.net" in yaml.safe_dump(obj)
+
+
+def test_a_login_from_a_secret_manager(tmp_path):
+    objects = render("gke-cloudsql", tmp_path)
+    (external,) = [o for o in objects if o["kind"] == "ExternalSecret"]
+    (store,) = [o for o in objects if o["kind"] == "SecretStore"]
+    assert external["spec"]["secretStoreRef"]["name"] == store["metadata"]["name"]
+    assert {e["secretKey"] for e in external["spec"]["data"]} == {"username", "password"}
+    name = external["spec"]["target"]["name"]
+    (server,) = [o for o in objects if o["kind"] == "Deployment"]
+    assert name in yaml.safe_dump(server) and not [o for o in objects if o["kind"] == "Secret"]
+
+
+def test_cloud_sql_s_proxy_runs_beside_the_server(tmp_path):
+    for obj in render("gke-cloudsql", tmp_path):
+        if obj["kind"] in ("Deployment", "Job"):
+            spec = obj["spec"]["template"]["spec"]
+            assert spec["initContainers"][0]["name"] == "cloud-sql-proxy" and spec["initContainers"][0]["restartPolicy"] == "Always"
+            uri = next(e["value"] for e in spec["containers"][0]["env"] if e["name"] == "MLFLOW_BACKEND_STORE_URI")
+            assert uri == "mysql+pymysql://127.0.0.1:3306/mlflow"
+
+
+def test_autoscaling_alone_says_how_many_pods(tmp_path):
+    objects = render("eks-irsa", tmp_path)
+    (server,) = [o for o in objects if o["kind"] == "Deployment"]
+    (scaler,) = [o for o in objects if o["kind"] == "HorizontalPodAutoscaler"]
+    (budget,) = [o for o in objects if o["kind"] == "PodDisruptionBudget"]
+    assert "replicas" not in server["spec"]
+    assert (scaler["spec"]["minReplicas"], scaler["spec"]["maxReplicas"]) == (2, 10)
+    assert {m["resource"]["name"]: m["resource"]["target"]["averageUtilization"] for m in scaler["spec"]["metrics"]} == {"cpu": 70, "memory": 80}
+    assert budget["spec"]["selector"] == server["spec"]["selector"]
+
+
+def test_network_policies_let_in_and_out_only_what_is_named(tmp_path):
+    objects = render("eks-irsa", tmp_path)
+    policies = {o["metadata"]["name"]: o["spec"] for o in objects if o["kind"] == "NetworkPolicy"}
+    assert policies["mlflow-default-deny"] == {
+        "podSelector": {"matchLabels": {"app.kubernetes.io/instance": "mlflow"}}, "policyTypes": ["Ingress", "Egress"]}
+    server = policies["mlflow-server"]
+    namespaces = [peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for rule in server["ingress"]
+                  for peer in rule["from"] if "namespaceSelector" in peer]
+    assert namespaces == ["argo", "kserve", "kubeflow", "monitoring"]
+    ports = {port["port"] for rule in server["egress"] for port in rule.get("ports", [])}
+    assert ports == {53, 443, 80, 988}, "names, S3, and where tokens come from"
+    assert policies["mlflow-database"]["ingress"] and not policies["mlflow-database"].get("egress")
+
+
+def test_kaiwo_manages_the_server(tmp_path):
+    plain = render("helm-style-sqlite", tmp_path / "plain")
+    kaiwo = render("helm-style-sqlite", tmp_path / "kaiwo", mlflow_server_kaiwo=True, mlflow_server_kaiwo_queue="research")
+    (deployment,) = [o for o in plain if o["kind"] == "Deployment"]
+    (service,) = [o for o in kaiwo if o["kind"] == "KaiwoService"]
+    strict.validate(service, VERSIONS[-1])
+    assert not [o for o in kaiwo if o["kind"] == "Deployment"]
+    own = service["spec"]["deployment"]["spec"]
+    assert own["template"]["spec"] == deployment["spec"]["template"]["spec"] and own["selector"] == deployment["spec"]["selector"]
+
+
+def test_everything_of_a_production_server_is_valid(tmp_path):
+    """Features that no example inventory turns on."""
+    objects = render("kubernetes", tmp_path, mlflow_server_workspaces=True, mlflow_server_jobs=True,
+                     mlflow_server_trace_archival={"location": "s3://mlflow/traces", "retention": "30d"}, mlflow_server_gc_schedule="0 3 * * 0",
+                     mlflow_server_tls_secret="server-tls", mlflow_server_auth="oidc", mlflow_server_oidc_issuer="https://id.example.com",
+                     mlflow_server_oidc_client_id="mlflow", mlflow_server_oidc_client_secret="s", mlflow_server_oidc_groups=["ml"],
+                     mlflow_server_oidc_redirect_url="https://m.example.com/oauth2/callback", mlflow_network_policy=True,
+                     mlflow_server_rbac_rules=[{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}],
+                     mlflow_server_service_account_token=True, mlflow_node_selector={"pool": "ml"}, mlflow_priority_class="high",
+                     mlflow_tolerations=[{"key": "ml", "operator": "Exists"}], mlflow_image_pull_secrets=["registry"],
+                     mlflow_server_extra_objects=[{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "more"}, "data": {"a": "b"}}])
+    for version in VERSIONS:
+        for obj in objects:
+            strict.validate(obj, version)
+    kinds = {o["kind"] for o in objects}
+    assert {"CronJob", "Role", "RoleBinding", "NetworkPolicy", "PodDisruptionBudget"} <= kinds
+    for name, spec in pod_specs(objects):
+        assert spec["nodeSelector"] == {"pool": "ml"} and spec["priorityClassName"] == "high", name
+        assert spec["imagePullSecrets"] == [{"name": "registry"}] and spec["tolerations"], name
+
+
+@pytest.mark.parametrize("inventory", ["kubernetes", "gke-cloudsql"])
+def test_no_care_of_the_bucket_unless_asked(inventory, tmp_path):
+    objects = render(inventory, tmp_path)
     assert "MLFLOW_BUCKET_CARE" not in yaml.safe_dump([o for o in objects if o["kind"] != "ConfigMap"])
     assert not any("bucket.py" in o["data"] for o in objects if o["kind"] == "ConfigMap")
 

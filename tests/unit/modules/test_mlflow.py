@@ -97,9 +97,9 @@ def index(tmp_path_factory):
 
 
 def versions(**changes):
-    return mlflow_version_info.look({"engine": "none", "source": "index", "index_url": None, "github_url": None, "python_version": "3.11",
-                                     "pinned": "3.0.0", "limit": 10, "url": None, "port": 5000, "path_prefix": "", "username": None,
-                                     "password": None, "token": None, "ca_file": None, "validate_certs": True, "timeout": 5, **changes})
+    connection = {name: option.get("default") for name, option in mlflow_api.OPTIONS.items()}
+    return mlflow_version_info.look({**connection, "source": "index", "index_url": None, "github_url": None, "python_version": "3.11",
+                                     "pinned": "3.0.0", "limit": 10, "username": None, "password": None, "timeout": 5, **changes})
 
 
 def test_only_what_can_be_installed_counts(index):
