@@ -34,7 +34,7 @@ OWN_ARGUMENTS = {
     "--no-serve-artifacts": "mlflow_server_artifacts", "--allowed-hosts": "mlflow_server_allowed_hosts",
     "--static-prefix": "mlflow_server_path_prefix", "--enable-workspaces": "mlflow_server_workspaces",
     "--trace-archival-config": "mlflow_server_trace_archival", "--read-replica-backend-store-uri": "database_read_replica_host",
-    "--app-name": "mlflow_server_auth", "--uvicorn-opts": "mlflow_server_tls_secret for TLS and mlflow_server_log_level for the log; anything else in mlflow_server_patches",
+    "--app-name": "mlflow_server_auth", "--uvicorn-opts": "mlflow_server_tls_secret for TLS, and mlflow_server_patches for anything else",
 }
 OURS_ALONE = ("mlflow_server_", "object_storage_")
 """Prefixes that nobody else's variables carry; with the others only a near miss counts as a misspelling."""
@@ -121,7 +121,8 @@ def database(v: Variables) -> Iterator[str]:
         for variable in ("database_host", "database_cloudsql_instance", "database_read_replica_host", "database_tls", *login):
             if v[variable]:
                 yield f"{variable} is set while database_type is sqlite, which is a file; set database_type to postgresql or leave {variable} empty."
-        for variable, several in (("mlflow_server_replicas", int(v["mlflow_server_replicas"]) > 1), ("mlflow_server_autoscaling", v["mlflow_server_autoscaling"])):
+        for variable, several in (("mlflow_server_replicas", int(v["mlflow_server_replicas"]) > 1),
+                                  ("mlflow_server_autoscaling", v["mlflow_server_autoscaling"])):
             if several:
                 yield (f"{variable} is {v[variable]} while database_type is sqlite, which one process at a time may "
                        f"write; set database_type to postgresql, or {variable} to {'false' if variable.endswith('scaling') else 1}.")
@@ -227,8 +228,8 @@ def object_storage(v: Variables) -> Iterator[str]:
                              {"s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, "gcs": {"credentials.json"}}.get(kind, set()), v)
     several = int(v["mlflow_server_replicas"]) > 1 or v["mlflow_server_autoscaling"]
     if kind == "ephemeral" and several:
-        yield (f"object_storage_type is ephemeral while there are several pods, each of which would have artifacts of its own; choose a store "
-               f"that all reach, or one pod.")
+        yield ("object_storage_type is ephemeral while there are several pods, each of which would have artifacts of its own; choose a store "
+               "that all reach, or one pod.")
     if kind == "volume" and several and v["object_storage_access_mode"] != "ReadWriteMany":
         yield (f"mlflow_server_replicas is {v['mlflow_server_replicas']} while the artifacts are on a volume that is "
                f"{v['object_storage_access_mode']}; set object_storage_access_mode to ReadWriteMany, or mlflow_server_replicas to 1.")

@@ -86,7 +86,8 @@ def test_an_ingress_leads_every_host_to_the_server(doors, door):
 def test_presets(doors):
     annotations = {name: only(doors[name], "Ingress")["metadata"].get("annotations") or {} for name in ("plain", "nginx", "traefik", "alb", "gce")}
     nginx = {name.partition("/")[2]: value for name, value in annotations["nginx"].items()}
-    assert nginx == {"backend-protocol": "HTTP", "proxy-body-size": str(5 * 2**30), "proxy-request-buffering": "off", "proxy-read-timeout": "60", "proxy-send-timeout": "3600"}
+    assert nginx == {"backend-protocol": "HTTP",
+                     "proxy-body-size": str(5 * 2**30), "proxy-request-buffering": "off", "proxy-read-timeout": "60", "proxy-send-timeout": "3600"}
     assert annotations["traefik"]["traefik.ingress.kubernetes.io/router.middlewares"] == "traefik-traefik-ingress@kubernetescrd"
     assert "Strict-Transport-Security" in only(doors["traefik"], "Middleware")["spec"]["headers"]["customResponseHeaders"]
     assert annotations["alb"]["alb.ingress.kubernetes.io/healthcheck-path"] == f"{PATH}/health"

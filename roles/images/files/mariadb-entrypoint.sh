@@ -21,6 +21,7 @@ if [ ! -d "$data/mysql" ]; then
   rm -rf "$new"
   mkdir -p "$new"
   mariadb-install-db --no-defaults --datadir="$new" --auth-root-authentication-method=normal --skip-test-db --skip-name-resolve >/dev/null
+  # shellcheck disable=SC2016  # the backticks are SQL's
   database=$(printf '%s' "${MARIADB_DATABASE:-$MARIADB_USER}" | sed 's/`/``/g')
   mariadbd --no-defaults --datadir="$new" --bootstrap --skip-networking <<SQL
 FLUSH PRIVILEGES;
