@@ -58,17 +58,25 @@ def proxied(handlers):
             setattr(handlers, mixin, type("NoStoreHasThis", (), {}))
 
 
-def streamed(artifact_router):
+def streamed(fastapi_app):
     """Stream artifacts below mlflow_server_path_prefix, too.
 
-    MLflow's routes that do are at its root alone; those below a path hold each artifact in memory, at twice its size.
+    MLflow's routes that do are at its root alone; those below a path hold each artifact in memory, at twice its size. A request
+    for one is taken for the same at the root before anything else looks at it, logins and permissions included.
     """
-    for route in list(artifact_router.artifact_router.routes):
-        artifact_router.artifact_router.add_api_route(os.environ[PREFIX] + route.path, route.endpoint, methods=route.methods)
+    prefix, answer = os.environ[PREFIX].rstrip("/"), fastapi_app.FastAPI.__call__
+    artifacts = tuple(f"{prefix}/{api}/2.0/mlflow-artifacts/artifacts/" for api in ("api", "ajax-api"))
+
+    async def at_the_root(self, scope, receive, send):
+        if scope["type"] == "http" and scope["method"] in ("GET", "PUT") and scope["path"].startswith(artifacts):
+            scope = {**scope, "path": scope["path"][len(prefix):], "raw_path": scope["raw_path"][len(prefix):]}
+        await answer(self, scope, receive, send)
+
+    fastapi_app.FastAPI.__call__ = at_the_root
 
 
 complete_uris()
 if os.environ.get("MLFLOW_ARTIFACTS_PROXIED"):
     sys.meta_path.insert(0, Changed("mlflow.server.handlers", proxied))
 if os.environ.get(PREFIX):
-    sys.meta_path.insert(0, Changed("mlflow.server.artifact_router", streamed))
+    sys.meta_path.insert(0, Changed("mlflow.server.fastapi_app", streamed))
