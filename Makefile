@@ -142,7 +142,7 @@ lint: test-tools test-packages ## yamllint, ansible-lint (profile production), t
 	@yamllint --strict .
 	@ansible-lint
 	@antsibull-changelog lint
-	@shellcheck .ci/run tools/*
+	@shellcheck .ci/run tools/* benchmarks/converge benchmarks/serve
 
 # ansible-test wants the collection in a real folder of its name, and a repository of its own there lest it take the files
 # for ignored ones of this. It makes environments, and would download pip for those from a host that not everyone reaches;
