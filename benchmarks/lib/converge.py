@@ -15,6 +15,7 @@ import pathlib
 import re
 import secrets
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -235,6 +236,7 @@ def main() -> None:
         parser.error("--instances begins with 1, to which all else is compared")
     if not os.environ.get("KUBECONFIG"):
         sys.exit("KUBECONFIG names no cluster to measure on; set it to one where namespaces may be made and removed.")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
     with tempfile.TemporaryDirectory(prefix="mlops-benchmark-") as folder:
         bench = Bench(options, pathlib.Path(folder))
         try:
