@@ -21,6 +21,7 @@ PLAYS = ROOT / "benchmarks" / "plays"
 ENVIRONMENT = {**os.environ, "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}:/usr/sbin:/sbin", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
                "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections"), "ANSIBLE_NOCOLOR": "true", "LC_ALL": "C.UTF-8"}
 ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)
+LOAD = os.getloadavg()[0]
 PODMAN_CONF = pathlib.Path("/var/lib/mlops.mlflow/containers.conf")
 """Written by the podman engine where this machine's limits are below podman's defaults."""
 
@@ -71,7 +72,7 @@ def heading(*versions: str) -> None:
                   if line.startswith("model name")), "unknown processor")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     print(f"{datetime.date.today()}; {', '.join(versions)}; {os.cpu_count()} cores ({model}), {memory:.0f} GiB, "
-          f"load {os.getloadavg()[0]:.1f} at the start\n", flush=True)
+          f"load {LOAD:.1f} at the start\n", flush=True)
 
 
 def version(package: str) -> str:

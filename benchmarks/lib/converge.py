@@ -186,7 +186,8 @@ class Bench:
         kubernetes_core = json.loads(run(["ansible-galaxy", "collection", "list", "kubernetes.core", "--format", "json"]))
         cores = next(found["kubernetes.core"]["version"] for found in kubernetes_core.values() if "kubernetes.core" in found)
         heading(f"Kubernetes {cluster}", version("ansible-core"), f"kubernetes.core {cores}",
-                *([f"helm {run(['helm', 'version', '--short']).strip()}"] if "helm" in self.cases else []))
+                *([f"helm {run(['helm', 'version', '--short']).strip()}"] if "helm" in self.cases else []),
+                *([self.sdk_version()] if "sdk" in self.cases else []))
         table([f"median of {self.options.repeat}, nothing changes", "s", "least", "most", "processor s"],
               [[case.name, *(f"{value:.2f}" for value in (case.median, min(case.seconds), max(case.seconds), statistics.median(case.processor)))]
                for case in self.cases.values()])
@@ -201,6 +202,9 @@ class Bench:
             print(f"Module processes in the whole of site.yml: {len(self.modules)} ({kinds}); at most ten are aimed at.")
         for text in self.left_out:
             print(f"Left out: {text}")
+
+    def sdk_version(self) -> str:
+        return run([self.options.helm_python, "-c", "from importlib.metadata import version; print('helm-sdkpy', version('helm-sdkpy'))"]).strip()
 
     def ratios(self):
         """Name of what is compared, the one, the other."""

@@ -259,10 +259,10 @@ class Bench:
                 server.measure(self.options.seconds, max(self.options.concurrency, 4 * workers))
                 server.stop()
                 rows.append([f"{workers}, job execution {'on' if jobs == 'true' else 'off'}", str(processes), f"{server.idle[0]:.0f}",
-                             f"{server.idle[0] / workers:.0f}", f"{server.busy[0]:.0f}", f"{server.busy[0] / workers:.0f}"])
+                             f"{server.busy[0]:.0f}", f"{server.busy[0] / workers:.0f}", f"{server.answers[0].rate:.0f}", f"{server.processor[0]:.1f}"])
                 say(" / ".join(rows[-1]))
         self.heading()
-        table(["workers", "processes", "idle MiB", "a worker", "busy MiB", "a worker"], rows)
+        table(["workers", "processes", "idle MiB", "busy MiB", "busy, a worker", "requests/s", "processor ms/request"], rows)
 
     def heading(self) -> None:
         heading(self.image, f"podman {podman('version', '--format', '{{.Client.Version}}')}", f"servers on cores {','.join(map(str, self.options.cpus))}")
