@@ -154,7 +154,8 @@ class Bench:
         notes = self.folder / "modules"
         notes.touch()
         run(play(ROOT / "playbooks" / "site.yml", self.options.site),
-            env={**ENVIRONMENT, "ANSIBLE_CALLBACK_PLUGINS": str(PLAYS), "ANSIBLE_CALLBACKS_ENABLED": "modules_counted", "BENCHMARK_MODULES": str(notes)})
+            env={**ENVIRONMENT, "ANSIBLE_CALLBACK_PLUGINS": str(PLAYS), "ANSIBLE_CALLBACKS_ENABLED": "modules_counted",
+                 "BENCHMARK_MODULES": str(notes)})
         self.modules = notes.read_text(encoding="utf-8").split()
 
     def measure(self) -> None:
@@ -221,9 +222,9 @@ class Bench:
                 yield f"{name}, to apply: whole plays", median[key], ten
                 yield f"{name}, to apply beyond an empty task", median[key], one
         for count in self.options.instances[1:]:
-            for key in ("helm", "helm wait"):
+            for key, command in (("helm", "helm upgrade"), ("helm wait", "helm upgrade --wait")):
                 if key in median:
-                    yield f"{count} x {'helm upgrade --wait' if 'wait' in key else 'helm upgrade'}, to apply for {count} instances", count * median[key], median[f"apply {count}"]
+                    yield f"{count} x {command}, to apply for {count} instances", count * median[key], median[f"apply {count}"]
         if "site" in median:
             yield "the roles' three applies, to play with an empty task", median["roles"], task
             yield "the whole of site.yml, to play with an empty task", median["site"], task
