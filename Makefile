@@ -32,10 +32,10 @@ LINK := .cache/collections/ansible_collections/mlops/mlflow
 PLAY := ansible-playbook --inventory $(INVENTORY)
 
 .PHONY: help quickstart status verify open uninstall clean venv test lint sanity unit manifests molecule build \
-	changelog lock tools test-tools packages test-packages
+	benchmark-converge benchmark-serve changelog lock tools test-tools packages test-packages
 
 help: ## List the targets
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 	@echo
 	@echo "INVENTORY=$(INVENTORY) says which instances; ARGS='--check --diff' and the like go to ansible-playbook."
 
@@ -153,7 +153,7 @@ lint: test-tools test-packages ## yamllint, ansible-lint (profile production), t
 	@yamllint --strict .
 	@ansible-lint
 	@antsibull-changelog lint
-	@shellcheck .ci/run tools/*
+	@shellcheck .ci/run tools/* benchmarks/converge benchmarks/serve
 
 # ansible-test wants the collection in a real folder of its name, and a repository of its own there lest it take the files
 # for ignored ones of this. It makes environments, and would download pip for those from a host that not everyone reaches;
@@ -197,6 +197,11 @@ build: test-tools ## Build the collection's archive, install it elsewhere and re
 		ansible-doc --type $$type --json $$plugins >/dev/null; \
 		echo "Documented: $$plugins"; \
 	done
+
+benchmark-converge: tools ## What a run without changes costs on KUBECONFIG's cluster (ARGS=--help: options)
+benchmark-serve: tools ## What the deployed server serves, beside others
+benchmark-converge benchmark-serve:
+	@benchmarks/$(@:benchmark-%=%) $(ARGS)
 
 changelog: test-tools ## Turn changelogs/fragments into CHANGELOG.rst, under the version in galaxy.yml
 	@antsibull-changelog release --update-existing --reload-plugins --refresh-plugins

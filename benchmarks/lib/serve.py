@@ -1,0 +1,308 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Requests a second, latency, memory and processor time of the default deployment on podman, beside a plain `mlflow server` and
+the servers of two Helm charts: one after another in one run, on the same image, stores and cores. Or, with --sizes, the memory
+of servers with 1 to 8 workers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import yaml
+from common import ROOT, Failed, heading, podman, run, say, table
+from load import load
+
+# What each server is started with, for PostgreSQL and S3 as all four have them here. The charts ask for both stores to be
+# named; with them, and all else as they ship, their templates render this.
+#   plain      MLflow's own defaults (`mlflow server --help`): 4 uvicorn workers, job execution on
+#   official   mlflow/mlflow at 003d4902: charts/values.yaml, charts/templates/_helpers.tpl (mlflow.serverArgs); mlflow.backendStoreUri
+#              and mlflow.artifactsDestination set
+#   community  community-charts/helm-charts at ae700fff (chart 1.11.5): charts/mlflow/values.yaml, templates/deployment.yaml,
+#              templates/configmap.yaml; backendStore.postgres, artifactRoot.s3 and artifactRoot.proxiedArtifactStorage set
+SERVERS = {
+    "plain": {
+        "title": "plain mlflow server",
+        "arguments": ["--host=0.0.0.0", "--backend-store-uri={database}", "--artifacts-destination={artifacts}"],
+        "environment": {},
+    },
+    "official": {
+        "title": "official chart's server",
+        "arguments": ["--host=0.0.0.0", "--port=5000", "--workers=4"],
+        "environment": {"MLFLOW_BACKEND_STORE_URI": "{database}", "MLFLOW_ARTIFACTS_DESTINATION": "{artifacts}"},
+    },
+    "community": {
+        "title": "community chart's server",
+        "arguments": ["--host=0.0.0.0", "--port=5000", "--backend-store-uri={database}", "--artifacts-destination={artifacts}",
+                      "--serve-artifacts", "--uvicorn-opts='--log-level=info'"],
+        "environment": {"MLFLOW_CONFIGURE_LOGGING": "true", "MLFLOW_LOGGING_LEVEL": "INFO", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"},
+    },
+}
+OURS = "deployed"
+# What reaches the stores; the deployed server has it from its roles, the others get the same.
+STORES = ("PGUSER", "PGPASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "MLFLOW_S3_ENDPOINT_URL")
+START_TIMEOUT = 300
+MIB = 2**20
+
+
+class Server:
+    """A container that runs `mlflow server`, and what was measured of it."""
+
+    def __init__(self, title: str, container: str, port: int) -> None:
+        self.title, self.container, self.port = title, container, port
+        self.idle: list[float] = []
+        self.busy: list[float] = []
+        self.processor: list[float] = []
+        self.answers: list = []
+
+    def start(self, cpus: list[int], settle: float) -> None:
+        """Start it, wait until it answers and its processes are all there, and keep them on the given cores."""
+        podman("start", self.container)
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5).close()
+                break
+            except (OSError, urllib.error.URLError) as error:
+                if time.monotonic() > deadline:
+                    raise Failed(f"{self.title} does not answer: {error}\n{podman('logs', '--tail', '20', self.container)}") from error
+                time.sleep(0.5)
+        # It answers before its job consumers come up, and those rest ten seconds before they look for unfinished jobs: at rest is
+        # who did nothing for longer.
+        deadline, quiet = time.monotonic() + settle, 0
+        while quiet < 4 and time.monotonic() < deadline:
+            before = self.seconds()
+            time.sleep(3)
+            quiet = quiet + 1 if self.seconds() - before < 0.3 else 0
+        if quiet < 4:
+            say(f"{self.title} is still busy {settle:.0f} s after its start, without a request")
+        for process in self.processes():
+            for thread in os.listdir(f"/proc/{process}/task"):
+                os.sched_setaffinity(int(thread), cpus)
+
+    def stop(self) -> None:
+        podman("stop", "--time", "20", self.container)
+
+    def processes(self) -> list[int]:
+        """Of this machine's processes those in the container, told by their process namespace."""
+        first = int(podman("inspect", "--format", "{{.State.Pid}}", self.container))
+        if not first:
+            raise Failed(f"{self.title} has ended:\n{podman('logs', '--tail', '20', self.container)}")
+        namespace = os.readlink(f"/proc/{first}/ns/pid")
+        found = []
+        for entry in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if os.readlink(f"/proc/{entry}/ns/pid") == namespace:
+                    found.append(int(entry))
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+        return found
+
+    def memory(self) -> tuple[float, int]:
+        """MiB of its processes, what several share counted once (proportional set size), and their number."""
+        total, processes = 0, self.processes()
+        for process in processes:
+            try:
+                text = pathlib.Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+        return total / 1024, len(processes)
+
+    def seconds(self) -> float:
+        """Seconds of processor that its living processes have taken."""
+        total = 0
+        for process in self.processes():
+            try:
+                fields = pathlib.Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            total += int(fields[11]) + int(fields[12])
+        return total / os.sysconf("SC_CLK_TCK")
+
+    def measure(self, seconds: float, concurrency: int) -> None:
+        """Memory at rest; then a load, and the most memory during it."""
+        self.idle.append(self.memory()[0])
+        load(self.port, min(3, seconds), concurrency)  # the first requests load what the server imports late
+        peak, over = [0.0], threading.Event()
+
+        def watch() -> None:
+            while not over.wait(1):
+                peak[0] = max(peak[0], self.memory()[0])
+
+        watcher, before = threading.Thread(target=watch, daemon=True), self.seconds()
+        watcher.start()
+        answers = load(self.port, seconds, concurrency)
+        over.set()
+        watcher.join()
+        if answers.errors:
+            say(f"{self.title}: {len(answers.errors)} requests failed, such as {answers.errors[0]}")
+        self.processor.append(1000 * (self.seconds() - before) / max(1, len(answers.seconds)))
+        self.busy.append(max(peak[0], self.memory()[0]))
+        self.answers.append(answers)
+
+    def figures(self) -> dict[str, float]:
+        return {
+            "requests/s": statistics.median(a.rate for a in self.answers),
+            "API p95 ms": statistics.median(a.p95(artifacts=False) for a in self.answers),
+            "1 MiB p95 ms": statistics.median(a.p95(artifacts=True) for a in self.answers),
+            "processor ms/request": statistics.median(self.processor),
+            "idle MiB": statistics.median(self.idle),
+            "busy MiB": statistics.median(self.busy),
+            "failed": sum(len(a.errors) for a in self.answers),
+        }
+
+
+class Bench:
+    """The default deployment, and other servers on its stores, each with a database and a folder of its own."""
+
+    def __init__(self, options: argparse.Namespace, folder: pathlib.Path) -> None:
+        self.options, self.folder = options, folder
+        self.instance = options.instance
+        self.inventory = folder / "hosts.yml"
+        self.others: list[str] = []
+        self.database = self.image = ""
+        self.store: dict[str, str] = {}
+
+    def deploy(self) -> Server:
+        """inventories/local under a name and a port of its own."""
+        hosts = yaml.safe_load((ROOT / "inventories/local/hosts.yml").read_text(encoding="utf-8"))["all"]["hosts"]
+        variables = {**next(iter(hosts.values())), "mlflow_server_publish": f"127.0.0.1:{self.options.port}"}
+        self.inventory.write_text(yaml.safe_dump({"all": {"hosts": {self.instance: variables}}}), encoding="utf-8")
+        say("Deploying the default instance")
+        run(["ansible-playbook", "--inventory", self.inventory, "playbooks/site.yml", "--skip-tags", "verify"])
+        container, self.database = self.container("server"), self.container("database")
+        told = json.loads(podman("inspect", container))[0]
+        self.image = told["ImageName"]
+        lines = podman("exec", container, "env").splitlines()
+        self.store = {name: value for name, _equals, value in (line.partition("=") for line in lines)}
+        return Server("the default deployment", container, self.options.port)
+
+    def container(self, component: str) -> str:
+        labels = {"app.kubernetes.io/instance": self.instance, "app.kubernetes.io/component": component, "mlops.mlflow/role": "main"}
+        return podman("ps", "--format", "{{.Names}}", *(part for key, value in labels.items() for part in ("--filter", f"label={key}={value}")))
+
+    def add(self, name: str, title: str, arguments: list[str], environment: dict[str, str], *options: str) -> Server:
+        """A container beside the deployment, made but not started."""
+        owner, _at, host = self.store["MLFLOW_BACKEND_STORE_URI"].rpartition("@")
+        address = (owner + "@" if owner else "") + host.rpartition("/")[0]
+        database = f"bench_{name.replace('-', '_')}"
+        podman("exec", self.database, "psql", "--quiet", "--host", "/var/run/postgresql", "--username", self.store["PGUSER"], "--dbname", "postgres",
+               "--command", f"CREATE DATABASE {database}")
+        values = {"database": f"{address}/{database}", "artifacts": f"{self.store['MLFLOW_ARTIFACTS_DESTINATION'].rstrip('/')}/{name}"}
+        settings = self.folder / f"{name}.env"
+        settings.touch(mode=0o600)
+        settings.write_text("".join(f"{key}={value}\n" for key, value in {
+            "HOME": "/tmp", **{key: self.store[key] for key in STORES}, **{key: value.format(**values) for key, value in environment.items()}}.items()),
+            encoding="utf-8")
+        container, port = f"{self.instance}-{name}", self.options.port + 1 + len(self.others)
+        self.others.append(container)
+        podman("create", "--name", container, "--network", self.instance, "--publish", f"127.0.0.1:{port}:5000", "--env-file", str(settings), *options,
+               self.image, "mlflow", "server", *(argument.format(**values) for argument in arguments))
+        return Server(title, container, port)
+
+    def compare(self) -> None:
+        ours = self.deploy()
+        servers = {OURS: ours}
+        for name, server in SERVERS.items():
+            servers[name] = self.add(name, server["title"], server["arguments"], server["environment"])
+        ours.stop()
+        order = list(servers.values())
+        for number in range(1, self.options.rounds + 1):
+            for server in order:
+                server.start(self.options.cpus, self.options.settle)
+                server.measure(self.options.seconds, self.options.concurrency)
+                server.stop()
+                say(f"Round {number} of {self.options.rounds}: {server.title}: {server.answers[-1].rate:.0f} requests/s, {server.processor[-1]:.1f} ms of "
+                    f"processor a request, {server.idle[-1]:.0f} MiB idle, {server.busy[-1]:.0f} MiB busy")
+            order.append(order.pop(0))
+        self.heading()
+        figures = {server.title: server.figures() for server in servers.values()}
+        columns = list(figures[ours.title])
+        table([f"{self.options.rounds} rounds of {self.options.seconds:.0f} s, {self.options.concurrency} clients", *columns],
+              [[title, *(f"{row[column]:.{1 if 'processor' in column else 0}f}" for column in columns)] for title, row in figures.items()])
+        plain = figures[SERVERS["plain"]["title"]]
+        table(["ratio to the plain server", *columns[:-1]],
+              [[title, *(f"{row[column] / plain[column]:.2f}" for column in columns[:-1])] for title, row in figures.items()])
+
+    def sizes(self) -> None:
+        """Memory of servers with the role's own environment, by number of workers and with job execution on and off."""
+        ours = self.deploy()
+        ours.stop()
+        settings = {key: value for key, value in self.store.items() if key.startswith("MLFLOW_SERVER_")}
+        volume = self.folder / "etc"
+        volume.mkdir(mode=0o755)
+        self.folder.chmod(0o755)
+        (volume / "sitecustomize.py").write_text((ROOT / "roles/mlflow_server/files/sitecustomize.py").read_text(encoding="utf-8"), encoding="utf-8")
+        settings |= {"PYTHONPATH": "/etc/mlflow", **SERVERS["official"]["environment"], **{
+            key: self.store[key] for key in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "GIT_PYTHON_REFRESH")}}
+        rows = []
+        for jobs in ("false", "true"):
+            for workers in self.options.workers:
+                server = self.add(
+                    f"{'jobs' if jobs == 'true' else 'no-jobs'}-{workers}", f"{workers} workers, jobs {jobs}", ["--host=0.0.0.0", f"--workers={workers}"],
+                    {**settings, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": jobs}, "--volume", f"{volume}:/etc/mlflow:ro")
+                server.start(self.options.cpus, self.options.settle)
+                processes = server.memory()[1]
+                server.measure(self.options.seconds, max(self.options.concurrency, 4 * workers))
+                server.stop()
+                rows.append([f"{workers}, job execution {'on' if jobs == 'true' else 'off'}", str(processes), f"{server.idle[0]:.0f}",
+                             f"{server.busy[0]:.0f}", f"{server.busy[0] / workers:.0f}", f"{server.answers[0].rate:.0f}", f"{server.processor[0]:.1f}"])
+                say(" / ".join(rows[-1]))
+        self.heading()
+        table(["workers", "processes", "idle MiB", "busy MiB", "busy, a worker", "requests/s", "processor ms/request"], rows)
+
+    def heading(self) -> None:
+        heading(self.image, f"podman {podman('version', '--format', '{{.Client.Version}}')}", f"servers on cores {','.join(map(str, self.options.cpus))}")
+
+    def clean(self) -> None:
+        say("Removing what was made")
+        for container in self.others:
+            podman("rm", "--force", "--volumes", container)
+        if self.inventory.exists():
+            run(["ansible-playbook", "--inventory", self.inventory, "playbooks/uninstall.yml", "--extra-vars", '{"mlflow_purge_data": true}'])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="serve", description=__doc__)
+    parser.add_argument("--sizes", action="store_true", help="measure memory by number of workers instead of comparing")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each server is measured; medians are shown (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=15, help="length of each load (%(default)s)")
+    parser.add_argument("--concurrency", type=int, default=8, help="clients at once (%(default)s)")
+    parser.add_argument("--settle", type=float, default=120, help="longest wait after a start for a server to come to rest, in seconds (%(default)s)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of workers for --sizes (%(default)s)")
+    parser.add_argument("--cpus", type=lambda text: list(map(int, text.split(","))), default=sorted(os.sched_getaffinity(0)),
+                        help="cores that each server may use, such as 0,1 (all)")
+    parser.add_argument("--port", type=int, default=15900, help="first of the loopback ports to publish on (%(default)s)")
+    parser.add_argument("--instance", default="mlflow-benchmark", help="name of the instance to deploy and remove (%(default)s)")
+    options = parser.parse_args()
+    if os.geteuid():
+        sys.exit("Only root may read the memory of a container's processes; run this as root.")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
+    with tempfile.TemporaryDirectory(prefix="mlops-benchmark-") as folder:
+        bench = Bench(options, pathlib.Path(folder))
+        if podman("ps", "--all", "--quiet", "--filter", f"label=app.kubernetes.io/instance={options.instance}"):
+            sys.exit(f"An instance {options.instance} is there already; name another with --instance, or uninstall it.")
+        try:
+            bench.sizes() if options.sizes else bench.compare()
+        finally:
+            bench.clean()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (Failed, KeyboardInterrupt) as error:
+        sys.exit(str(error) or "Stopped.")
