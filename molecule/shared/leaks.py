@@ -1,0 +1,125 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Looks for an instance's secrets wherever they must not be: leaks.py ENGINE NAMESPACE INVENTORY.
+
+In all that Ansible prints at its most talkative, with diffs, while secrets change; in the arguments of every process meanwhile; in
+every object that is no Secret; in rendered files; and in what podman remembers of containers.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import threading
+
+SITE = pathlib.Path(__file__).parents[2] / "playbooks" / "site.yml"
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+class Kubernetes:
+    """An instance in a namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        from kubernetes import client, config
+
+        config.load_kube_config()
+        self.namespace, self.api = namespace, client.ApiClient()
+
+    def _get(self, path: str) -> list[dict]:
+        answer = self.api.call_api(path.format(namespace=self.namespace), "GET", auth_settings=["BearerToken"], response_type="object")
+        return answer[0]["items"]
+
+    def secrets(self) -> set[str]:
+        return {base64.b64decode(value).decode(errors="replace") for secret in self._get("/api/v1/namespaces/{namespace}/secrets")
+                for value in (secret.get("data") or {}).values()}
+
+    def places(self) -> dict[str, str]:
+        paths = [f"/api/v1/namespaces/{{namespace}}/{kind}" for kind in ("configmaps", "pods", "services", "events", "persistentvolumeclaims")]
+        paths += [f"/apis/{kind.format(n='namespaces/{namespace}')}" for kind in (
+            "apps/v1/{n}/deployments", "apps/v1/{n}/statefulsets", "apps/v1/{n}/replicasets", "batch/v1/{n}/jobs")]
+        return {path: json.dumps(self._get(path)) for path in paths}
+
+
+class Podman:
+    """An instance on this machine."""
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+        self.state = pathlib.Path("/var/lib/mlops.mlflow") if not os.geteuid() else pathlib.Path(
+            os.environ.get("XDG_DATA_HOME") or pathlib.Path.home() / ".local/share", "mlops.mlflow")
+        if (self.state / "containers.conf").exists():
+            os.environ["CONTAINERS_CONF"] = str(self.state / "containers.conf")
+
+    def secrets(self) -> set[str]:
+        root = output("podman", "info", "--format", "{{.Store.GraphRoot}}").strip()
+        stored = json.loads(pathlib.Path(root, "secrets/filedriver/secretsdata.json").read_text())
+        return {base64.b64decode(value).decode(errors="replace") for value in stored.values()}
+
+    def places(self) -> dict[str, str]:
+        label = f"label=mlops.mlflow/namespace={self.namespace}"
+        containers = output("podman", "ps", "--all", "--quiet", "--filter", label).split()
+        found = {f"podman inspect {name}": output("podman", "inspect", name) for name in containers}
+        found.update({f"podman logs {name}": subprocess.run(["podman", "logs", name], capture_output=True, text=True, check=True).stderr
+                      for name in containers})
+        found.update({str(path): path.read_text() for path in (self.state / self.namespace).rglob("*")
+                      if path.is_file() and "scratch" not in path.parts})
+        return found
+
+
+def arguments(seen: set[str], end: threading.Event) -> None:
+    """Collect the command lines of all processes."""
+    while not end.wait(0.02):
+        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+            except OSError:
+                continue  # it has ended
+
+
+def run(inventory: str, *more: str) -> str:
+    """All that a run says."""
+    done = subprocess.run(["ansible-playbook", "-vvv", "--diff", "--inventory", inventory, str(SITE), *more], capture_output=True, text=True,
+                          check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1"})
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout + done.stderr
+
+
+def main(engine: str, namespace: str, inventory: str) -> None:
+    instance = {"kubernetes": Kubernetes, "podman": Podman}[engine](namespace)
+    seen, end = set(), threading.Event()
+    watcher = threading.Thread(target=arguments, args=(seen, end))
+    watcher.start()
+    given = {"database_password": "Sentinel-database-password", "mlflow_server_auth_admin_password": "Sentinel-admin-password",
+             "object_storage_access_key": "Sentinel-access-key", "object_storage_secret_key": "Sentinel-secret-key"}
+    with tempfile.TemporaryDirectory() as folder:
+        # From a file: what is given on a command line stands in the process list by the will of who gives it.
+        variables = pathlib.Path(folder, "vars.json")
+        variables.write_text(json.dumps({**given, "mlflow_server_auth": "basic"}))
+        try:
+            places = {"a run that makes new secrets, predicted": run(inventory, "--check", "--extra-vars", f"@{variables}"),
+                      "a run": run(inventory), "a run that renders": run(inventory, "--extra-vars", f"mlflow_render_dir={folder}/rendered")}
+        finally:
+            end.set()
+            watcher.join()
+        places.update({str(path): path.read_text() for path in pathlib.Path(folder, "rendered").iterdir()})
+    places.update({"arguments of processes": "\n".join(seen)}, **instance.places())
+    secrets = {secret for secret in instance.secrets() | set(given.values()) if len(secret) >= 12}
+    assert len(secrets) > len(given), "the instance has no secrets of its own to look for"
+    leaks = [(place, secret[:4] + "…") for place, text in places.items() for secret in secrets
+             if secret in text or base64.b64encode(secret.encode()).decode() in text]
+    assert not leaks, leaks
+    print(f"{len(secrets)} secrets in none of {len(places)} places")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
