@@ -12,11 +12,13 @@ from typing import Callable
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine, EngineError, Put, Scope
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import Api, ApiError
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_wait import Watcher, describe
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_wait import Watcher, describe, progress
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
 # Aggregated discovery (every kind of the cluster in two answers); stable since Kubernetes 1.30, the oldest supported.
 DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+RESTORE_TIMEOUT = 120
+"""Seconds that what ran before has to come back."""
 
 
 class KubernetesEngine(Engine):
@@ -29,6 +31,7 @@ class KubernetesEngine(Engine):
         self.api = Api(kubeconfig, context)
         self._resources: dict[tuple[str, str], tuple[str, bool]] | None = None
         self._namespaces: set[str] = set()
+        self._before: dict[Ref, dict] = {}
 
     # -- what the cluster knows ------------------------------------------------------------------------------------
 
@@ -75,7 +78,7 @@ class KubernetesEngine(Engine):
     def read(self, refs: set[Ref], kinds: set[tuple[str, str]]) -> dict[Ref, dict]:
         everyday = {(version, kind) for (version, kind) in self.resources
                     if kind in manifests.KIND_ORDER and kind not in ("Namespace", "PriorityClass", "ResourceQuota", "LimitRange")}
-        lists = self.api.map(self._list, _one_version_each(everyday | (kinds & set(self.resources))))
+        lists = self.api.map(self._list, _one_version_each(everyday | (kinds & set(self.resources)), kinds))
         live = {Ref.of(obj): obj for objects in lists for obj in objects}
         version_of = {(version.rpartition("/")[0], kind): version for version, kind in self.resources}
         version_of.update({(version.rpartition("/")[0], kind): version for version, kind in kinds})
@@ -111,6 +114,7 @@ class KubernetesEngine(Engine):
         if not dry_run:
             for namespace in {obj["metadata"].get("namespace") for obj in objects} - self._namespaces - {None}:
                 self._ensure_namespace(namespace)
+        self._before.update({ref: before for ref in map(Ref.of, objects) if (before := live.get(ref)) and ref.kind in ("Deployment", "StatefulSet")})
         afters = self.api.map(lambda obj: self._apply(obj, live.get(Ref.of(obj)), dry_run), objects)
         return {Ref.of(obj): Put(after) for obj, after in zip(objects, afters)}
 
@@ -160,7 +164,30 @@ class KubernetesEngine(Engine):
     # -- waiting and removing --------------------------------------------------------------------------------------
 
     def wait(self, objects: list[dict], deadline: float) -> None:
-        Watcher(self, deadline).until_ready(objects)
+        try:
+            Watcher(self, deadline).until_ready(objects)
+        except EngineError:
+            for obj in objects:
+                self._restore(obj)
+            raise
+
+    def _restore(self, obj: dict) -> None:
+        """Put back what ran before, where it has ended to make room for what does not work: one pod alone, or one on a volume.
+
+        A rolling update leaves its old pods running by itself, and the new ones there to be looked at.
+        """
+        before = self._before.get(Ref.of(obj))
+        alone = obj["kind"] == "StatefulSet" or (obj["spec"].get("strategy") or {}).get("type") == "Recreate"
+        if not before or not alone or progress(before) or before["spec"]["template"] == obj["spec"]["template"]:
+            return
+        try:
+            if progress(self.api.request("GET", self.path(obj))):
+                template = [{"op": "replace", "path": "/spec/template", "value": before["spec"]["template"]}]
+                after = self.api.request("PATCH", self.path(obj), f"fieldManager={manifests.MANAGER}", template, "application/json-patch+json")
+                Watcher(self, time.monotonic() + RESTORE_TIMEOUT).until_ready([after])
+                self.say(f"{Ref.of(obj)}: what ran before is running again")
+        except (ApiError, EngineError) as error:
+            self.say(f"{Ref.of(obj)}: what ran before cannot be put back: {error}")
 
     def delete(self, objects: list[dict], deadline: float) -> None:
         for obj in objects:
@@ -204,10 +231,10 @@ class KubernetesEngine(Engine):
         self.api.close()
 
 
-def _one_version_each(kinds: set[tuple[str, str]]) -> list[tuple[str, str]]:
-    """One apiVersion for each group and kind (stable ones sort before alphas and betas), since all show the same objects."""
+def _one_version_each(kinds: set[tuple[str, str]], wanted: set[tuple[str, str]]) -> list[tuple[str, str]]:
+    """One apiVersion for each group and kind, since all show the same objects: the wanted one, or a stable one before betas."""
     chosen: dict[tuple[str, str], tuple[str, str]] = {}
-    for version, kind in sorted(kinds, key=lambda k: ("alpha" in k[0] or "beta" in k[0], -len(k[0]), k)):
+    for version, kind in sorted(kinds, key=lambda k: (k not in wanted, "alpha" in k[0] or "beta" in k[0], -len(k[0]), k)):
         chosen.setdefault((version.rpartition("/")[0], kind), (version, kind))
     return list(chosen.values())
 

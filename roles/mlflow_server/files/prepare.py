@@ -6,6 +6,7 @@ database   wait until the database answers; end at once, with the reason, when w
 bucket     bring the bucket of the artifacts to what MLFLOW_BUCKET_CARE asks for, see bucket.py beside this file
 artifacts  wait in the same way for the bucket or the folder of the artifacts
 migrate    bring the schema of the database up to date
+gc         remove for good what people deleted longer ago than GC_OLDER_THAN; of a CronJob, while the server runs
 
 Reads the environment of the server. PREPARE_TIMEOUT is how many seconds to wait for each store (120).
 """
@@ -189,7 +190,15 @@ def users():
     print("prepare: the schema of the users is up to date", flush=True)
 
 
-STEPS = {"database": database, "bucket": bucket, "artifacts": artifacts, "migrate": migrate}
+def gc():
+    """Remove for good what was deleted so long ago. Called here since its URI, as an argument, would show the login to all."""
+    from mlflow.cli import cli
+
+    options = ["--older-than", os.environ["GC_OLDER_THAN"], *(["--all-workspaces"] if os.environ.get("MLFLOW_ENABLE_WORKSPACES") else [])]
+    cli(["gc", "--backend-store-uri", DATABASE, *options])
+
+
+STEPS = {"database": database, "bucket": bucket, "artifacts": artifacts, "migrate": migrate, "gc": gc}
 
 if __name__ == "__main__":
     for step in sys.argv[1:]:
