@@ -26,16 +26,18 @@ TRANSLATION = "1"
 """Part of every pod's fingerprint; raised when the same template comes to mean other arguments."""
 REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 
-# Answers like a kubelet's httpGet, success below 400, with whatever the image has: curl, a wget, or Python.
+# Answers like a kubelet's httpGet, success below 400 whatever the certificate, with what the image has: curl, a wget, or Python.
 HTTP_GET = """\
-if command -v curl >/dev/null; then curl -fsS -m {timeout} -o /dev/null {url}
-elif command -v wget >/dev/null; then wget -q -T {timeout} -O /dev/null {url}
+if command -v curl >/dev/null; then curl -fksS -m {timeout} -o /dev/null {url}
+elif command -v wget >/dev/null; then wget -q --no-check-certificate -T {timeout} -O /dev/null {url}
 elif command -v busybox >/dev/null; then busybox wget -q -T {timeout} -O /dev/null {url}
 else python3 -c '
-import http.client, sys
-connection = http.client.HTTPConnection(sys.argv[1], timeout={timeout})
-connection.request("GET", sys.argv[2])
-sys.exit(connection.getresponse().status >= 400)' {host} {path}
+import http.client, ssl, sys
+scheme, host, path = sys.argv[1:]
+secure = {{"context": ssl._create_unverified_context()}} if scheme == "https" else {{}}
+connection = (http.client.HTTPSConnection if secure else http.client.HTTPConnection)(host, timeout={timeout}, **secure)
+connection.request("GET", path)
+sys.exit(connection.getresponse().status >= 400)' {scheme} {host} {path}
 fi"""
 TCP = 'if command -v nc >/dev/null 2>&1; then nc -z 127.0.0.1 {port}; else bash -c "exec 3<>/dev/tcp/127.0.0.1/{port}"; fi'
 
@@ -321,9 +323,9 @@ def probe_command(probe: dict, container: dict) -> list[str]:
         return probe["exec"]["command"]
     if "httpGet" in probe:
         get = probe["httpGet"]
-        url = f"{get.get('scheme', 'HTTP').lower()}://127.0.0.1:{port(get['port'])}{get.get('path', '/')}"
-        return ["sh", "-c", HTTP_GET.format(
-            url=shlex.quote(url), host=f"127.0.0.1:{port(get['port'])}", path=shlex.quote(get.get("path", "/")), timeout=probe.get("timeoutSeconds", 1))]
+        scheme, host, path = get.get("scheme", "HTTP").lower(), f"127.0.0.1:{port(get['port'])}", get.get("path", "/")
+        return ["sh", "-c", HTTP_GET.format(url=shlex.quote(f"{scheme}://{host}{path}"), scheme=scheme, host=host, path=shlex.quote(path),
+                                            timeout=probe.get("timeoutSeconds", 1))]
     return ["sh", "-c", TCP.format(port=port(probe["tcpSocket"]["port"]))]
 
 
