@@ -30,24 +30,21 @@ class Kubernetes:
     """An instance in a namespace."""
 
     def __init__(self, namespace: str) -> None:
-        from kubernetes import client, config
+        from kubernetes import config, dynamic
 
-        config.load_kube_config()
-        self.namespace, self.api = namespace, client.ApiClient()
+        self.namespace, self.api = namespace, dynamic.DynamicClient(config.new_client_from_config())
 
-    def _get(self, path: str) -> list[dict]:
-        answer = self.api.call_api(path.format(namespace=self.namespace), "GET", auth_settings=["BearerToken"], response_type="object")
-        return answer[0]["items"]
+    def _get(self, api_version: str, kind: str) -> list[dict]:
+        return self.api.resources.get(api_version=api_version, kind=kind).get(namespace=self.namespace).to_dict()["items"]
 
     def secrets(self) -> set[str]:
-        return {base64.b64decode(value).decode(errors="replace") for secret in self._get("/api/v1/namespaces/{namespace}/secrets")
+        return {base64.b64decode(value).decode(errors="replace") for secret in self._get("v1", "Secret")
                 for value in (secret.get("data") or {}).values()}
 
     def places(self) -> dict[str, str]:
-        paths = [f"/api/v1/namespaces/{{namespace}}/{kind}" for kind in ("configmaps", "pods", "services", "events", "persistentvolumeclaims")]
-        paths += [f"/apis/{kind.format(n='namespaces/{namespace}')}" for kind in (
-            "apps/v1/{n}/deployments", "apps/v1/{n}/statefulsets", "apps/v1/{n}/replicasets", "batch/v1/{n}/jobs")]
-        return {path: json.dumps(self._get(path)) for path in paths}
+        kinds = [("v1", kind) for kind in ("ConfigMap", "Pod", "Service", "Event", "PersistentVolumeClaim")] + [("batch/v1", "Job")]
+        kinds += [("apps/v1", kind) for kind in ("Deployment", "StatefulSet", "ReplicaSet")]
+        return {f"all {kind}s": json.dumps(self._get(version, kind)) for version, kind in kinds}
 
 
 class Podman:
@@ -91,7 +88,7 @@ def run(inventory: str, *more: str) -> str:
     """All that a run says."""
     done = subprocess.run(["ansible-playbook", "-vvv", "--diff", "--inventory", inventory, str(SITE), *more], capture_output=True, text=True,
                           check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1"})
-    assert done.returncode == 0, done.stdout[-3000:]
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return done.stdout + done.stderr
 
 
