@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 
-SITE = pathlib.Path(__file__).parents[2] / "playbooks" / "site.yml"
+SITE = pathlib.Path(__file__).resolve().parents[2] / "playbooks" / "site.yml"
 
 
 def output(*command: str) -> str:

@@ -275,6 +275,14 @@ def test_care_of_the_bucket(tmp_path, database, kind):
                     "encryption": None, "kms_key": None}
 
 
+def test_numbers_and_switches_may_come_as_text(tmp_path):
+    """As from --extra-vars name=value, where everything is text."""
+    plain = {"mlflow_server_replicas": 3, "mlflow_server_autoscaling": False, "mlflow_network_policy": True, "mlflow_server_drain_seconds": 20,
+             "mlflow_server_workspaces": False, "mlflow_server_kaiwo": False, "mlflow_server_jobs": False, "database_port": 5433}
+    text = {name: str(value).lower() for name, value in plain.items()}
+    assert render("kubernetes", tmp_path / "text", **text) == render("kubernetes", tmp_path / "plain", **plain)
+
+
 def test_patches_reach_any_field(tmp_path):
     objects = render("kubernetes", tmp_path, mlflow_server_patches=[
         {"target": {"kind": "Deployment"},
