@@ -86,10 +86,16 @@ class Chromium:
                     "response": "ProvideCredentials", "username": self.login[0], "password": self.login[1]})
 
     def read(self, url: str, *words: str) -> str:
-        """Open the URL and return the page's text once it has all the words, or what it has after a minute."""
-        self.send("Page.navigate", url=url)
-        deadline, text = time.monotonic() + 60, ""
+        """Open the URL and return the page's text once it has all the words, or what it has after 90 seconds.
+
+        As people do, it loads a page again that says that something went wrong, or nothing for half a minute.
+        """
+        deadline, opened, text = time.monotonic() + 90, 0.0, ""
         while time.monotonic() < deadline and not all(word in text for word in words):
+            if time.monotonic() - opened > (5 if "went wrong" in text else 30):
+                self.send("Page.navigate", url="about:blank")
+                self.send("Page.navigate", url=url)
+                opened = time.monotonic()
             time.sleep(0.5)
             result = self.call("Runtime.evaluate", expression="document.body ? document.body.innerText : ''", returnByValue=True)
             text = str(result["result"].get("value") or "")
