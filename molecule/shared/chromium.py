@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import select
+import signal
 import subprocess
 import tempfile
 import time
@@ -27,7 +28,8 @@ class Chromium:
 
     def __init__(self, login: tuple[str, str], ca_file: str, host: str, address: str) -> None:
         self.login, self.asked = login, 0
-        self.home = tempfile.TemporaryDirectory()
+        # What ends last may still be writing when it goes.
+        self.home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         trusted = pathlib.Path(self.home.name, ".pki", "nssdb")
         trusted.mkdir(parents=True)
         for arguments in (["-N", "--empty-password"], ["-A", "-t", "C,,", "-n", "door", "-i", ca_file]):
@@ -43,7 +45,7 @@ class Chromium:
         self.process = subprocess.Popen(
             ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server", "--remote-debugging-pipe",
              f"--user-data-dir={self.home.name}/profile", f"--host-resolver-rules=MAP {host} {address}", "about:blank"],
-            env={**os.environ, "HOME": self.home.name}, preexec_fn=descriptors, close_fds=False, stdin=subprocess.DEVNULL,
+            env={**os.environ, "HOME": self.home.name}, preexec_fn=descriptors, close_fds=False, start_new_session=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.close(theirs_in)
         os.close(theirs_out)
@@ -103,7 +105,7 @@ class Chromium:
 
     def close(self) -> None:
         """End the browser and forget what it knew."""
-        self.process.kill()
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         os.close(self.out)
         os.close(self.back)
