@@ -29,7 +29,7 @@ OPTIONS = {
 # Of the modules that manage the users of a server, whose own options are a username and a password.
 LOGIN = {"login_username": {"type": "str"}, "login_password": {"type": "str", "no_log": True}}
 LOGIN_TOGETHER = [("login_username", "login_password")]
-LOGIN_EXCLUSIVE = [("login_password", "token")]
+LOGIN_EXCLUSIVE = [("login_password", "token", "secret")]
 
 USERS = "/api/2.0/mlflow/users/"
 
@@ -53,16 +53,21 @@ class ApiError(RuntimeError):
 
 
 class Server:
-    """HTTP to one MLflow server, which messages call by its name."""
+    """HTTP to one MLflow server, which messages call by its name.
 
-    def __init__(self, url, params, username=None, password=None, name=None):
+    Attributes:
+        authority: certificates of whom clients must trust, as text, where a Secret has them; else None.
+    """
+
+    def __init__(self, url, params, username=None, password=None, name=None, authority=None):
         self.url = url.rstrip("/") + "/" + params["path_prefix"].strip("/") if params["path_prefix"] else url.rstrip("/")
         self.root, self.params, self.username, self.password, self.name = url, params, username, password, name or self.url
+        self.authority = authority
         self.headers = {"Authorization": f"Bearer {params['token']}"} if params["token"] else {}
 
     def log_in_as(self, username, password):
         """The same server for another user."""
-        return Server(self.root, {**self.params, "token": None}, username, password, self.name)
+        return Server(self.root, {**self.params, "token": None}, username, password, self.name, self.authority)
 
     def ask(self, path, body=None, headers=None, method=None):
         """The answer's text; an HTTP error becomes a sentence with the server's reason."""
@@ -115,9 +120,10 @@ def connected(params, username=None, password=None):
     if not way and not params["url"]:
         raise reach.ReachError("url is empty while engine is none; name the URL of the server.")
     if params["secret"]:
-        username, password = _login(way, params)
+        login = reach.from_secret(way, "secret", params["secret"], params["secret_keys"])
+        username, password = login["username"], login["password"]
     with contextlib.ExitStack() as stack:
-        authority = _from_secret(way, params["ca_secret"], "ca_secret").get("ca.crt") if params["ca_secret"] else None
+        authority = reach.from_secret(way, "ca_secret", params["ca_secret"]).get("ca.crt") if params["ca_secret"] else None
         if authority:
             params = {**params, "ca_file": stack.enter_context(_written(authority))}
         if params["connect"]:
@@ -128,16 +134,8 @@ def connected(params, username=None, password=None):
             stack.enter_context(resolved(urllib.parse.urlsplit(params["url"]), *address))
         # A forwarded port says nothing to who reads a message.
         name = f"service {params['service']} in namespace {params['namespace']}" if way and not params["url"] else None
-        server = Server(params["url"] or "{0}://{1}:{2}".format(params["scheme"], *address), params, username, password, name)
-        server.authority = authority
-        yield server
-
-
-def _from_secret(way, name, option):
-    """A Secret's values, which an option names."""
-    if not way:
-        raise reach.ReachError(f"{option} is set while engine is none; name the engine that has the Secret.")
-    return way.secret(name)
+        url = params["url"] or "{0}://{1}:{2}".format(params["scheme"], *address)
+        yield Server(url, params, username, password, name, authority)
 
 
 @contextlib.contextmanager
@@ -164,15 +162,6 @@ def resolved(url, address, port):
         yield
     finally:
         socket.getaddrinfo = original
-
-
-def _login(way, params):
-    """User and password, from the Secret that the options name."""
-    values = _from_secret(way, params["secret"], "secret")
-    try:
-        return tuple(values[params["secret_keys"][part]] for part in ("username", "password"))
-    except KeyError as error:
-        raise reach.ReachError(f"The Secret {params['secret']} has no key {error}; name its keys in secret_keys.") from error
 
 
 def administrator(server):

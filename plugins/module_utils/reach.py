@@ -52,6 +52,29 @@ def reach(params):
     return {"kubernetes": Kubernetes, "podman": Podman}[params["engine"]](params)
 
 
+def from_secret(way, option, name, keys=None):
+    """Values that a module's option says to take from a Secret.
+
+    Args:
+        way: what reach() gave; None where there is no engine.
+        option: the option's name, for messages.
+        name: the Secret's name.
+        keys: for each value wanted, the Secret's key that holds it; None for all of the Secret as it is.
+
+    Raises:
+        ReachError: there is no engine, no such Secret, or it lacks a key.
+    """
+    if not way:
+        raise ReachError(f"{option} is set while engine is none; name the engine that has the Secret.")
+    values = way.secret(name)
+    if keys is None:
+        return values
+    missing = ", ".join(sorted(set(keys.values()) - set(values)))
+    if missing:
+        raise ReachError(f"The Secret {name} has no key {missing}; name its keys in secret_keys.")
+    return {wanted: values[key] for wanted, key in keys.items()}
+
+
 class Kubernetes:
     """Through the API server: port-forward, exec, Secrets."""
 

@@ -192,7 +192,7 @@ def main():
         module.exit_json(**ask(params))
     except reach.ReachError as error:
         module.fail_json(msg=str(error))
-    except (ImportError, KeyError) as error:
+    except ImportError as error:
         module.fail_json(msg=f"The questions cannot be asked here: {error}.")
 
 
@@ -203,9 +203,8 @@ def ask(params):
         "dialect", "host", "port", "database", "user", "password", "sslmode", "ca_file", "path", "connect_timeout", "samples", "write")}
     if params["inside"]:
         return run_probe(database, {**question, "environment": True}, way)
-    if params["secret"] and way:
-        values = way.secret(params["secret"])
-        question.update({field: values[key] for field, key in params["secret_keys"].items()})
+    if params["secret"]:
+        question.update(reach.from_secret(way, "secret", params["secret"], params["secret_keys"]))
     question["port"] = question["port"] or PORTS.get(params["dialect"])
     with way.forward(question["port"]) if way else contextlib.nullcontext((question["host"], question["port"])) as (host, port):
         return run_probe(database, {**question, "host": host, "port": port})

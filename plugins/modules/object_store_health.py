@@ -203,8 +203,6 @@ def main():
         module.exit_json(**ask(params))
     except reach.ReachError as error:
         module.fail_json(msg=str(error))
-    except KeyError as error:
-        module.fail_json(msg=f"The Secret {params['secret']} has no key {error}; name its keys in secret_keys.")
 
 
 def ask(params):
@@ -215,9 +213,8 @@ def ask(params):
         "account_key", "connection_string", "ca_file", "path", "size_mb")}
     if params["inside"]:
         return run_probe(object_store, {**question, "environment": True}, way)
-    if params["secret"] and way:
-        values = way.secret(params["secret"])
-        question.update({field: values[key] for field, key in params["secret_keys"].items()})
+    if params["secret"]:
+        question.update(reach.from_secret(way, "secret", params["secret"], params["secret_keys"]))
     with way.forward(params["port"]) if way and params["type"] == "s3" else contextlib.nullcontext() as address:
         if address:
             question["url"] = "http://{0}:{1}".format(*address)

@@ -122,7 +122,7 @@ class Watcher:
         selector = ",".join(f"{key}%3D{value}" for key, value in labels.items())
         answer = self.engine.api.request("GET", f"/api/v1/namespaces/{obj['metadata']['namespace']}/pods", f"labelSelector={selector}")
         pods = [pod for pod in answer["items"] if not pod["metadata"].get("deletionTimestamp") and not _ready(pod)]
-        if obj["kind"] == "Deployment":
+        if obj["kind"] == "Deployment" and pods:
             # Those of an earlier template may be broken and on their way out; they are no reason to give up on this one.
             newest = self._newest_replica_set(obj)
             pods = [pod for pod in pods if any(owner["name"] == newest for owner in pod["metadata"].get("ownerReferences") or [])]
