@@ -275,8 +275,8 @@ class PodmanEngine(Engine):
         if not self._is_root() and any(len(ids.get(kind) or []) < 2 for kind in ("uidmap", "gidmap")):
             user = machine["user"]
             raise EngineError(f"The user {user} has no subordinate ids, without which podman runs no image for this user; an administrator gives "
-                              f"them with 'usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}' (or another range that nobody "
-                              f"has in /etc/subuid), then run 'podman system migrate'.")
+                              f"65536 that nobody else in /etc/subuid has, with 'usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST {user}', "
+                              f"then {user} runs 'podman system migrate'.")
 
     def _enough_disk(self, machine: dict) -> None:
         free, root = int(machine["disk"][3]) * 1024, machine["info"]["store"]["graphRoot"]
