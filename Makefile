@@ -12,9 +12,11 @@ ARGS ?=
 SCENARIO ?= default
 
 UV_VERSION := 0.13.8
-# What podman and the building of images need on Debian and its kin.
+# What podman and the building of images need on Debian and its kin. Without the settings in containers-storage, Debian 12's podman
+# copies a user's images whole for each container; root's it does not.
 DEBIAN_PACKAGES := python3-venv podman runc netavark aardvark-dns iptables catatonit uidmap slirp4netns fuse-overlayfs \
-	mmdebstrap debian-archive-keyring $(if $(wildcard /run/systemd/system),dbus-user-session)
+	mmdebstrap debian-archive-keyring $(if $(wildcard /run/systemd/system),dbus-user-session) \
+	$(if $(filter-out 0,$(shell id -u)),containers-storage)
 # What tests need on top: databases to measure (their programs only, no service), a linter, and a browser with what tells it
 # whom to trust.
 DEBIAN_TEST_PACKAGES := postgresql mariadb-server-core mariadb-client-core shellcheck chromium libnss3-tools

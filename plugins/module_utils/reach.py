@@ -186,8 +186,10 @@ class Podman:
         raise ReachError(f"Service {self.service} in namespace {self.namespace} has no running pod: {states}.")
 
     def _address(self, port):
-        """The pod's own address, where this process can reach it (as root); else None."""
+        """The pod's own address, where this process can reach it; else None."""
         container = self._container()
+        if os.geteuid() != 0:  # the pods' network is one of the user's own; on this one somebody else may have the address
+            return None
         pod = json.loads(self._podman("pod", "inspect", container["Pod"]))
         infra = json.loads(self._podman("inspect", "--type", "container", pod["InfraContainerID"]))[0]
         address = next((n.get("IPAddress") for n in infra["NetworkSettings"].get("Networks", {}).values()), "")

@@ -48,6 +48,7 @@ CRASHES = 3
 LOG_LINES = 15
 SAY_EVERY = 10
 SECTION = "\x1e"
+PUBLISHED_BY = {"server": "mlflow_server_publish", "ingress": "ingress_publish"}
 
 # Starts an instance's pods after a reboot, all at once, since some wait for others.
 START = """\
@@ -76,6 +77,9 @@ ExecStart={start}
 WantedBy={target}
 """
 
+# Without a login of its own a process is not told where its user's systemd is.
+FIND_SYSTEMD = 'export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/run/user/$(id -u)}"; '
+
 # Everything that a run needs to know, in one go: each command costs a start of podman, and over ssh a journey.
 SURVEY = r"""
 if [ "$(id -u)" = 0 ]; then state=/var/lib/mlops.mlflow units=/etc/systemd/system
@@ -95,7 +99,7 @@ if [ ! -e "$conf" ] && [ "$(id -u)" = 0 ] && [ "$files" != unlimited ] && [ "$fi
 fi
 [ -e "$conf" ] && export CONTAINERS_CONF="$conf"
 s conf; [ -e "$conf" ] && echo "$conf"
-info=$(podman info --format json 2>&1)
+info=$(podman info --format json 2>/dev/null) || info=$(podman info --format json 2>&1)  # warnings are no part of the answer
 root=$(printf '%s\n' "$info" | sed -n 's/^ *"graphRoot": "\(.*\)",$/\1/p')
 s info; printf '%s\n' "$info"
 s objects; cat "$state/$1"/objects/*.json 2>/dev/null
@@ -103,7 +107,11 @@ s containers; podman ps -a --no-trunc --format json
 s volumes; podman volume ls --format json
 s secrets; podman secret ls --format '{{.ID}} {{.Name}}'
 s values; cat "$root/secrets/filedriver/secretsdata.json" 2>/dev/null
-s systemd; [ -d /run/systemd/system ] && echo "$unit"
+# A user's own systemd is there while somebody is logged in as that user, or for good where the user lingers.
+s systemd; [ -d /run/systemd/system ] && { [ "$(id -u)" = 0 ] || [ -S "${XDG_RUNTIME_DIR:-/run/user/$(id -u)}/systemd/private" ]; } && echo "$unit"
+s user; id -un
+s lingers; [ -e "/var/lib/systemd/linger/$(id -un)" ] && echo yes
+s lowest; cat /proc/sys/net/ipv4/ip_unprivileged_port_start 2>/dev/null
 s start; cat "$state/$1/start" 2>/dev/null
 s unit; cat "$unit" 2>/dev/null
 s disk; df -Pk "$root" | tail -n 1
@@ -169,6 +177,7 @@ class PodmanEngine(Engine):
                 "secrets": dict(reversed(line.split(" ", 1)) for line in parts["secrets"].splitlines() if line),
                 "values": json.loads(parts["values"] or "{}"),
                 "systemd": parts["systemd"].strip(), "start": parts["start"], "unit": parts["unit"], "disk": parts["disk"].split(),
+                "user": parts["user"].strip(), "lingers": parts["lingers"].strip(), "lowest": int(parts["lowest"].strip() or 0),
             }
         return self._machine
 
@@ -255,10 +264,19 @@ class PodmanEngine(Engine):
         workloads = [obj for obj in objects if obj["kind"] in RUNNABLE]
         for obj in workloads:
             podman_spec.pods(obj, around)
+        self._enough_ids(machine)
         self._enough_disk(machine)
         self._enough_memory(machine, workloads)
         self._free_ports(machine, objects)
         self._images(workloads)
+
+    def _enough_ids(self, machine: dict) -> None:
+        ids = machine["info"]["host"].get("idMappings") or {}
+        if not self._is_root() and any(len(ids.get(kind) or []) < 2 for kind in ("uidmap", "gidmap")):
+            user = machine["user"]
+            raise EngineError(f"The user {user} has no subordinate ids, without which podman runs no image for this user; an administrator gives "
+                              f"65536 that nobody else in /etc/subuid has, with 'usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST {user}', "
+                              f"then {user} runs 'podman system migrate'.")
 
     def _enough_disk(self, machine: dict) -> None:
         free, root = int(machine["disk"][3]) * 1024, machine["info"]["store"]["graphRoot"]
@@ -280,6 +298,11 @@ class PodmanEngine(Engine):
             if not publish:
                 continue
             address, port = publish.replace("localhost", "127.0.0.1").rsplit(":", 1)
+            variable = PUBLISHED_BY.get(self.scope.component, f"the annotation {manifests.PUBLISH}")
+            if not self._is_root() and int(port) < machine["lowest"]:
+                raise EngineError(f"Port {publish}, on which Service {service['metadata']['name']} is to be published, is only for root on this "
+                                  f"machine; set {variable} to a port from {machine['lowest']} on, or have an administrator open it with "
+                                  f"'sysctl -w net.ipv4.ip_unprivileged_port_start={port}'.")
             holders = [c for c in machine["containers"] if c["State"] == "running" and any(
                 str(p.get("host_port")) == port for p in c.get("Ports") or [])]
             if holders and all((c.get("Labels") or {}).get(f"{LABEL}/namespace") == self.scope.namespace for c in holders):
@@ -287,7 +310,7 @@ class PodmanEngine(Engine):
             taken = _holder(holders[0]) if holders else self._listener(address, port)
             if taken:
                 raise EngineError(f"Port {publish}, on which Service {service['metadata']['name']} is to be published, is taken by {taken}; "
-                                  f"free it or choose another port.")
+                                  f"free it or set {variable} to another.")
 
     def _listener(self, address: str, port: str) -> str:
         _rc, out, _err = self._run(["ss", "-Hltnp", f"sport = :{port}"])
@@ -351,21 +374,38 @@ class PodmanEngine(Engine):
         if machine["start"] != start:
             self._write({"start": (start, 0o755)})
             machine["start"] = start
-            if not machine["systemd"]:
-                self.note(f"No systemd runs on this machine: after a reboot, {self._folder()}/start starts the pods again, and "
-                          f"liveness probes are left out.")
+            self._tell_of_machine()
         if not machine["systemd"]:
             return
+        if not root and not machine["lingers"]:
+            rc, out, err = self._run(["loginctl", "--no-ask-password", "enable-linger"])
+            if rc:
+                self.note(f"The pods end when {machine['user']} logs out, and do not start at boot: lingering is off and cannot be turned on "
+                          f"({_last_words(err or out)}); an administrator does so with 'loginctl enable-linger {machine['user']}'.")
+            machine["lingers"] = "asked"
         unit = UNIT.format(namespace=namespace, start=f"{self._folder()}/start",
                            target="multi-user.target" if root else "default.target")
         if machine["unit"] != unit:
-            enable = ('mkdir -p "${1%/*}" && cat > "$1" && systemctl $2 daemon-reload && systemctl $2 --quiet enable "${1##*/}"'
-                      '&& { [ -z "$2" ] || loginctl enable-linger; }')
+            enable = FIND_SYSTEMD + 'mkdir -p "${1%/*}" && cat > "$1" && systemctl $2 daemon-reload && systemctl $2 --quiet enable "${1##*/}"'
             rc, out, err = self._run(["sh", "-c", enable, "sh", machine["systemd"], "" if root else "--user"], unit)
             if rc:
                 raise EngineError(f"The unit {machine['systemd']}, which starts the pods after a reboot, cannot be enabled: "
                                   f"{_last_words(err or out)}")
             machine["unit"] = unit
+
+    def _tell_of_machine(self) -> None:
+        """What pods lack on this machine, said when the namespace's first come up."""
+        machine, controllers = self._survey(), self._around().controllers
+        if not machine["systemd"]:
+            self.note(f"No systemd runs {'on this machine' if self._is_root() else 'for this user'}: after a reboot, {self._folder()}/start "
+                      f"starts the pods again, and liveness probes are left out.")
+        unlimited = [name for name, controller in (("memory", "memory"), ("CPU", "cpu")) if controller not in controllers]
+        if unlimited:
+            self.note(f"Limits of {' and '.join(unlimited)} are not enforced: podman has no cgroup controller for them here; docs/operations.md "
+                      f"says what gives it one.")
+        if machine["info"]["store"]["graphDriverName"] == "vfs":
+            self.note("Each container takes a whole copy of its image here, since podman's storage driver is vfs; docs/operations.md says how "
+                      "to have another.")
 
     def _is_root(self) -> bool:
         return not self._survey()["info"]["host"]["security"]["rootless"]
@@ -474,7 +514,11 @@ class PodmanEngine(Engine):
             configmaps=f"{self._folder()}/configmaps", scratch=f"{self._folder()}/scratch",
             healthchecks=bool(machine["systemd"]),
             secret_keys={o["metadata"]["name"]: sorted(o.get("data") or {}) for o in self._known.values() if o["kind"] == "Secret"},
-            controllers=set(machine["info"]["host"].get("cgroupControllers") or []))
+            controllers=self._controllers(machine["info"]["host"]))
+
+    def _controllers(self, host: dict) -> set[str]:
+        """Cgroup controllers that podman may use; a user's podman has them from the user's systemd alone."""
+        return set(host.get("cgroupControllers") or []) if self._is_root() or host.get("cgroupManager") == "systemd" else set()
 
     def _make(self, pod: Pod) -> None:
         """Create a pod with its containers, started by nobody yet; nothing is left of it when a part cannot be made."""
@@ -661,7 +705,7 @@ class PodmanEngine(Engine):
         script = ('podman network exists "$1" && [ "$(podman network inspect "$1" --format "{{index .Labels \\"mlops.mlflow/namespace\\"}}")" = "$1" ] '
                   '&& [ -z "$(podman ps -aq --filter network="$1")" ] && podman network rm "$1" >/dev/null; '
                   'if [ -z "$(podman ps -aq --filter label=mlops.mlflow/namespace="$1")" ]; then rm -f "$2/start"; '
-                  'if [ -e "$3" ]; then systemctl $4 --quiet disable "${3##*/}"; rm -f "$3"; systemctl $4 daemon-reload; fi; fi; '
+                  'if [ -e "$3" ]; then ' + FIND_SYSTEMD + 'systemctl $4 --quiet disable "${3##*/}"; rm -f "$3"; systemctl $4 daemon-reload; fi; fi; '
                   'rmdir "$2/objects" "$2/configmaps" "$2/scratch" "$2" 2>/dev/null; true')
         self._run([*self._environment, "sh", "-c", script, "sh", self.scope.namespace, self._folder(), self._survey()["systemd"],
                    "" if self._is_root() else "--user"])

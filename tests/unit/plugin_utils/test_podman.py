@@ -1,0 +1,148 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a person without root meets on a machine: its limits are said in one sentence, and the pods come up where they can.
+
+The engine's own scripts run in a shell; in the way of `id`, `podman` and `loginctl` stand programs that tell of such a machine. Real
+pods run in Molecule; docs/operations.md has the commands that run them for an ordinary user.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+from ansible_collections.mlops.mlflow.plugins.module_utils import reach
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman import PodmanEngine
+
+RANGE = [{"container_id": 0, "host_id": 1001, "size": 1}, {"container_id": 1, "host_id": 100000, "size": 65536}]
+SERVICE = {"apiVersion": "v1", "kind": "Service", "metadata": {
+    "name": "door", "namespace": "team", "labels": {}, "annotations": {"mlops.mlflow/publish": "0.0.0.0:443"}}, "spec": {"ports": [{"port": 8443}]}}
+
+
+class Machine:
+    """An ordinary user's view of a machine, in a folder."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder, self.commands = folder, []
+        self.info = {"version": {"Version": "4.3.1"}, "store": {"graphRoot": str(folder), "graphDriverName": "overlay"}, "host": {
+            "memTotal": 2**33, "security": {"rootless": True}, "idMappings": {"uidmap": RANGE, "gidmap": RANGE},
+            "cgroupManager": "systemd", "cgroupControllers": ["cpu", "memory", "pids"]}}
+        self.program("id", 'if [ "$1" = -u ]; then echo 1001; else echo ana; fi')
+        self.program("systemctl", "true")
+        self.program("loginctl", "true")
+
+    def program(self, name: str, script: str) -> None:
+        path = self.folder / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def run(self, argv: list[str], stdin: str | None = None) -> tuple[int, str, str]:
+        (self.folder / "info.json").write_text(json.dumps(self.info, indent=2))
+        self.commands.append(argv)
+        home = {"HOME": str(self.folder), "XDG_DATA_HOME": str(self.folder / "data"), "XDG_RUNTIME_DIR": str(self.folder / "run"),
+                "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
+        done = subprocess.run(argv, input=stdin or "", capture_output=True, text=True, env={**os.environ, **home}, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    def engine(self, component: str = "ingress") -> PodmanEngine:
+        self.program("podman", f'echo "level=warning msg=something" >&2; [ "$1" != info ] || cat {self.folder}/info.json')
+        return PodmanEngine(engines.Scope("team", "mlflow", component), lambda text: None, self.run)
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path)
+
+
+def test_state_is_the_user_s_and_a_warning_is_no_answer(machine):
+    assert machine.engine()._survey()["state"] == f"{machine.folder}/data/mlops.mlflow"
+
+
+def test_what_podman_says_when_it_does_not_work_is_passed_on(machine):
+    engine = machine.engine()
+    machine.program("podman", 'echo "Error: cannot clone: Operation not permitted" >&2; exit 125')
+    with pytest.raises(engines.EngineError, match=r"podman does not work on this host \(cannot clone: Operation not permitted\)"):
+        engine.read(set(), set())
+
+
+def test_without_subordinate_ids_the_command_is_named(machine):
+    machine.info["host"]["idMappings"] = {"uidmap": RANGE[:1], "gidmap": RANGE[:1]}
+    with pytest.raises(engines.EngineError, match=r"user ana has no subordinate ids.* --add-subgids FIRST-LAST ana'"):
+        machine.engine().preflight([], {})
+
+
+@pytest.mark.parametrize("component, variable", [("ingress", "ingress_publish"), ("server", "mlflow_server_publish"),
+                                                 ("other", "the annotation mlops.mlflow/publish")])
+def test_a_port_for_root_only_is_refused(machine, component, variable):
+    engine = machine.engine(component)
+    engine._survey()["lowest"] = 1024
+    with pytest.raises(engines.EngineError, match=f"0.0.0.0:443, .* is only for root on this machine; set {variable} to a port from 1024 on, .*"
+                                                  f"ip_unprivileged_port_start=443"):
+        engine.preflight([SERVICE], {})
+    engine._survey()["lowest"] = 443
+    engine._free_ports({**engine._survey(), "containers": [{"State": "running", "Ports": [{"host_port": 443}],
+                                                            "Labels": {"mlops.mlflow/namespace": "team"}}]}, [SERVICE])
+
+
+@pytest.mark.parametrize("changes, controllers, words", [
+    ({}, {"cpu", "memory", "pids"}, ""),
+    ({"cgroupControllers": ["memory", "pids"]}, {"memory", "pids"}, "Limits of CPU are not enforced"),
+    ({"cgroupControllers": []}, set(), "Limits of memory and CPU are not enforced"),
+    ({"cgroupManager": "cgroupfs"}, set(), "Limits of memory and CPU are not enforced"),
+])
+def test_limits_that_are_not_enforced_are_said(machine, changes, controllers, words):
+    machine.info["host"].update(changes)
+    engine = machine.engine()
+    engine._tell_of_machine()
+    assert engine._around().controllers == controllers
+    assert words in " ".join(engine.notes) and ("Limits" in " ".join(engine.notes)) == bool(words)
+
+
+def test_a_storage_that_copies_images_is_said(machine):
+    machine.info["store"]["graphDriverName"] = "vfs"
+    engine = machine.engine()
+    engine._tell_of_machine()
+    assert any("storage driver is vfs" in note for note in engine.notes)
+
+
+def test_the_unit_is_made_for_the_user_and_lingering_that_is_refused_is_said(machine):
+    """The pods run; what an administrator has to do is named, and the machine's peculiarities are told once."""
+    unit = machine.folder / "config" / "systemd" / "user" / "mlops-mlflow-team.service"
+    engine = machine.engine()
+    engine._survey().update(systemd=str(unit), unit="", lingers="")
+    machine.program("loginctl", 'echo "Could not enable linger: Access denied" >&2; exit 1')
+    engine._survive_reboots()
+    start = machine.folder / "data" / "mlops.mlflow" / "team" / "start"
+    assert f"ExecStart={start}" in unit.read_text() and "WantedBy=default.target" in unit.read_text() and os.access(start, os.X_OK)
+    assert any("(Could not enable linger: Access denied); an administrator does so with 'loginctl enable-linger ana'" in n for n in engine.notes)
+    again = machine.engine()
+    again._survey().update(systemd=str(unit), unit=unit.read_text(), lingers="yes")
+    machine.commands.clear()
+    again._survive_reboots()
+    assert not machine.commands and not again.notes
+
+
+def test_without_a_systemd_of_the_user_the_script_is_named(machine):
+    engine = machine.engine()
+    engine._survey()["systemd"] = ""
+    engine._survive_reboots()
+    assert any("No systemd runs for this user: after a reboot" in note and "team/start" in note for note in engine.notes)
+
+
+def test_a_user_s_modules_connect_inside_the_pod(machine, monkeypatch):
+    """The pod's address is one of the user's own network; on the machine's it may be somebody else's pod."""
+    container = {"Id": "c", "Pod": "p", "State": "running", "Names": ["c"],
+                 "Labels": {"mlops.mlflow/services": "web", "mlops.mlflow/role": "main"}}
+    machine.program("podman", f"case $1 in ps) echo '{json.dumps([container])}';; exec) echo from the pod;; *) exit 1;; esac")
+    monkeypatch.setenv("PATH", f"{machine.folder}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_DATA_HOME", str(machine.folder / "data"))
+    monkeypatch.setattr(os, "geteuid", lambda: 1001)
+    with reach.reach({"engine": "podman", "namespace": "team", "service": "web"}).connect(5000) as connection:
+        assert connection.makefile().read() == "from the pod\n"
