@@ -21,6 +21,8 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman import PodmanEngine
 
 RANGE = [{"container_id": 0, "host_id": 1001, "size": 1}, {"container_id": 1, "host_id": 100000, "size": 65536}]
+NOBODY = 2**22 + 1
+"""A process that no Linux has: numbers end at 2**22."""
 SERVICE = {"apiVersion": "v1", "kind": "Service", "metadata": {
     "name": "door", "namespace": "team", "labels": {}, "annotations": {"mlops.mlflow/publish": "0.0.0.0:443"}}, "spec": {"ports": [{"port": 8443}]}}
 
@@ -62,7 +64,7 @@ def machine(tmp_path):
 
 
 def test_state_is_the_user_s_and_a_warning_is_no_answer(machine):
-    assert machine.engine()._survey()["state"] == f"{machine.folder}/data/mlops.mlflow"
+    assert machine.engine().machine.facts.state == f"{machine.folder}/data/mlops.mlflow"
 
 
 def test_what_podman_says_when_it_does_not_work_is_passed_on(machine):
@@ -82,13 +84,13 @@ def test_without_subordinate_ids_the_command_is_named(machine):
                                                  ("other", "the annotation mlops.mlflow/publish")])
 def test_a_port_for_root_only_is_refused(machine, component, variable):
     engine = machine.engine(component)
-    engine._survey()["lowest"] = 1024
+    engine.machine.facts.lowest_port = 1024
     with pytest.raises(engines.EngineError, match=f"0.0.0.0:443, .* is only for root on this machine; set {variable} to a port from 1024 on, .*"
                                                   f"ip_unprivileged_port_start=443"):
         engine.preflight([SERVICE], {})
-    engine._survey()["lowest"] = 443
-    engine._free_ports({**engine._survey(), "containers": [{"State": "running", "Ports": [{"host_port": 443}],
-                                                            "Labels": {"mlops.mlflow/namespace": "team"}}]}, [SERVICE])
+    engine.machine.facts.lowest_port = 443
+    engine.machine.facts.containers = [{"State": "running", "Ports": [{"host_port": 443}], "Labels": {"mlops.mlflow/namespace": "team"}}]
+    engine.preflight([SERVICE], {})
 
 
 @pytest.mark.parametrize("changes, controllers, words", [
@@ -100,15 +102,15 @@ def test_a_port_for_root_only_is_refused(machine, component, variable):
 def test_limits_that_are_not_enforced_are_said(machine, changes, controllers, words):
     machine.info["host"].update(changes)
     engine = machine.engine()
-    engine._tell_of_machine()
-    assert engine._around().controllers == controllers
+    engine.machine.tell()
+    assert engine.machine.controllers == controllers
     assert words in " ".join(engine.notes) and ("Limits" in " ".join(engine.notes)) == bool(words)
 
 
 def test_a_storage_that_copies_images_is_said(machine):
     machine.info["store"]["graphDriverName"] = "vfs"
     engine = machine.engine()
-    engine._tell_of_machine()
+    engine.machine.tell()
     assert any("storage driver is vfs" in note for note in engine.notes)
 
 
@@ -116,24 +118,34 @@ def test_the_unit_is_made_for_the_user_and_lingering_that_is_refused_is_said(mac
     """The pods run; what an administrator has to do is named, and the machine's peculiarities are told once."""
     unit = machine.folder / "config" / "systemd" / "user" / "mlops-mlflow-team.service"
     engine = machine.engine()
-    engine._survey().update(systemd=str(unit), unit="", lingers="")
+    engine.machine.facts.unit, engine.machine.facts.unit_text, engine.machine.facts.lingers = str(unit), "", False
     machine.program("loginctl", 'echo "Could not enable linger: Access denied" >&2; exit 1')
-    engine._survive_reboots()
+    engine.machine.survive_reboots()
     start = machine.folder / "data" / "mlops.mlflow" / "team" / "start"
     assert f"ExecStart={start}" in unit.read_text() and "WantedBy=default.target" in unit.read_text() and os.access(start, os.X_OK)
     assert any("(Could not enable linger: Access denied); an administrator does so with 'loginctl enable-linger ana'" in n for n in engine.notes)
     again = machine.engine()
-    again._survey().update(systemd=str(unit), unit=unit.read_text(), lingers="yes")
+    again.machine.facts.unit, again.machine.facts.unit_text, again.machine.facts.lingers = str(unit), unit.read_text(), True
     machine.commands.clear()
-    again._survive_reboots()
+    again.machine.survive_reboots()
     assert not machine.commands and not again.notes
 
 
 def test_without_a_systemd_of_the_user_the_script_is_named(machine):
     engine = machine.engine()
-    engine._survey()["systemd"] = ""
-    engine._survive_reboots()
+    engine.machine.facts.unit = ""
+    engine.machine.survive_reboots()
     assert any("No systemd runs for this user: after a reboot" in note and "team/start" in note for note in engine.notes)
+
+
+@pytest.mark.parametrize("pid, remote, state", [
+    (NOBODY, False, "lost"), (1, False, "running"), (NOBODY, True, "running"), (0, False, "exited")])
+def test_a_pod_that_died_unnoticed_is_not_called_running(machine, pid, remote, state):
+    machine.info["host"]["serviceIsRemote"] = remote
+    engine = machine.engine()
+    container = {"State": "running" if pid else "exited", "Pid": pid, "Labels": {}}
+    machine.program("podman", f"case $1 in info) cat {machine.folder}/info.json;; ps) echo '{json.dumps([container])}';; esac")
+    assert [c["State"] for c in engine.machine.facts.containers] == [state]
 
 
 def test_a_user_s_modules_connect_inside_the_pod(machine, monkeypatch):
