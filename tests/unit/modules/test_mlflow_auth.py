@@ -356,7 +356,8 @@ def test_what_is_wrong_with_a_permission_is_said(permission, somebody, options, 
 # What the modules share
 
 def test_health_needs_a_login(login):
-    options = {**PARAMS, "expected_version": mlflow.__version__, "allowed_hosts": [], "login_elsewhere": False, "roundtrip": False, "artifact_size_mb": 1, "samples": 1}
+    options = {**PARAMS, "expected_version": mlflow.__version__, "allowed_hosts": [], "login_elsewhere": False, "roundtrip": False,
+               "artifact_size_mb": 1, "samples": 1}
     for user, healthy in (((login["login_username"], login["login_password"]), True), ((None, None), False)):
         checks = Checks()
         mlflow_health.measure(checks, mlflow_api.Server(login["url"], PARAMS, *user), options, False)
