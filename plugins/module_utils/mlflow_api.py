@@ -40,11 +40,12 @@ class ApiError(RuntimeError):
     Attributes:
         status: HTTP status, or None when there was no answer.
         code: MLflow's error code, or None when the answer is not MLflow's.
+        location: Where the answer leads, if it is a redirect that was not followed.
     """
 
-    def __init__(self, message, status=None, code=None):
+    def __init__(self, message, status=None, code=None, location=None):
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.location = status, code, location
 
     @property
     def missing(self):
@@ -69,19 +70,20 @@ class Server:
         """The same server for another user."""
         return Server(self.root, {**self.params, "token": None}, username, password, self.name, self.authority)
 
-    def ask(self, path, body=None, headers=None, method=None):
+    def ask(self, path, body=None, headers=None, method=None, follow=True):
         """The answer's text; an HTTP error becomes a sentence with the server's reason."""
         try:
             answer = open_url(
                 self.url + path, method=method or ("GET" if body is None else "POST"), data=None if body is None else json.dumps(body),
                 headers={"Content-Type": "application/json", **self.headers, **(headers or {})}, timeout=self.params["timeout"],
                 url_username=self.username, url_password=self.password, force_basic_auth=bool(self.username),
-                validate_certs=self.params["validate_certs"], ca_path=self.params["ca_file"],
+                follow_redirects="urllib2" if follow else "none", validate_certs=self.params["validate_certs"], ca_path=self.params["ca_file"],
                 use_proxy=urllib.parse.urlsplit(self.url).hostname not in ("localhost", "127.0.0.1", "::1"))
             return answer.read().decode(errors="replace")
         except urllib.error.HTTPError as error:
             said, code = reason(error.read().decode(errors="replace"))
-            raise ApiError(f"{path.split('?')[0]} answers {error.code} {error.reason}{': ' + said if said else ''}", error.code, code) from error
+            raise ApiError(f"{path.split('?')[0]} answers {error.code} {error.reason}{': ' + said if said else ''}", error.code, code,
+                           error.headers.get("Location")) from error
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             raise ApiError(f"{self.url}{path.split('?')[0]} does not answer: {getattr(error, 'reason', error)}") from error
 

@@ -32,6 +32,12 @@ options:
     type: list
     elements: str
     default: []
+  login_elsewhere:
+    description:
+      - Whether people log in at an identity provider (OpenID Connect) before the server answers them. Then it is only asked for
+        C(/health), whether it refuses the API to whoever has no token, and whether it sends a browser to the provider.
+    type: bool
+    default: false
   roundtrip:
     description: Whether to live through a client's story. In check mode it is left out.
     type: bool
@@ -129,6 +135,7 @@ import os
 import re
 import tempfile
 import time
+import urllib.parse
 import uuid
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -172,8 +179,32 @@ def measure(checks, server, params, check_mode):
             server.ask("/" + script[1].lstrip("./").removeprefix(params["path_prefix"].strip("/") + "/"))
         return f"page and script in {checks.report()['latency_ms']['ui']['p95']} ms"
 
+    def refusal():
+        try:
+            api()
+        except mlflow_api.ApiError as error:
+            if error.status == 401:
+                return "who has no token is told so"
+            raise
+        raise RuntimeError("the API answers whoever comes, without a login")
+
+    def login():
+        try:
+            server.ask("/", follow=False)
+        except mlflow_api.ApiError as error:
+            there = urllib.parse.urlsplit(error.location or "")
+            back = urllib.parse.parse_qs(there.query).get("redirect_uri")
+            if error.status == 302 and there.netloc and back:
+                return f"at {there.netloc}, from where people come back to {back[0]}"
+            raise
+        raise RuntimeError("the page at / is shown to whoever comes, without a login")
+
     checks.facts["version"] = None
     checks.run("http", lambda: server.ask("/health").strip())
+    if params["login_elsewhere"]:
+        checks.run("refusal", refusal, needs=("http",))
+        checks.run("login", login, needs=("http",))
+        return
     checks.run("version", version, needs=("http",))
     checks.run("api", api_latency, needs=("http",))
     if params["allowed_hosts"]:
@@ -297,7 +328,8 @@ def main():
         argument_spec={
             **mlflow_api.OPTIONS,
             "username": {"type": "str"}, "password": {"type": "str", "no_log": True}, "expected_version": {"type": "str"},
-            "allowed_hosts": {"type": "list", "elements": "str", "default": []}, "roundtrip": {"type": "bool", "default": False},
+            "allowed_hosts": {"type": "list", "elements": "str", "default": []}, "login_elsewhere": {"type": "bool", "default": False},
+            "roundtrip": {"type": "bool", "default": False},
             "artifact_size_mb": {"type": "int", "default": 1}, "samples": {"type": "int", "default": 10},
         },
         required_together=[("username", "password")],

@@ -133,7 +133,7 @@ SHORTEST = 12
 def refuse(params):
     """Raise ApiError when MLflow would refuse the options, or take what nobody could log in with."""
     username, password = params["username"], params["password"]
-    if not username or ":" in username or not username.isascii():
+    if not username or password is not None and (":" in username or not username.isascii()):
         raise ApiError(f"username {username!r} cannot log in; it must be ASCII, without colon, and not empty.")
     if password is not None and len(password) < SHORTEST:
         raise ApiError(f"password of {username} is {'too short' if password else 'empty'}; MLflow wants at least {SHORTEST} characters.")

@@ -394,12 +394,21 @@ def auth(v: Variables) -> Iterator[str]:
         for variable in ("mlflow_server_oidc_issuer", "mlflow_server_oidc_client_id"):
             if not v[variable]:
                 yield f"{variable} is empty while mlflow_server_auth is oidc; give what the identity provider says."
+        if v["mlflow_server_oidc_issuer"] and not re.match(r"^https?://[^/?#]+[^?#]*$", str(v["mlflow_server_oidc_issuer"])):
+            yield f"mlflow_server_oidc_issuer is {v['mlflow_server_oidc_issuer']!r}; it must be a whole URL, such as https://id.example.com/realms/staff."
+        if "accounts.google.com" in str(v["mlflow_server_oidc_issuer"]) and not v["mlflow_server_oidc_email_domains"] and not v["mlflow_server_oidc_groups"]:
+            yield ("mlflow_server_oidc_email_domains is empty while mlflow_server_oidc_issuer is Google's, which would let in everybody who has a Google "
+                   "account; name your domains.")
+        if v["mlflow_server_oidc_ca"] and "BEGIN CERTIFICATE" not in str(v["mlflow_server_oidc_ca"]):
+            yield "mlflow_server_oidc_ca holds no certificate; give PEM text, for example by lookup('ansible.builtin.file', 'ca.pem')."
+        if int(v["mlflow_server_port"]) == 4180:
+            yield "mlflow_server_port is 4180, where people log in while mlflow_server_auth is oidc; choose another."
         if not v["mlflow_server_oidc_client_secret"] and not (v["mlflow_server_auth_existing_secret"] or v["mlflow_server_auth_external_secret"]):
             yield ("mlflow_server_oidc_client_secret is empty while mlflow_server_auth is oidc; give it, or the name of a Secret that holds it in "
                    "mlflow_server_auth_existing_secret.")
         if not re.match(r"^https?://[^/]+/", str(v["mlflow_server_oidc_redirect_url"])):
             yield (f"mlflow_server_oidc_redirect_url is {v['mlflow_server_oidc_redirect_url']!r}; it must be a whole URL, such as "
-                   f"https://mlflow.example.com/oauth2/callback, or follow ingress_hosts.")
+                   f"https://mlflow.example.com/oauth2/callback, or follow from ingress_type and ingress_hosts, or from mlflow_server_publish.")
     if v["database_type"] in ("mysql", "mariadb"):
         # Its tables for models and for experiments name their foreign keys alike, which MySQL takes once in a database.
         yield (f"mlflow_server_auth is {kind} while database_type is {v['database_type']}, in which MLflow cannot make the tables of its users; set "

@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import pathlib
+import re
 import subprocess
 
 import pytest
@@ -258,6 +259,53 @@ def test_everything_of_a_production_server_is_valid(tmp_path):
     for name, spec in pod_specs(objects):
         assert spec["nodeSelector"] == {"pool": "ml"} and spec["priorityClassName"] == "high", name
         assert spec["imagePullSecrets"] == [{"name": "registry"}] and spec["tolerations"], name
+
+
+OIDC = {"mlflow_server_auth": "oidc", "mlflow_server_oidc_issuer": "https://id.example.com:8443/realms/staff", "mlflow_server_oidc_client_id": "mlflow",
+        "mlflow_server_oidc_client_secret": "s"}
+
+
+def oauth2_proxy(objects):
+    """Its container, its arguments by name, and the server's Service."""
+    (deployment,) = [o for o in objects if o["kind"] == "Deployment" and o["metadata"]["name"].endswith("-server")]
+    (container,) = [c for c in deployment["spec"]["template"]["spec"]["containers"] if c["name"] == "oauth2-proxy"]
+    (service,) = [o for o in objects if o["kind"] == "Service" and o["metadata"]["name"].endswith("-server")]
+    arguments = {}
+    for argument in container["args"]:
+        name, _equals, value = argument.removeprefix("--").partition("=")
+        arguments.setdefault(name, []).append(value)
+    return container, arguments, service
+
+
+def test_people_log_in_at_a_provider(tmp_path):
+    """Below a path, over TLS to the server, with an authority of the provider's own, and nothing else open."""
+    objects = render("kubernetes", tmp_path, **OIDC, ingress_type="proxy", ingress_hosts=["mlflow.example.com"], ingress_path="/team/ana.b",
+                     ingress_tls="self_signed", ingress_public_port=443, mlflow_server_tls_secret="server-tls", mlflow_network_policy=True,
+                     mlflow_server_oidc_ca="-----BEGIN CERTIFICATE-----", mlflow_server_oidc_email_domains=["example.com", "example.org"])
+    container, arguments, service = oauth2_proxy(objects)
+    assert arguments["redirect-url"] == ["https://mlflow.example.com/team/ana.b/oauth2/callback"] and arguments["cookie-secure"] == ["true"]
+    assert arguments["cookie-path"] == ["/team/ana.b"] and arguments["proxy-prefix"] == ["/team/ana.b/oauth2"]
+    assert arguments["upstream"] == ["https://127.0.0.1:5000"] and arguments["https-address"] == ["0.0.0.0:4180"] and arguments["http-address"] == ["-"]
+    assert arguments["email-domain"] == ["example.com", "example.org"]
+    (without_login,), (api,) = arguments["skip-auth-route"], arguments["api-route"]
+    assert re.search(without_login.removeprefix("GET="), "/team/ana.b/health") and not re.search(without_login.removeprefix("GET="), "/team/anaxb/health")
+    assert re.search(api, "/team/ana.b/api/2.0/mlflow/runs/get?run_id=1") and not re.search(api, "/team/ana.b/apiary")
+    mounted = [mount["mountPath"] for mount in container["volumeMounts"]]
+    assert [arguments[name][0].rpartition("/")[0] for name in ("provider-ca-file", "tls-cert-file")] == mounted
+    assert container["readinessProbe"]["httpGet"]["scheme"] == "HTTPS" and container["lifecycle"]["preStop"]["sleep"]["seconds"] == 10
+    assert [port["port"] for port in service["spec"]["ports"]] == [4180, 5000], "what podman publishes is the first"
+    (policy,) = [o for o in objects if o["kind"] == "NetworkPolicy" and o["metadata"]["name"].endswith("-server")]
+    assert [port["port"] for port in policy["spec"]["ingress"][0]["ports"]] == [5000, 4180]
+    assert 8443 in [port["port"] for rule in policy["spec"]["egress"] for port in rule.get("ports", [])]
+    (door,) = [o for o in objects if o["kind"] == "ConfigMap" and "Caddyfile" in o["data"]]
+    assert "https://mlflow-server:4180" in door["data"]["Caddyfile"]
+
+
+def test_people_log_in_at_a_published_port(tmp_path):
+    _container, arguments, service = oauth2_proxy(render("local", tmp_path, **OIDC, mlflow_engine="podman", mlflow_server_drain_seconds=0))
+    assert arguments["redirect-url"] == ["http://127.0.0.1:5000/oauth2/callback"] and arguments["cookie-secure"] == ["false"]
+    assert arguments["email-domain"] == ["*"] and arguments["cookie-path"] == ["/"] and "provider-ca-file" not in arguments
+    assert service["spec"]["ports"][0]["port"] == 4180
 
 
 @pytest.mark.parametrize("inventory", ["kubernetes", "gke-cloudsql"])

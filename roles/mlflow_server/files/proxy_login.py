@@ -3,11 +3,12 @@
 For mlflow_server_auth `proxy` and `oidc`. MLflow calls `login` for each request (authorization_function of its auth.ini).
 """
 
-import functools
 import hmac
 import os
 import secrets
+import threading
 
+import cachetools
 from flask import request
 from mlflow.exceptions import MlflowException
 from mlflow.server import auth
@@ -16,6 +17,8 @@ from werkzeug.datastructures import Authorization
 HEADER = os.environ["AUTH_PROXY_HEADER"]
 PROOF = os.environ["AUTH_PROXY_SECRET"].encode()
 ADMINS = set(filter(None, os.environ.get("AUTH_PROXY_ADMINS", "").split(",")))
+ADMINISTRATOR = os.environ["MLFLOW_AUTH_ADMIN_USERNAME"]
+GATEWAY = os.environ.get("_MLFLOW_STATIC_PREFIX", "").rstrip("/") + "/gateway/"
 
 
 def proves(text):
@@ -23,7 +26,7 @@ def proves(text):
     return hmac.compare_digest((text or "").encode(), PROOF)
 
 
-@functools.lru_cache(maxsize=10000)
+@cachetools.cached(cachetools.TTLCache(10000, ttl=60), lock=threading.Lock())
 def known(name):
     """Make a person who comes for the first time a user, with MLflow's default permission."""
     admin = name in ADMINS
@@ -33,17 +36,35 @@ def known(name):
         except MlflowException:
             if not auth.store.has_user(name):  # another worker was not quicker; it is something else
                 raise
-    if auth.store.get_user(name).is_admin != admin and admin:
+    if admin and not auth.store.get_user(name).is_admin:
         auth.store.update_user(name, is_admin=True)
     return name
+
+
+def person(name):
+    """Let in whom the proxy names."""
+    if name == ADMINISTRATOR and name not in ADMINS:  # it has a password; a name that somebody gave himself is not enough
+        return auth.make_basic_auth_response()
+    return Authorization("basic", {"username": known(name), "password": ""})
 
 
 def login():
     """The user of the request, or the answer that refuses it."""
     name = request.headers.get(HEADER)
     if name and proves(request.headers.get("X-Proxy-Secret")):
-        return Authorization("basic", {"username": known(name), "password": ""})
+        return person(name)
+    gateway = request.path.startswith(GATEWAY)
+    if gateway and request.headers.get("X-MLflow-Authorization"):
+        # There the usual header may hold the key of a model's provider.
+        request.environ["HTTP_AUTHORIZATION"] = request.headers["X-MLflow-Authorization"]
     given = request.authorization
-    if given and given.type == "basic" and given.username and proves(given.password):
-        return Authorization("basic", {"username": known(given.username), "password": ""})
+    if not given or given.type != "basic":
+        return auth.make_basic_auth_response()
+    # Names may have colons, such as those of a cluster's service accounts.
+    name, _colon, proof = f"{given.username}:{given.password}".rpartition(":")
+    if name and proves(proof):
+        return person(name)
+    token = os.environ.get("_MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN")
+    if gateway and token and hmac.compare_digest(given.password.encode(), token.encode()):
+        return given  # a job of the server's own, which acts for this user
     return auth.authenticate_request_basic_auth()

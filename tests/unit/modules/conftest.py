@@ -28,7 +28,9 @@ from azure.storage.blob import BlobServiceClient
 from botocore.exceptions import BotoCoreError, ClientError
 
 BIN = pathlib.Path(sys.executable).parent
-AZURITE = pathlib.Path(__file__).parents[3] / ".cache/azurite/node_modules/.bin/azurite-blob"
+ROOT = pathlib.Path(__file__).parents[3]
+AZURITE = ROOT / ".cache/azurite/node_modules/.bin/azurite-blob"
+ROLE_FILES = ROOT / "roles/mlflow_server/files"
 
 
 def free_port() -> int:
@@ -174,32 +176,50 @@ def azure(tmp_path_factory):
         yield connection
 
 
-@pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory):
-    """URL of an MLflow server on SQLite, and its database's path."""
-    folder = tmp_path_factory.mktemp("mlflow")
+@contextlib.contextmanager
+def mlflow_running(folder: pathlib.Path, *options: str, prefix: str = "", **environment: str):
+    """URL of an MLflow server on SQLite."""
     port = free_port()
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{port}{prefix}"
     with running([BIN / "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1", f"--backend-store-uri=sqlite:///{folder}/mlflow.db",
-                  f"--artifacts-destination={folder}/artifacts"],
+                  f"--artifacts-destination={folder}/artifacts", *options],
                  lambda: urllib.request.urlopen(url + "/health", timeout=2).close(), folder / "log", cwd=folder,
                  env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
-                      "PATH": f"{BIN}:{os.environ['PATH']}"}):
+                      "PATH": f"{BIN}:{os.environ['PATH']}", **environment}):
+        yield url
+
+
+@contextlib.contextmanager
+def mlflow_with_users(folder: pathlib.Path, *options: str, more_ini: str = "", **environment: str):
+    """Login options of the administrator of an MLflow server that asks who comes."""
+    (folder / "auth.ini").write_text(
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\nauth_cache_ttl_seconds = 60\n{more_ini}")
+    with mlflow_running(folder, "--app-name=basic-auth", *options, MLFLOW_AUTH_CONFIG_PATH=str(folder / "auth.ini"), MLFLOW_FLASK_SERVER_SECRET_KEY="static",
+                        MLFLOW_AUTH_ADMIN_USERNAME="chief", MLFLOW_AUTH_ADMIN_PASSWORD="not-the-default-one",
+                        MLFLOW_CRYPTO_KEK_PASSPHRASE="passphrase-of-the-gateway-secrets", **environment) as url:
+        yield {"url": url, "login_username": "chief", "login_password": "not-the-default-one"}
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory):
+    """URL of an MLflow server, and its database's path."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with mlflow_running(folder) as url:
         yield url, folder / "mlflow.db"
 
 
 @pytest.fixture(scope="session")
 def mlflow_auth_server(tmp_path_factory):
     """Login options of the administrator of an MLflow server that asks for a user and password."""
-    folder = tmp_path_factory.mktemp("mlflow-auth")
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    (folder / "auth.ini").write_text(f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\nauth_cache_ttl_seconds = 60\n")
-    with running([BIN / "mlflow", "server", "--app-name=basic-auth", "--host=127.0.0.1", f"--port={port}", "--workers=1",
-                  f"--backend-store-uri=sqlite:///{folder}/mlflow.db", f"--artifacts-destination={folder}/artifacts"],
-                 lambda: urllib.request.urlopen(url + "/health", timeout=2).close(), folder / "log", cwd=folder,
-                 env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
-                      "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "static",
-                      "MLFLOW_AUTH_ADMIN_USERNAME": "chief", "MLFLOW_AUTH_ADMIN_PASSWORD": "not-the-default-one",
-                      "MLFLOW_CRYPTO_KEK_PASSPHRASE": "passphrase-of-the-gateway-secrets", "PATH": f"{BIN}:{os.environ['PATH']}"}):
-        yield {"url": url, "login_username": "chief", "login_password": "not-the-default-one"}
+    with mlflow_with_users(tmp_path_factory.mktemp("mlflow-auth")) as login:
+        yield login
+
+
+@pytest.fixture(scope="session")
+def mlflow_proxied_server(tmp_path_factory):
+    """The same behind a proxy that says who comes, with the files that the role gives the server, below a path."""
+    with mlflow_with_users(
+            tmp_path_factory.mktemp("mlflow-proxied"), "--static-prefix=/team", prefix="/team", more_ini="authorization_function = proxy_login:login\n",
+            PYTHONPATH=str(ROLE_FILES), AUTH_PROXY_HEADER="X-Auth-Request-Email", AUTH_PROXY_SECRET="only-the-proxy-has-it",
+            AUTH_PROXY_ADMINS="boss@example.com,founder@example.com", _MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN="of-the-server-for-its-jobs") as login:
+        yield login

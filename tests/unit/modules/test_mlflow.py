@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import json
@@ -19,7 +20,7 @@ from ansible_collections.mlops.mlflow.plugins.module_utils.checks import Checks
 from ansible_collections.mlops.mlflow.plugins.modules import mlflow_health, mlflow_version_info
 
 OPTIONS = {"path_prefix": "", "username": None, "password": None, "token": None, "ca_file": None, "validate_certs": True,
-           "expected_version": None, "allowed_hosts": [], "roundtrip": False, "artifact_size_mb": 1, "samples": 3, "timeout": 10}
+           "expected_version": None, "allowed_hosts": [], "login_elsewhere": False, "roundtrip": False, "artifact_size_mb": 1, "samples": 3, "timeout": 10}
 
 
 def ask(url, **changes):
@@ -55,6 +56,53 @@ def test_nothing_is_left_of_the_story(mlflow_server):
 def test_what_is_wrong_is_said(mlflow_server, changes, check, words):
     report = ask(mlflow_server[0], **changes)
     assert not report["healthy"] and words in details(report)[check], details(report)
+
+
+@contextlib.contextmanager
+def oauth2_proxy(location, api=401):
+    """What oauth2-proxy answers to who has not logged in."""
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            path = self.path.removeprefix("/team")
+            self.send_response({"/health": 200, "/": 302}.get(path, 404))
+            if path == "/":
+                self.send_header("Location", location)
+            self.end_headers()
+
+        def do_POST(self):
+            self.send_response(api)
+            self.end_headers()
+
+        def log_message(self, *_arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+PROVIDER = "https://id.example.com/auth?client_id=mlflow&redirect_uri=https%3A%2F%2Fm.example.com%2Fteam%2Foauth2%2Fcallback&state=x"
+
+
+def test_people_log_in_elsewhere():
+    with oauth2_proxy(PROVIDER) as url:
+        report = ask(url, login_elsewhere=True, path_prefix="/team")
+    assert report["healthy"], report["failures"]
+    assert details(report)["login"] == "at id.example.com, from where people come back to https://m.example.com/team/oauth2/callback"
+
+
+def test_a_door_that_is_no_door_is_noticed(mlflow_server):
+    said = details(ask(mlflow_server[0], login_elsewhere=True))
+    assert "without a login" in said["refusal"] and "without a login" in said["login"]
+
+
+@pytest.mark.parametrize("location, api, check", [("/signed-in", 401, "login"), ("https://id.example.com/error", 401, "login"), (PROVIDER, 403, "refusal"),
+                                                  (PROVIDER, 502, "refusal")])
+def test_a_login_that_leads_nowhere_is_noticed(location, api, check):
+    with oauth2_proxy(location, api) as url:
+        report = ask(url, login_elsewhere=True)
+    assert [c["name"] for c in report["checks"] if not c["ok"]] == [check]
 
 
 def test_a_name_that_nobody_knows_leads_where_connect_says(mlflow_server):

@@ -126,6 +126,15 @@ def test_a_user_is_removed_once(user, server, somebody):
     assert user(username=somebody, state="absent")["changed"] is False
 
 
+def test_who_came_through_a_proxy_may_have_any_name(user, server, name):
+    """Nobody logs in by it and a password, but an administrator has to do with it."""
+    name = f"system:serviceaccount:m\u00fcnchen:{name}"
+    server.call("/api/2.0/mlflow/users/create", {"username": name, "password": PASSWORD})
+    assert user(username=name, admin=True)["user"]["is_admin"]
+    assert user(username=name, state="absent")["changed"]
+    assert mlflow_api.find_user(server, name) is None
+
+
 def test_check_mode_changes_no_user(user, server, somebody):
     new = user(username=somebody + "x", password=PASSWORD, admin=True, _ansible_check_mode=True)
     assert new["changed"] and new["user"] == {"id": None, "username": somebody + "x", "is_admin": True}
@@ -347,7 +356,8 @@ def test_what_is_wrong_with_a_permission_is_said(permission, somebody, options, 
 # What the modules share
 
 def test_health_needs_a_login(login):
-    options = {**PARAMS, "expected_version": mlflow.__version__, "allowed_hosts": [], "roundtrip": False, "artifact_size_mb": 1, "samples": 1}
+    options = {**PARAMS, "expected_version": mlflow.__version__, "allowed_hosts": [], "login_elsewhere": False, "roundtrip": False,
+               "artifact_size_mb": 1, "samples": 1}
     for user, healthy in (((login["login_username"], login["login_password"]), True), ((None, None), False)):
         checks = Checks()
         mlflow_health.measure(checks, mlflow_api.Server(login["url"], PARAMS, *user), options, False)

@@ -18,6 +18,8 @@ import pytest
 import yaml
 
 ROOT = pathlib.Path(__file__).parents[3]
+OIDC = {"mlflow_server_auth": "oidc", "mlflow_server_oidc_issuer": "https://i", "mlflow_server_oidc_client_id": "m",
+        "mlflow_server_oidc_client_secret": "s", "mlflow_server_oidc_redirect_url": "https://m/x"}
 CASES = {
     "sqlite-replicas": ({"database_type": "sqlite", "mlflow_server_replicas": 3}, "mlflow_server_replicas is 3 while database_type is sqlite"),
     "sqlite-host": ({"database_type": "sqlite", "database_host": "db"}, "database_host is set while database_type is sqlite"),
@@ -107,12 +109,14 @@ CASES = {
     "password-without-auth": ({"mlflow_server_auth_admin_password": "long-enough-word"}, "while mlflow_server_auth is none"),
     "short-password": ({"mlflow_server_auth": "basic", "mlflow_server_auth_admin_password": "short"}, "at least 12 characters"),
     "admin-name": ({"mlflow_server_auth": "basic", "mlflow_server_auth_admin_user": "a:b"}, "without a colon"),
-    "oidc-issuer": ({"mlflow_server_auth": "oidc", "mlflow_server_oidc_client_id": "m", "mlflow_server_oidc_client_secret": "s",
-                     "mlflow_server_oidc_redirect_url": "https://m/x"}, "mlflow_server_oidc_issuer is empty"),
-    "oidc-secret": ({"mlflow_server_auth": "oidc", "mlflow_server_oidc_client_id": "m", "mlflow_server_oidc_issuer": "https://i",
-                     "mlflow_server_oidc_redirect_url": "https://m/x"}, "mlflow_server_oidc_client_secret is empty"),
-    "oidc-redirect": ({"mlflow_server_auth": "oidc", "mlflow_server_oidc_client_id": "m", "mlflow_server_oidc_issuer": "https://i",
-                       "mlflow_server_oidc_client_secret": "s", "mlflow_server_oidc_redirect_url": "m"}, "mlflow_server_oidc_redirect_url is 'm'"),
+    "oidc-issuer": ({**OIDC, "mlflow_server_oidc_issuer": ""}, "mlflow_server_oidc_issuer is empty"),
+    "oidc-secret": ({**OIDC, "mlflow_server_oidc_client_secret": ""}, "mlflow_server_oidc_client_secret is empty"),
+    "oidc-redirect": ({**OIDC, "mlflow_server_oidc_redirect_url": "m"}, "mlflow_server_oidc_redirect_url is 'm'"),
+    "oidc-ca": ({**OIDC, "mlflow_server_oidc_ca": "/etc/ca.pem"}, "mlflow_server_oidc_ca holds no certificate"),
+    "oidc-issuer-url": ({**OIDC, "mlflow_server_oidc_issuer": "id.example.com"}, "mlflow_server_oidc_issuer is 'id.example.com'; it must be a whole URL"),
+    "oidc-google": ({**OIDC, "mlflow_server_oidc_issuer": "https://accounts.google.com"}, "would let in everybody who has a Google account"),
+    "oidc-port": ({**OIDC, "mlflow_server_port": 4180}, "mlflow_server_port is 4180"),
+    "oidc-nowhere": ({**OIDC, "mlflow_server_oidc_redirect_url": "/oauth2/callback"}, "mlflow_server_oidc_redirect_url is '/oauth2/callback'"),
     "users-in-mysql": ({"database_type": "mariadb", "mlflow_server_auth": "basic"}, "in which MLflow cannot make the tables of its users"),
     "direct-with-auth": ({"object_storage_type": "s3", "mlflow_server_auth": "basic", "mlflow_server_artifacts": "direct"}, "would get round it"),
     "list-expected": ({"mlflow_server_extra_env": "A=1"}, "mlflow_server_extra_env"),
