@@ -128,8 +128,44 @@ def test_a_missing_secret_is_named_before_anything_is_made():
     with pytest.raises(engines.EngineError, match="Deployment d reads Secret nowhere, which is not in namespace team"):
         converge(engine, obj("ConfigMap", "a"), deployment("d", "nowhere"))
     assert not engine.log
-    promised = obj("ExternalSecret", "e", "external-secrets.io/v1", spec={"target": {"name": "nowhere"}})
-    assert converge(engine, promised, deployment("d", "nowhere")).changed
+
+
+class Operator(Memory):
+    """Beside somebody who makes a Secret of each ExternalSecret, at the second look."""
+
+    looks = 0
+
+    def read(self, refs, kinds):
+        self.looks += 1
+        for ref, external in list(self.world.items()):
+            if external["kind"] == "ExternalSecret" and self.looks % 3 == 0:
+                name = external["spec"]["target"]["name"]
+                self.world[ref._replace(group="", kind="Secret", name=name)] = obj("Secret", name, data={"password": "eA=="})
+        return super().read(refs, kinds)
+
+
+@pytest.mark.parametrize("component", ["server", "database"])
+def test_a_promised_secret_is_waited_for(component, monkeypatch):
+    """Of the same component or of an earlier one; the pods' fingerprint knows it, so that a second run changes nothing."""
+    monkeypatch.setattr(engines.time, "sleep", lambda seconds: None)
+    engine = Operator()
+    external = obj("ExternalSecret", "login", "external-secrets.io/v1", spec={"target": {"name": "login"}})
+    own = [external] if component == "server" else []
+    if not own:
+        external["metadata"].update(namespace="team", labels=engines.Scope("team", "mlflow", component).labels)
+        engine.world[Ref.of(external)] = external
+    assert converge(engine, *own, obj("ServiceAccount", "s"), deployment("d", "login")).changed
+    assert engine.looks > 2 and engine.log.index(("put", "ServiceAccount", "s")) < engine.log.index(("put", "Deployment", "d"))
+    assert not converge(engine, *own, obj("ServiceAccount", "s"), deployment("d", "login")).changed
+
+
+def test_a_promise_that_is_not_kept_says_why(monkeypatch):
+    monkeypatch.setattr(engines, "PROMISES", 0)
+    monkeypatch.setattr(engines.time, "sleep", lambda seconds: None)
+    external = obj("ExternalSecret", "login", "external-secrets.io/v1", spec={"target": {"name": "login"}},
+                   status={"conditions": [{"type": "Ready", "status": "False", "message": "could not get secret data from provider"}]})
+    with pytest.raises(engines.EngineError, match="ExternalSecret login has made no Secret: could not get secret data"):
+        converge(Memory(), external, deployment("d", "login"))
 
 
 def test_check_mode_foretells_and_touches_nothing():
