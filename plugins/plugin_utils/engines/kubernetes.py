@@ -14,6 +14,7 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import Api, ApiError
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_wait import Watcher, describe, progress
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.rules import quantity
 
 # Aggregated discovery (every kind of the cluster in two answers); stable since Kubernetes 1.30, the oldest supported.
 DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
@@ -107,6 +108,27 @@ class KubernetesEngine(Engine):
             if error.status == 404:
                 return None
             raise EngineError(f"Kubernetes cannot read {ref} in namespace {ref.namespace}: {error}") from error
+
+    # -- before anything is touched --------------------------------------------------------------------------------
+
+    def preflight(self, objects: list[dict], live: dict[Ref, dict]) -> None:
+        for obj in objects:
+            before = live.get(Ref.of(obj))
+            if obj["kind"] == "PersistentVolumeClaim" and before:
+                self._same_volume(Ref.of(obj), before, obj["spec"])
+
+    def _same_volume(self, ref: Ref, before: dict, wanted: dict) -> None:
+        """Of a volume that is there nothing can change but its size, and that can only grow."""
+        for field in ("storageClassName", "accessModes"):
+            was, to_be = before["spec"].get(field), wanted.get(field)
+            if was and to_be and was != to_be:
+                was, to_be = ([value] if isinstance(value, str) else value for value in (was, to_be))
+                raise EngineError(f"{ref} was made with {field} {', '.join(was)}, which cannot become {', '.join(to_be)}; leave it as it was, or "
+                                  f"move the data to a new volume.")
+        was = (before.get("status") or {}).get("capacity", {}).get("storage") or before["spec"]["resources"]["requests"]["storage"]
+        to_be = wanted["resources"]["requests"]["storage"]
+        if (quantity(to_be) or 0) < (quantity(was) or 0):
+            raise EngineError(f"{ref} has {was}, which cannot shrink to {to_be}; leave its size as it was, or move the data to a new volume.")
 
     # -- writing ---------------------------------------------------------------------------------------------------
 

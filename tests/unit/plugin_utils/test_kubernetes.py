@@ -1,0 +1,39 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the Kubernetes engine refuses by itself, with no cluster; Molecule runs it against a real one."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
+
+
+def claim(size="8Gi", storage_class=None, mode="ReadWriteOnce", **status):
+    spec = {"accessModes": [mode], "resources": {"requests": {"storage": size}}, **({"storageClassName": storage_class} if storage_class else {})}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data", "namespace": "team"}, "spec": spec, "status": status}
+
+
+def preflight(before, after):
+    KubernetesEngine.preflight(object.__new__(KubernetesEngine), [after], {Ref.of(before): before})
+
+
+@pytest.mark.parametrize("after, sentence", [
+    (claim(size="4Gi"), "PersistentVolumeClaim data has 8Gi, which cannot shrink to 4Gi"),
+    (claim(storage_class="fast"), "was made with storageClassName standard, which cannot become fast"),
+    (claim(mode="ReadWriteMany"), "was made with accessModes ReadWriteOnce, which cannot become ReadWriteMany"),
+])
+def test_what_no_volume_can_become_is_refused_in_one_sentence(after, sentence):
+    with pytest.raises(engines.EngineError, match=sentence) as refused:
+        preflight(claim(storage_class="standard"), after)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_volume_may_stay_and_grow():
+    preflight(claim(storage_class="standard", capacity={"storage": "8Gi"}), claim(size="8192Mi"))
+    preflight(claim(storage_class="standard"), claim(size="20Gi"))
+    # A claim that a failed growth left at more than the volume has may go back.
+    preflight(claim(size="1Ti", capacity={"storage": "8Gi"}), claim(size="8Gi"))
