@@ -203,6 +203,16 @@ def test_cloud_sql_s_proxy_runs_beside_the_server(tmp_path):
             assert uri == "mysql+pymysql://127.0.0.1:3306/mlflow"
 
 
+def test_cloud_sql_s_proxy_logs_in_with_the_key_that_is_there(tmp_path):
+    for obj in render("gke-cloudsql", tmp_path, object_storage_gcp_service_account="", mlflow_server_gc_schedule="0 3 * * 0", mlflow_secret_store={},
+                      object_storage_gcs_credentials='{"type": "service_account"}', database_external_secret={}, database_password="x"):
+        spec = obj["spec"]["jobTemplate"]["spec"] if obj["kind"] == "CronJob" else obj.get("spec")
+        if obj["kind"] in ("CronJob", "Deployment", "Job"):
+            proxy, server = spec["template"]["spec"]["initContainers"][0], spec["template"]["spec"]["containers"][0]
+            assert proxy["env"][0] in server["env"] and proxy["env"][0]["name"] == "GOOGLE_APPLICATION_CREDENTIALS"
+            assert proxy["volumeMounts"][0] in server["volumeMounts"]
+
+
 def test_autoscaling_alone_says_how_many_pods(tmp_path):
     objects = render("eks-irsa", tmp_path)
     (server,) = [o for o in objects if o["kind"] == "Deployment"]
