@@ -293,6 +293,16 @@ def test_care_of_the_bucket(tmp_path, database, kind):
                     "encryption": None, "kms_key": None}
 
 
+def test_google_s_bucket_is_made_in_its_region(tmp_path):
+    def cares(name, **variables):
+        (job,) = [o for o in render("gke-cloudsql", tmp_path / name, object_storage_bucket_create=True, **variables) if o["kind"] == "Job"]
+        env = job["spec"]["template"]["spec"]["containers"][0]["env"]
+        return json.loads(next(entry["value"] for entry in env if entry["name"] == "MLFLOW_BUCKET_CARE"))
+
+    assert cares("europe", object_storage_region="europe-west1")["location"] == "europe-west1"
+    assert "location" not in cares("anywhere")
+
+
 def test_numbers_and_switches_may_come_as_text(tmp_path):
     """As from --extra-vars name=value, where everything is text."""
     plain = {"mlflow_server_replicas": 3, "mlflow_server_autoscaling": False, "mlflow_network_policy": True, "mlflow_server_drain_seconds": 20,
