@@ -333,6 +333,14 @@ def _service_account(text: object) -> bool:
         return False
 
 
+def _schedule(text: str) -> bool:
+    """Whether a text is cron's five fields, each in its range."""
+    fields = text.split()
+    return len(fields) == 5 and all(
+        re.match(r"^[0-9A-Za-z*/,?-]+$", field) and all(least <= int(number) <= most for number in re.findall(r"(?<!/)\b\d+", field))
+        for field, (least, most) in zip(fields, ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))))
+
+
 def server(v: Variables) -> Iterator[str]:
     if int(v["mlflow_server_replicas"]) < 1:
         yield f"mlflow_server_replicas is {v['mlflow_server_replicas']}; it must be at least 1."
@@ -355,7 +363,7 @@ def server(v: Variables) -> Iterator[str]:
     prefix = str(v["mlflow_server_path_prefix"] or "")
     if prefix and prefix != v.get("ingress_path") and not re.match(r"^(/[A-Za-z0-9._~-]+)+$", prefix):
         yield f"mlflow_server_path_prefix is {prefix!r}; it must begin with '/' and not end with one, such as /team/mlflow, or be empty."
-    if v["mlflow_server_gc_schedule"] and len(str(v["mlflow_server_gc_schedule"]).split()) != 5:
+    if v["mlflow_server_gc_schedule"] and not _schedule(str(v["mlflow_server_gc_schedule"])):
         yield f"mlflow_server_gc_schedule is {v['mlflow_server_gc_schedule']!r}; it must be cron's five fields, such as 0 3 * * 0."
     if not re.match(r"^(\d+(\.\d+)?[dhms])+$", str(v["mlflow_server_gc_older_than"])):
         yield f"mlflow_server_gc_older_than is {v['mlflow_server_gc_older_than']!r}; it must be a span of time such as 30d or 7d12h."
@@ -380,6 +388,10 @@ def server(v: Variables) -> Iterator[str]:
     for entry in v["mlflow_server_extra_volumes"]:
         if not entry.get("name"):
             yield f"mlflow_server_extra_volumes holds {entry!r}; each entry has a name, and a source as in a Pod."
+    volumes = {entry.get("name") for entry in v["mlflow_server_extra_volumes"]} | {"tmp", "config", "database", "artifacts"}
+    for entry in v["mlflow_server_extra_volume_mounts"]:
+        if entry.get("name") not in volumes or not entry.get("mountPath"):
+            yield f"mlflow_server_extra_volume_mounts holds {entry!r}; each entry has mountPath, and the name of one of mlflow_server_extra_volumes."
     for entry in v["mlflow_server_extra_env"]:
         if not entry.get("name") or not set(entry) <= {"name", "value", "valueFrom"}:
             yield f"mlflow_server_extra_env holds {entry!r}; each entry has name, and value or valueFrom, as in a Pod."
@@ -398,6 +410,8 @@ def ingress(v: Variables) -> Iterator[str]:
         yield f"ingress_hosts is empty while ingress_type is {kind}; name at least one host by which people come, such as mlflow.example.com."
     elif hosts and hosts[0].startswith("*."):
         yield f"ingress_hosts begins with {hosts[0]!r}; the first host is the one that people are told, so put one without '*' before it."
+    for host in sorted({host for host in hosts if hosts.count(host) > 1}):
+        yield f"ingress_hosts holds {host!r} twice; name each host once."
     path = str(v["ingress_path"] or "")
     if path and not PATH.match(path):
         yield (f"ingress_path is {path!r}; it must begin with '/' and not end with one, such as /team/ana/mlflow, of letters, digits, '.', "
@@ -416,6 +430,10 @@ def ingress(v: Variables) -> Iterator[str]:
         yield (f"ingress_max_body_size is {v['ingress_max_body_size']} while ingress_type is {kind}"
                f"{f' with ingress_preset {preset}' if preset else ''}, which has no such limit; only proxy and the preset nginx have, so set it to 0.")
     clients = v["mlflow_network_policy_clients"]
+    if (v["mlflow_network_policy"] and v["mlflow_server_service_type"] != "ClusterIP" and v["mlflow_engine"] == "kubernetes"
+            and not any("/" in str(client) for client in clients)):
+        yield (f"mlflow_network_policy is true while mlflow_server_service_type is {v['mlflow_server_service_type']}, by which people come who are "
+               f"no pods; add their networks to mlflow_network_policy_clients.")
     if v["mlflow_network_policy"] and kind in ("ingress", "gateway"):
         if preset in ("alb", "gce") and not any("/" in str(client) for client in clients):
             yield (f"mlflow_network_policy is true while ingress_preset is {preset}, whose load balancer is no pod; add its networks "
