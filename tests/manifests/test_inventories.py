@@ -303,6 +303,25 @@ def test_google_s_bucket_is_made_in_its_region(tmp_path):
     assert "location" not in cares("anywhere")
 
 
+def test_the_panel_says_where_the_artifacts_are(tmp_path):
+    stores = {"local": "s3://mlflow", "gke-cloudsql": "gs://my-project-mlflow-artifacts", "helm-style-sqlite": "volume mlflow-server-object-storage-volume",
+              "ephemeral": "folder of the pod"}
+    hosts = {name: yaml.safe_load((ROOT / "inventories" / name / "hosts.yml").read_text())["all"]["hosts"].popitem()[1]
+             for name in stores if name != "ephemeral"}
+    hosts["helm-style-sqlite"]["mlflow_instance"] = "mlflow-server"
+    hosts["ephemeral"] = {**hosts["local"], "object_storage_type": "ephemeral"}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
+    roles = [{"ansible.builtin.import_role": {"name": f"mlops.mlflow.{role}", "tasks_from": "variables.yml"}}
+             for role in ("mlflow", "images", "ingress", "object_storage", "database", "mlflow_server")]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([{
+        "hosts": "all", "gather_facts": False, "vars": {"_mlflow_server_instance": {"installed": True, "pods": []}, "_mlflow_server_report": {}},
+        "tasks": [*roles, {"ansible.builtin.copy": {"content": "{{ mlflow_server_panel.artifact_store.location }}",
+                                                    "dest": str(tmp_path) + "/{{ inventory_hostname }}", "mode": "0600"}}]}]))
+    done = subprocess.run(["ansible-playbook", "-i", tmp_path / "hosts.yml", tmp_path / "play.yml"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {name: (tmp_path / name).read_text() for name in stores} == stores
+
+
 def test_numbers_and_switches_may_come_as_text(tmp_path):
     """As from --extra-vars name=value, where everything is text."""
     plain = {"mlflow_server_replicas": 3, "mlflow_server_autoscaling": False, "mlflow_network_policy": True, "mlflow_server_drain_seconds": 20,
