@@ -133,6 +133,9 @@ def test_a_door_speaks_as_what_is_behind_it(doors):
 def test_google_reads_the_class_from_an_annotation(doors):
     ingress = only(doors["gce-oidc"], "Ingress")
     assert ingress["metadata"]["annotations"]["kubernetes.io/ingress.class"] == "gce-internal" and "ingressClassName" not in ingress["spec"]
+    # Its internal load balancer takes no HTTP beside HTTPS.
+    assert ingress["metadata"]["annotations"]["kubernetes.io/ingress.allow-http"] == "false"
+    assert not [o for o in doors["gce-oidc"] if o["kind"] == "FrontendConfig"] and only(doors["gce"], "FrontendConfig")
     assert only(doors["alb"], "Ingress")["spec"]["ingressClassName"] == "alb"
 
 
