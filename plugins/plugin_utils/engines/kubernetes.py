@@ -18,6 +18,8 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.rules import quantity
 
 # Aggregated discovery (every kind of the cluster in two answers); stable since Kubernetes 1.30, the oldest supported.
 DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+EVERYWHERE = ("kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert")
+"""ConfigMaps that controllers put into every namespace."""
 RESTORE_TIMEOUT = 120
 """Seconds that what ran before has to come back."""
 
@@ -244,8 +246,8 @@ class KubernetesEngine(Engine):
             return
         kinds = [("v1", "Pod"), ("v1", "Secret"), ("v1", "ConfigMap"), ("v1", "Service"), ("v1", "PersistentVolumeClaim"),
                  ("apps/v1", "Deployment"), ("apps/v1", "StatefulSet"), ("batch/v1", "Job"), ("batch/v1", "CronJob")]
-        answers = self.api.map(lambda kind: self.api.request("GET", self._path(*kind, self.scope.namespace), "limit=2"), kinds)
-        if any(item["metadata"]["name"] != "kube-root-ca.crt" for answer in answers for item in answer["items"]):
+        answers = self.api.map(lambda kind: self.api.request("GET", self._path(*kind, self.scope.namespace), f"limit={len(EVERYWHERE) + 1}"), kinds)
+        if any(item["metadata"]["name"] not in EVERYWHERE for answer in answers for item in answer["items"]):
             return
         self.delete([{**namespace, "apiVersion": "v1", "kind": "Namespace"}], time.monotonic() + 120)
 
