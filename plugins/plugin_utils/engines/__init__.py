@@ -201,6 +201,7 @@ def converge(engine: Engine, desired: list[dict], dry_run: bool, wait: bool, tim
             obj, _required = needed[ref]
             raise EngineError(f"{Ref.of(obj)} reads {ref}, which is not in namespace {ref.namespace}; "
                               f"create it first or name another one.")
+    _refuse_to_lock_out(wanted, live)
     for ref, obj in wanted.items():
         _generate(obj, live.get(ref))
     engine.preflight(desired, live)
@@ -302,12 +303,31 @@ def _in_the_way(ref: Ref, obj: dict, scope: Scope) -> str:
             f"remove or rename it, or choose another mlflow_instance or mlflow_namespace.")
 
 
+def _generated(obj: dict) -> dict[str, str]:
+    """The keys that a Secret asks to have generated, and with what they begin if not with a password."""
+    entries = (entry.strip().partition("=") for entry in manifests.annotation(obj, manifests.GENERATE).split(","))
+    return {key: first for key, _equals, first in entries if key}
+
+
+def _refuse_to_lock_out(wanted: dict[Ref, dict], live: dict[Ref, dict]) -> None:
+    """A generated password that is given instead would be forgotten, while what was made with it wants that one alone."""
+    once = {name for obj in wanted.values() for name in manifests.annotation(obj, manifests.READ_ONCE).split(",") if name}
+    for ref, obj in wanted.items():
+        if ref.kind != "Secret" or ref.name not in once or ref not in live:
+            continue
+        before = live[ref].get("data") or {}
+        for key in sorted(set(_generated(live[ref])) - set(_generated(obj))):
+            if (obj.get("data") or {}).get(key) not in (None, before.get(key)):
+                raise EngineError(f"{ref} holds a generated {key}, which another one given now does not change where it is used; leave it "
+                                  f"to be generated (playbooks/rotate.yml renews it), or put yours there and into the Secret first.")
+
+
 def _generate(obj: dict, live: dict | None) -> None:
     """Fill the keys that a Secret asks to have generated: what lives is kept, what is missing is made once.
 
     The annotation lists keys by comma; ``key=value`` begins with that value instead of a password.
     """
-    wanted = [key.strip() for key in manifests.annotation(obj, manifests.GENERATE).split(",") if key.strip()]
+    wanted = _generated(obj)
     authority = manifests.annotation(obj, manifests.GENERATE_CA)
     if obj["kind"] != "Secret" or not (wanted or authority):
         return
@@ -316,7 +336,7 @@ def _generate(obj: dict, live: dict | None) -> None:
         there = (live or {}).get("data", {})
         pair = {key: there.get(key) for key in ("ca.crt", "ca.key")}
         data.update(pair if all(pair.values()) else certificates.authority(authority))
-    for key, _equals, first in (entry.partition("=") for entry in wanted):
+    for key, first in wanted.items():
         if key not in data:
             data[key] = (live or {}).get("data", {}).get(key) or base64.b64encode((first or _password()).encode()).decode()
     obj["data"] = data

@@ -159,6 +159,23 @@ def test_a_promised_secret_is_waited_for(component, monkeypatch):
     assert not converge(engine, *own, obj("ServiceAccount", "s"), deployment("d", "login")).changed
 
 
+def test_a_generated_password_is_not_forgotten_for_a_given_one():
+    engine = Memory()
+    database = obj("StatefulSet", "d", "apps/v1", {manifests.READ_ONCE: "login"}, spec={"template": {"metadata": {}, "spec": {"containers": []}}})
+    generated = obj("Secret", "login", annotations={manifests.GENERATE: "username=mlflow,password"})
+    converge(engine, database, generated)
+    with pytest.raises(engines.EngineError, match="Secret login holds a generated password, which another one given now"):
+        converge(engine, database, obj("Secret", "login", stringData={"username": "mlflow", "password": "mine"}))
+    (secret,) = [o for o in engine.world.values() if o["kind"] == "Secret"]
+    known = {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
+    assert known["password"] != "mine"
+    # The same one may be given, and a rotation gives another while it stays a generated one.
+    converge(engine, database, obj("Secret", "login", stringData=known))
+    converge(engine, database, generated)
+    converge(engine, database, {**generated, "stringData": {"username": "mlflow_2", "password": "another"}})
+    assert base64.b64decode(engine.world[Ref.of(secret)]["data"]["password"]) == b"another"
+
+
 def test_a_promise_that_is_not_kept_says_why(monkeypatch):
     monkeypatch.setattr(engines, "PROMISES", 0)
     monkeypatch.setattr(engines.time, "sleep", lambda seconds: None)
