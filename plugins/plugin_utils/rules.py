@@ -192,7 +192,8 @@ def database(v: Variables) -> Iterator[str]:
     if not re.match(r"^[a-z0-9]*$", driver) or any(driver in known for other, known in DRIVERS.items() if other != dialect):
         yield f"database_driver is {driver!r}; it must be the name of a driver for {kind} alone, such as {DRIVERS[dialect][0]}."
     if dialect == "mysql" and v["database_tls"] and driver not in ("", "pymysql"):
-        yield f"database_tls is {v['database_tls']} while database_driver is {driver}, which is told of TLS otherwise; use pymysql, or leave database_tls empty."
+        yield (f"database_tls is {v['database_tls']} while database_driver is {driver}, which is told of TLS otherwise; use pymysql, or leave "
+               f"database_tls empty.")
     for variable in ("database_pool_size", "database_pool_max_overflow", "database_pool_recycle"):
         if int(v[variable]) < 0:
             yield f"{variable} is {v[variable]}; it must be at least 1, or 0 for the default."
