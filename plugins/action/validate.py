@@ -32,6 +32,9 @@ class ActionModule(ActionBase):
         specs, derived = _specs(), _derived()
         problems = list(rules.misspelt(task_vars, set(specs) | derived))
         values, unresolved = self._values(specs, task_vars)
+        for name in [name for name, value in values.items() if isinstance(value, str) and specs[name].get("type") in ("list", "dict")]:
+            # Text that could be taken for one would pass here, and fail in the templates, which take it as it is.
+            problems.append(f"{name} is {values.pop(name)!r}; it must be a {'list' if specs[name]['type'] == 'list' else 'mapping'}.")
         checked = ArgumentSpecValidator(specs).validate(values, validate_role_argument_spec=True)
         problems += unresolved + checked.error_messages
         if not problems:

@@ -11,6 +11,7 @@ the variable, what is wrong with it and what would be right.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 import re
 from typing import Callable, Iterable, Iterator, Mapping
@@ -19,6 +20,8 @@ DNS_LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
 QUANTITY = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$")
 UNITS = {None: 1, "m": 0.001, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
          "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
+OBJECT = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+LABEL_VALUE = re.compile(r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")
 BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
 VERSION = re.compile(r"^[0-9]+\.[0-9]+\.[0-9]+(rc[0-9]+)?$")
 PUBLISH = re.compile(r"^([0-9]{1,3}(?:\.[0-9]{1,3}){3}|localhost):([0-9]{1,5})$")
@@ -26,6 +29,14 @@ HOST = re.compile(r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[
 PATH = re.compile(r"^(/[A-Za-z0-9][A-Za-z0-9._~-]*)+$")
 ORIGIN = re.compile(r"^https?://[^/*]+$")
 BYTES = re.compile(r"^[0-9]+(Ki|Mi|Gi|Ti)?$")
+TEXTS = ("mlflow_labels", "mlflow_annotations", "mlflow_node_selector", "mlflow_server_pod_labels", "mlflow_server_pod_annotations",
+         "mlflow_server_service_annotations", "mlflow_server_service_account_annotations")
+LABELS = ("mlflow_labels", "mlflow_node_selector", "mlflow_server_pod_labels")
+NAMED = ("database_existing_secret", "database_ca_secret", "object_storage_existing_secret", "object_storage_existing_claim",
+         "mlflow_server_auth_existing_secret", "mlflow_server_tls_secret", "mlflow_server_service_account", "mlflow_priority_class",
+         "ingress_tls_secret", "ingress_class")
+"""Variables that name an object of the cluster."""
+DRIVERS = {"postgresql": ("psycopg2", "psycopg", "pg8000", "asyncpg"), "mysql": ("pymysql", "mysqldb", "mysqlconnector", "cymysql", "aiomysql", "asyncmy")}
 OWN_ARGUMENTS = {
     "--host": "nothing, it is always 0.0.0.0", "-h": "nothing, it is always 0.0.0.0", "--port": "mlflow_server_port",
     "-p": "mlflow_server_port", "--workers": "mlflow_server_workers", "-w": "mlflow_server_workers",
@@ -66,15 +77,40 @@ def misspelt(names: Iterable[str], known: set[str]) -> Iterator[str]:
 
 
 def names(v: Variables) -> Iterator[str]:
-    for variable, longest in (("mlflow_instance", 40), ("mlflow_namespace", 63)):
+    # Services begin with a letter; a StatefulSet's pods carry its name and eleven characters more as a label.
+    for variable, longest, first in (("mlflow_instance", 37, "[a-z]"), ("mlflow_namespace", 63, "[a-z0-9]")):
         value = str(v[variable])
         if variable == "mlflow_namespace" and value == v["mlflow_instance"]:
             continue
-        if not DNS_LABEL.match(value) or len(value) > longest:
+        if not DNS_LABEL.match(value) or len(value) > longest or not re.match(first, value):
             yield (f"{variable} is {value!r}; it must be a DNS label: at most {longest} lower-case letters, digits and '-', "
-                   f"beginning and ending with a letter or digit.")
+                   f"beginning with a letter{' or digit' if '0' in first else ''} and ending with a letter or digit.")
     if not VERSION.match(str(v["mlflow_version"])):
         yield f"mlflow_version is {v['mlflow_version']!r}; it must be a whole version such as 3.17.2."
+
+
+def objects(v: Variables) -> Iterator[str]:
+    """What Kubernetes would refuse halfway, when other roles have made their objects already."""
+    for variable in TEXTS:
+        for name, value in v[variable].items():
+            if not isinstance(value, str):
+                yield f"{variable}: the value of {name} is {value!r}; Kubernetes takes text, so put it in quotes."
+            elif variable in LABELS and not LABEL_VALUE.match(value):
+                yield (f"{variable}: the value of {name} is {value!r}; a label's value has at most 63 letters, digits, '-', '_' and '.', "
+                       f"beginning and ending with a letter or digit.")
+    for variable in NAMED:
+        if v[variable] and not OBJECT.match(str(v[variable])):
+            yield f"{variable} is {v[variable]!r}; it must be an object's name: lower-case letters, digits, '-' and '.'."
+    for client in v["mlflow_network_policy_clients"]:
+        if not (_network(client) if "/" in str(client) else DNS_LABEL.match(str(client))):
+            yield f"mlflow_network_policy_clients holds {client!r}; it must be a namespace's name, or a network such as 10.0.0.0/16."
+
+
+def _network(text: object) -> bool:
+    try:
+        return bool(ipaddress.ip_network(str(text)))
+    except ValueError:
+        return False
 
 
 def sizes(v: Variables) -> Iterator[str]:
@@ -108,6 +144,15 @@ def ports(v: Variables) -> Iterator[str]:
     for variable, lowest in (("database_port", 1), ("mlflow_server_port", 1024)):
         if not lowest <= int(v[variable]) <= 65535:
             yield f"{variable} is {v[variable]}; it must be a TCP port from {lowest} to 65535."
+    pod = {"mlflow_server_port": int(v["mlflow_server_port"])}  # whose containers share their ports
+    if v["database_cloudsql_instance"]:
+        pod |= {"database_port": int(v["database_port"]), "the health check of Cloud SQL's proxy": 9801}
+    if v["mlflow_server_auth"] == "oidc":
+        pod |= {"oauth2-proxy": 4180}
+    for number, name in enumerate(pod):
+        for other in list(pod)[number + 1:]:
+            if pod[name] == pod[other]:
+                yield f"{name} is {pod[name]}, which is also the port of {other} in the same pod; choose another."
     publish = str(v["mlflow_server_publish"] or "")
     match = PUBLISH.match(publish)
     if publish and not (match and 1 <= int(match[2]) <= 65535):
@@ -137,6 +182,23 @@ def database(v: Variables) -> Iterator[str]:
         yield f"{login[0]} and {login[1]} are both set; keep one of them."
     if host and ("/" in str(host) or ":" in str(host)):
         yield f"database_host is {host!r}; it must be a bare host name or address, with the port in database_port."
+    replica = str(v["database_read_replica_host"] or "")
+    if "/" in replica or ":" in replica:
+        yield f"database_read_replica_host is {replica!r}; it must be a bare host name or address, with the port in database_port."
+    if not re.match(r"^[A-Za-z0-9_][A-Za-z0-9_$-]*$", str(v["database_name"])):
+        yield f"database_name is {v['database_name']!r}; it must be of letters, digits, '_', '$' and '-'."
+    dialect = "postgresql" if kind == "postgresql" else "mysql"
+    driver = str(v["database_driver"] or "")
+    if not re.match(r"^[a-z0-9]*$", driver) or any(driver in known for other, known in DRIVERS.items() if other != dialect):
+        yield f"database_driver is {driver!r}; it must be the name of a driver for {kind} alone, such as {DRIVERS[dialect][0]}."
+    if dialect == "mysql" and v["database_tls"] and driver not in ("", "pymysql"):
+        yield (f"database_tls is {v['database_tls']} while database_driver is {driver}, which is told of TLS otherwise; use pymysql, or leave "
+               f"database_tls empty.")
+    for variable in ("database_pool_size", "database_pool_max_overflow", "database_pool_recycle"):
+        if int(v[variable]) < 0:
+            yield f"{variable} is {v[variable]}; it must be at least 1, or 0 for the default."
+    if instance and v["database_tls"]:
+        yield "database_tls is set while database_cloudsql_instance is; its proxy encrypts by itself, so leave database_tls empty."
     if host and instance:
         yield "database_host and database_cloudsql_instance are both set; keep one of them."
     if instance and not re.match(r"^[a-z0-9.:-]+:[a-z0-9-]+:[a-z0-9-]+$", str(instance)):
@@ -148,10 +210,12 @@ def database(v: Variables) -> Iterator[str]:
     if v["database_tls"] and not external:
         yield "database_tls is set while database_host is empty; a database run here is on the instance's own network, so leave it empty."
     ca = v["database_ca"] or v["database_ca_secret"]
-    if str(v["database_tls"]).startswith("verify") and kind != "postgresql" and not ca:
+    if str(v["database_tls"]).startswith("verify") and not ca and not any(e.get("name") == "PGSSLROOTCERT" for e in v["mlflow_server_extra_env"]):
         yield f"database_tls is {v['database_tls']} without the authorities to check by; give them in database_ca or database_ca_secret."
     if ca and not str(v["database_tls"]).startswith("verify"):
         yield "database_ca is given while database_tls does not verify anything; set database_tls to verify-full or verify-ca."
+    if v["database_ca"] and v["database_ca_secret"]:
+        yield "database_ca and database_ca_secret are both set; keep one of them."
     if v["database_ca"] and "BEGIN CERTIFICATE" not in str(v["database_ca"]):
         yield "database_ca holds no certificate; give PEM text, for example by lookup('ansible.builtin.file', 'ca.pem')."
     if kind == "mysql" and not external and v["mlflow_image_source"] == "build":
@@ -165,10 +229,12 @@ def _external(variable: str, keys: Mapping, needed: set[str], v: Variables) -> I
     store = v["mlflow_secret_store"]
     if not (store.get("name") or store.get("provider")):
         yield f"{variable} is set while mlflow_secret_store is empty; say there which store holds the values."
+    elif store.get("provider") and (store.get("name") or store.get("kind") == "ClusterSecretStore"):
+        yield "mlflow_secret_store has a provider, of which a SecretStore is made, and the name or kind of one that exists; keep one of them."
     if v["mlflow_engine"] == "podman":
         yield f"{variable} is set while mlflow_engine is podman, where no operator runs; use Ansible Vault there."
-    for key in sorted(needed - set(keys)):
-        yield f"{variable} has no {key}; say there where its value is, by key and property."
+    if needed - set(keys):
+        yield f"{variable} has no {' and no '.join(sorted(needed - set(keys)))}; say there where each value is, by key and property."
     for key, remote in keys.items():
         if not isinstance(remote, dict) or "key" not in remote:
             yield f"{variable}.{key} has no key; it must be an ExternalSecret's remoteRef, such as {{key: mlops/mlflow, property: {key}}}."
@@ -184,6 +250,8 @@ def object_storage(v: Variables) -> Iterator[str]:
                f"without s3:// and without a path (that is object_storage_prefix).")
     if kind != "s3" and url:
         yield f"object_storage_url is set while object_storage_type is {kind}; set object_storage_type to s3 or leave it empty."
+    if not re.match(r"^[^/:?#\s]*(/[^/:?#\s]+)*/?$", str(v["object_storage_prefix"] or "")):
+        yield f"object_storage_prefix is {v['object_storage_prefix']!r}; it must be a path in the bucket, such as team/mlflow."
     if url and not re.match(r"^https?://[^/]+/?$", url):
         yield f"object_storage_url is {url!r}; it must be the endpoint alone, such as https://s3.example.com."
     for variable in ("create", "versioning", "expire_days", "expire_noncurrent_days", "abort_multipart_days", "encryption", "kms_key"):
@@ -192,6 +260,12 @@ def object_storage(v: Variables) -> Iterator[str]:
             yield f"object_storage_bucket_{variable} is set while object_storage_type is {kind}, which has no bucket; leave it out."
         elif variable.endswith("_days") and value is not None and int(value) < 0:
             yield f"object_storage_bucket_{variable} is {value}; it must be a number of days, or 0 for no such rule."
+        elif value is not None and value != "" and kind == "azure" and variable != "create":
+            yield (f"object_storage_bucket_{variable} is set while object_storage_type is azure, which keeps it as a setting of the storage account; "
+                   f"set it there, and leave it out here.")
+    if kind == "gcs" and v["object_storage_bucket_encryption"] == "aws:kms":
+        yield ("object_storage_bucket_encryption is aws:kms while object_storage_type is gcs; leave it out, and name a key of Cloud KMS in "
+               "object_storage_bucket_kms_key.")
     if v["object_storage_bucket_kms_key"] and v["object_storage_bucket_encryption"] == "AES256":
         yield "object_storage_bucket_kms_key is set while object_storage_bucket_encryption is AES256, which has no key; set that to aws:kms."
     if bool(v["object_storage_access_key"]) != bool(v["object_storage_secret_key"]):
@@ -215,6 +289,17 @@ def object_storage(v: Variables) -> Iterator[str]:
             yield f"{relevant[0]} and {relevant[1]} are both set; keep one of them."
     if kind == "azure" and not v["object_storage_azure_account"]:
         yield "object_storage_azure_account is empty while object_storage_type is azure; name the storage account."
+    elif kind == "azure" and not re.match(r"^[a-z0-9]{1,24}$", str(v["object_storage_azure_account"])):
+        yield (f"object_storage_azure_account is {v['object_storage_azure_account']!r}; it must be the account's bare name, of lower-case "
+               f"letters and digits.")
+    parts = {"s3": ("access_key", "secret_key"), "gcs": ("credentials",), "azure": ("access_key", "connection_string")}.get(kind, ())
+    for part in sorted({part for part, key in v["object_storage_existing_secret_keys"].items() if key} - set(parts)):
+        yield (f"object_storage_existing_secret_keys holds {part} while object_storage_type is {kind}"
+               f"{', which has ' + ' and '.join(parts) if parts else ''}; leave it out.")
+    for variable in ("object_storage_iam_role_arn", "object_storage_gcp_service_account", "mlflow_server_service_account_annotations"):
+        if v[variable] and v["mlflow_server_service_account"]:
+            yield (f"{variable} is set while mlflow_server_service_account names a ServiceAccount that exists, which is left as it is; annotate it "
+                   f"there, and leave {variable} empty.")
     if v["object_storage_gcs_credentials"] and not _service_account(v["object_storage_gcs_credentials"]):
         yield "object_storage_gcs_credentials is no service account's key; give the JSON text, for example by lookup('ansible.builtin.file', 'key.json')."
     if v["object_storage_iam_role_arn"] and not re.match(r"^arn:aws[a-z-]*:iam::\d{12}:role/.+", str(v["object_storage_iam_role_arn"])):
@@ -231,8 +316,12 @@ def object_storage(v: Variables) -> Iterator[str]:
         yield ("object_storage_type is ephemeral while there are several pods, each of which would have artifacts of its own; choose a store "
                "that all reach, or one pod.")
     if kind == "volume" and several and v["object_storage_access_mode"] != "ReadWriteMany":
-        yield (f"mlflow_server_replicas is {v['mlflow_server_replicas']} while the artifacts are on a volume that is "
-               f"{v['object_storage_access_mode']}; set object_storage_access_mode to ReadWriteMany, or mlflow_server_replicas to 1.")
+        number = "mlflow_server_autoscaling" if v["mlflow_server_autoscaling"] else "mlflow_server_replicas"
+        yield (f"{number} is {v[number]} while the artifacts are on a volume that is {v['object_storage_access_mode']}; set "
+               f"object_storage_access_mode to ReadWriteMany, or {number} to {'false' if v['mlflow_server_autoscaling'] else 1}.")
+    if kind == "volume" and v["mlflow_server_gc_schedule"] and v["object_storage_access_mode"] == "ReadWriteOncePod":
+        yield ("object_storage_access_mode is ReadWriteOncePod while mlflow_server_gc_schedule is set, whose pod mounts the volume beside the "
+               "server's; set it to ReadWriteOnce.")
     if on_volume and v["mlflow_server_artifacts"] != "proxied":
         yield (f"mlflow_server_artifacts is {v['mlflow_server_artifacts']} while object_storage_type is {kind}, which clients cannot reach; "
                f"set it to proxied, or choose an S3 store.")
@@ -243,6 +332,14 @@ def _service_account(text: object) -> bool:
         return json.loads(str(text)).get("type") in ("service_account", "external_account")
     except (ValueError, AttributeError):
         return False
+
+
+def _schedule(text: str) -> bool:
+    """Whether a text is cron's five fields, each in its range."""
+    fields = text.split()
+    return len(fields) == 5 and all(
+        re.match(r"^[0-9A-Za-z*/,?-]+$", field) and all(least <= int(number) <= most for number in re.findall(r"(?<!/)\b\d+", field))
+        for field, (least, most) in zip(fields, ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))))
 
 
 def server(v: Variables) -> Iterator[str]:
@@ -257,10 +354,17 @@ def server(v: Variables) -> Iterator[str]:
                    f"not below the first.")
         if not v["mlflow_server_autoscaling_cpu"] and not v["mlflow_server_autoscaling_memory"]:
             yield "mlflow_server_autoscaling_cpu and mlflow_server_autoscaling_memory are both 0; give one of them a percentage to scale by."
+        for variable in ("mlflow_server_autoscaling_cpu", "mlflow_server_autoscaling_memory"):
+            if int(v[variable]) < 0:
+                yield f"{variable} is {v[variable]}; it must be a percentage, or 0 where it does not count."
+        for key in sorted(set(v["mlflow_server_autoscaling_behavior"]) - {"scaleUp", "scaleDown"}):
+            yield f"mlflow_server_autoscaling_behavior holds {key!r}; it may hold scaleUp and scaleDown."
+    if int(v["mlflow_server_drain_seconds"]) < 0:
+        yield f"mlflow_server_drain_seconds is {v['mlflow_server_drain_seconds']}; it must be a number of seconds, or 0."
     prefix = str(v["mlflow_server_path_prefix"] or "")
     if prefix and prefix != v.get("ingress_path") and not re.match(r"^(/[A-Za-z0-9._~-]+)+$", prefix):
         yield f"mlflow_server_path_prefix is {prefix!r}; it must begin with '/' and not end with one, such as /team/mlflow, or be empty."
-    if v["mlflow_server_gc_schedule"] and len(str(v["mlflow_server_gc_schedule"]).split()) != 5:
+    if v["mlflow_server_gc_schedule"] and not _schedule(str(v["mlflow_server_gc_schedule"])):
         yield f"mlflow_server_gc_schedule is {v['mlflow_server_gc_schedule']!r}; it must be cron's five fields, such as 0 3 * * 0."
     if not re.match(r"^(\d+(\.\d+)?[dhms])+$", str(v["mlflow_server_gc_older_than"])):
         yield f"mlflow_server_gc_older_than is {v['mlflow_server_gc_older_than']!r}; it must be a span of time such as 30d or 7d12h."
@@ -279,6 +383,16 @@ def server(v: Variables) -> Iterator[str]:
         option = str(argument).split("=", 1)[0]
         if option in OWN_ARGUMENTS:
             yield f"mlflow_server_extra_args holds {option}; use {OWN_ARGUMENTS[option]} for that."
+    given = [entry.get("name") for entry in v["mlflow_server_extra_env"]]
+    for name in sorted({str(name) for name in given if name and given.count(name) > 1}):
+        yield f"mlflow_server_extra_env holds {name} twice; Kubernetes takes each name once."
+    for entry in v["mlflow_server_extra_volumes"]:
+        if not entry.get("name"):
+            yield f"mlflow_server_extra_volumes holds {entry!r}; each entry has a name, and a source as in a Pod."
+    volumes = {entry.get("name") for entry in v["mlflow_server_extra_volumes"]} | {"tmp", "config", "database", "artifacts"}
+    for entry in v["mlflow_server_extra_volume_mounts"]:
+        if entry.get("name") not in volumes or not entry.get("mountPath"):
+            yield f"mlflow_server_extra_volume_mounts holds {entry!r}; each entry has mountPath, and the name of one of mlflow_server_extra_volumes."
     for entry in v["mlflow_server_extra_env"]:
         if not entry.get("name") or not set(entry) <= {"name", "value", "valueFrom"}:
             yield f"mlflow_server_extra_env holds {entry!r}; each entry has name, and value or valueFrom, as in a Pod."
@@ -297,6 +411,8 @@ def ingress(v: Variables) -> Iterator[str]:
         yield f"ingress_hosts is empty while ingress_type is {kind}; name at least one host by which people come, such as mlflow.example.com."
     elif hosts and hosts[0].startswith("*."):
         yield f"ingress_hosts begins with {hosts[0]!r}; the first host is the one that people are told, so put one without '*' before it."
+    for host in sorted({host for host in hosts if hosts.count(host) > 1}):
+        yield f"ingress_hosts holds {host!r} twice; name each host once."
     path = str(v["ingress_path"] or "")
     if path and not PATH.match(path):
         yield (f"ingress_path is {path!r}; it must begin with '/' and not end with one, such as /team/ana/mlflow, of letters, digits, '.', "
@@ -314,6 +430,23 @@ def ingress(v: Variables) -> Iterator[str]:
     elif str(v["ingress_max_body_size"]) != "0" and kind != "none" and kind != "proxy" and preset != "nginx":
         yield (f"ingress_max_body_size is {v['ingress_max_body_size']} while ingress_type is {kind}"
                f"{f' with ingress_preset {preset}' if preset else ''}, which has no such limit; only proxy and the preset nginx have, so set it to 0.")
+    clients = v["mlflow_network_policy_clients"]
+    if (v["mlflow_network_policy"] and v["mlflow_server_service_type"] != "ClusterIP" and v["mlflow_engine"] == "kubernetes"
+            and not any("/" in str(client) for client in clients)):
+        yield (f"mlflow_network_policy is true while mlflow_server_service_type is {v['mlflow_server_service_type']}, by which people come who are "
+               f"no pods; add their networks to mlflow_network_policy_clients.")
+    if v["mlflow_network_policy"] and kind in ("ingress", "gateway"):
+        if preset in ("alb", "gce") and not any("/" in str(client) for client in clients):
+            yield (f"mlflow_network_policy is true while ingress_preset is {preset}, whose load balancer is no pod; add its networks "
+                   f"({'the subnets of the VPC' if preset == 'alb' else '130.211.0.0/22 and 35.191.0.0/16, or the proxy-only subnet'}) to "
+                   f"mlflow_network_policy_clients.")
+        elif not clients:
+            yield (f"mlflow_network_policy_clients is empty while mlflow_network_policy is true and ingress_type is {kind}; name the namespace of "
+                   f"its controller.")
+    if kind == "gateway" and v["mlflow_server_tls_secret"] and not any(
+            obj.get("kind") == "BackendTLSPolicy" for obj in v["mlflow_server_extra_objects"]):
+        yield ("mlflow_server_tls_secret is set while ingress_type is gateway, whose Gateway would speak HTTP to it; add a BackendTLSPolicy to "
+               "mlflow_server_extra_objects, or leave it empty.")
     for name, value in v["ingress_annotations"].items():
         if not isinstance(value, (str, type(None))):
             yield f"ingress_annotations: the value of {name} is {value!r}; Kubernetes takes text, so put it in quotes."
@@ -344,6 +477,10 @@ def certificates(v: Variables) -> Iterator[str]:
         yield "ingress_tls_certificate and ingress_tls_secret are both set; keep one of them."
     elif given and tls != "secret":
         yield f"ingress_tls_certificate is set while ingress_tls is {tls}; set ingress_tls to secret or leave it empty."
+    elif given:
+        for variable, what in (("ingress_tls_certificate", "CERTIFICATE"), ("ingress_tls_key", "PRIVATE KEY"), ("ingress_tls_ca", "CERTIFICATE")):
+            if v[variable] and f"{what}-----" not in str(v[variable]):
+                yield f"{variable} holds no {what.lower()}; give PEM text, for example by lookup('ansible.builtin.file', 'mlflow.pem')."
     elif tls == "secret" and not (given or v["ingress_tls_secret"]):
         yield ("ingress_tls_secret is empty while ingress_tls is secret; name the Secret that holds the certificate, or give "
                "ingress_tls_certificate and ingress_tls_key.")
@@ -360,6 +497,8 @@ def certificates(v: Variables) -> Iterator[str]:
         ("gateway", "self_signed"): "controller, or cert_manager with an issuer of that kind",
         ("gateway", "secret"): "controller, since the certificate belongs to the Gateway's listener",
     }.get((kind, tls))
+    if kind == "ingress" and v["ingress_preset"] == "alb" and tls in ("secret", "cert_manager"):
+        yield f"ingress_tls is {tls} while ingress_preset is alb, which reads no Secret; set it to controller, with a certificate in ACM for ingress_hosts."
     if wrong:
         yield f"ingress_tls is {tls} while ingress_type is {kind}; set it to {wrong}."
 
@@ -401,8 +540,6 @@ def auth(v: Variables) -> Iterator[str]:
                    "account; name your domains.")
         if v["mlflow_server_oidc_ca"] and "BEGIN CERTIFICATE" not in str(v["mlflow_server_oidc_ca"]):
             yield "mlflow_server_oidc_ca holds no certificate; give PEM text, for example by lookup('ansible.builtin.file', 'ca.pem')."
-        if int(v["mlflow_server_port"]) == 4180:
-            yield "mlflow_server_port is 4180, where people log in while mlflow_server_auth is oidc; choose another."
         if not v["mlflow_server_oidc_client_secret"] and not (v["mlflow_server_auth_existing_secret"] or v["mlflow_server_auth_external_secret"]):
             yield ("mlflow_server_oidc_client_secret is empty while mlflow_server_auth is oidc; give it, or the name of a Secret that holds it in "
                    "mlflow_server_auth_existing_secret.")
@@ -417,10 +554,12 @@ def auth(v: Variables) -> Iterator[str]:
         yield ("mlflow_server_artifacts is direct while mlflow_server_auth is on, so that clients with keys of the store would get round it; set "
                "mlflow_server_artifacts to proxied.")
     if v["mlflow_server_auth_external_secret"]:
-        yield from _external("mlflow_server_auth_external_secret", v["mlflow_server_auth_external_secret"], {"username", "password", "secret-key"}, v)
+        needed = {"username", "password", "secret-key"} | ({"proxy-secret"} if kind in ("proxy", "oidc") else set())
+        needed |= {"client-secret", "cookie-secret"} if kind == "oidc" else set()
+        yield from _external("mlflow_server_auth_external_secret", v["mlflow_server_auth_external_secret"], needed, v)
 
 
-RULES: tuple[Rule, ...] = (names, sizes, resources, ports, database, object_storage, server, auth, ingress, certificates, patches)
+RULES: tuple[Rule, ...] = (names, objects, sizes, resources, ports, database, object_storage, server, auth, ingress, certificates, patches)
 
 
 def broken(variables: Variables) -> Iterator[str]:

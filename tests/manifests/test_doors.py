@@ -16,6 +16,9 @@ from test_inventories import ROOT, VERSIONS, assert_restricted, base64_of, pod_s
 
 HOSTS, PATH = ["mlflow.example.com", "*.mlflow.example.com"], "/team/ana/mlflow"
 COMMON = {"ingress_hosts": HOSTS, "ingress_path": PATH}
+CERTIFICATE, KEY = (f"-----BEGIN {what}-----\nSentinel\n-----END {what}-----" for what in ("CERTIFICATE", "PRIVATE KEY"))
+OIDC = {"mlflow_server_auth": "oidc", "mlflow_server_oidc_issuer": "https://id.example.com:8443/realms/ml", "mlflow_server_oidc_client_id": "mlflow",
+        "mlflow_server_oidc_client_secret": "secret", "mlflow_server_tls_secret": "server-tls"}
 GATEWAY = {"name": "public", "namespace": "gateways", "section_name": "https"}
 DOORS = {
     "plain": {"ingress_type": "ingress"},
@@ -30,9 +33,16 @@ DOORS = {
     "gateway-gce": {"ingress_type": "gateway", "ingress_gateway": {"name": "public"}, "ingress_preset": "gce", "ingress_tls": "controller"},
     "proxy": {"ingress_type": "proxy", "ingress_tls": "self_signed"},
     "proxy-http": {"ingress_type": "proxy", "ingress_path": "", "ingress_max_body_size": "1Gi", "ingress_security_headers": False},
-    "proxy-secret": {"ingress_type": "proxy", "ingress_tls": "secret", "ingress_tls_certificate": "Sentinel-certificate",
-                     "ingress_tls_key": "Sentinel-key", "ingress_service_type": "LoadBalancer", "ingress_service_port": 443,
+    "proxy-secret": {"ingress_type": "proxy", "ingress_tls": "secret", "ingress_tls_certificate": CERTIFICATE,
+                     "ingress_tls_key": KEY, "ingress_service_type": "LoadBalancer", "ingress_service_port": 443,
                      "ingress_replicas": 2, "ingress_annotations": {"example.com/internal": "true"}},
+    "nginx-oidc": {"ingress_type": "ingress", "ingress_preset": "nginx", "ingress_tls": "controller", **OIDC},
+    "gce-oidc": {"ingress_type": "ingress", "ingress_preset": "gce", "ingress_class": "gce-internal", "ingress_tls": "controller", **OIDC},
+    "proxy-oidc": {"ingress_type": "proxy", "ingress_tls": "self_signed", **OIDC},
+    "alb-tls": {"ingress_type": "ingress", "ingress_preset": "alb", "ingress_tls": "controller", "mlflow_server_tls_secret": "server-tls"},
+    "gce-tls": {"ingress_type": "ingress", "ingress_preset": "gce", "ingress_tls": "controller", "mlflow_server_tls_secret": "server-tls"},
+    "shut": {"ingress_type": "proxy", "mlflow_network_policy": True, "mlflow_network_policy_clients": ["ingress-nginx", "10.0.0.0/16"], **OIDC},
+    "shut-out": {"ingress_type": "proxy", "mlflow_network_policy": True, "ingress_service_type": "LoadBalancer"},
 }
 
 
@@ -79,7 +89,11 @@ def test_an_ingress_leads_every_host_to_the_server(doors, door):
         (path,) = rule["http"]["paths"]
         assert (path["path"], path["pathType"]) == ("/" if door == "root" else PATH, "Prefix")
         service = only(objects, "Service", path["backend"]["service"]["name"])
-        assert path["backend"]["service"]["port"]["name"] in [port["name"] for port in service["spec"]["ports"]]
+        (port,) = [port for port in service["spec"]["ports"] if port["port"] == path["backend"]["service"]["port"]["number"]]
+        containers = server["spec"]["template"]["spec"]["containers"]
+        behind = {port["name"]: (container["name"], port["containerPort"]) for container in containers for port in container["ports"]}
+        behind.update({number: (container, number) for container, number in behind.values()})
+        assert behind[port["targetPort"]][0] == ("oauth2-proxy" if door.endswith("oidc") else "mlflow")
         assert service["spec"]["selector"].items() <= server["spec"]["template"]["metadata"]["labels"].items()
 
 
@@ -96,6 +110,45 @@ def test_presets(doors):
     service = only(doors["gce"], "Service", "gce-ingress")["metadata"]["annotations"]
     assert yaml.safe_load(service["cloud.google.com/backend-config"]) == {"default": only(doors["gce"], "BackendConfig")["metadata"]["name"]}
     assert annotations["plain"] == {}
+
+
+def test_a_door_speaks_as_what_is_behind_it(doors):
+    """The server, or oauth2-proxy before it, which has the server's TLS."""
+    def annotations(door, kind="Ingress", name=None):
+        return only(doors[door], kind, name)["metadata"]["annotations"]
+
+    assert annotations("nginx-oidc")["nginx.ingress.kubernetes.io/backend-protocol"] == "HTTPS"
+    assert {annotations("alb-tls")[f"alb.ingress.kubernetes.io/{part}-protocol"] for part in ("backend", "healthcheck")} == {"HTTPS"}
+    for door in ("gce-oidc", "gce-tls"):
+        assert only(doors[door], "BackendConfig")["spec"]["healthCheck"]["type"] == "HTTPS"
+        service = only(doors[door], "Service", f"{door}-ingress")
+        (port,) = service["spec"]["ports"]
+        assert yaml.safe_load(service["metadata"]["annotations"]["cloud.google.com/app-protocols"]) == {port["name"]: "HTTPS"}
+    for door in ("nginx-oidc", "proxy-oidc"):
+        proxy = only(doors[door], "Deployment", f"{door}-server")["spec"]["template"]["spec"]["containers"][1]
+        assert {"--upstream=https://127.0.0.1:5000", "--ssl-upstream-insecure-skip-verify=true"} <= set(proxy["args"])
+    assert "reverse_proxy https://proxy-oidc-server:4180" in only(doors["proxy-oidc"], "ConfigMap", "proxy-oidc-ingress")["data"]["Caddyfile"]
+
+
+def test_google_reads_the_class_from_an_annotation(doors):
+    ingress = only(doors["gce-oidc"], "Ingress")
+    assert ingress["metadata"]["annotations"]["kubernetes.io/ingress.class"] == "gce-internal" and "ingressClassName" not in ingress["spec"]
+    # Its internal load balancer takes no HTTP beside HTTPS.
+    assert ingress["metadata"]["annotations"]["kubernetes.io/ingress.allow-http"] == "false"
+    assert not [o for o in doors["gce-oidc"] if o["kind"] == "FrontendConfig"] and only(doors["gce"], "FrontendConfig")
+    assert only(doors["alb"], "Ingress")["spec"]["ingressClassName"] == "alb"
+
+
+def test_network_policies_leave_the_doors_open(doors):
+    server, proxy = (only(doors["shut"], "NetworkPolicy", f"shut-{part}")["spec"] for part in ("server", "ingress"))
+    assert [port["port"] for port in server["ingress"][0]["ports"]] == [5000, 4180], "oauth2-proxy's port, too"
+    assert proxy["ingress"][0]["from"] == server["ingress"][0]["from"] == [
+        {"podSelector": {}}, {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}}}, {"ipBlock": {"cidr": "10.0.0.0/16"}}]
+    assert [port["port"] for rule in server["egress"] for port in rule.get("ports", [])] == [53, 53, 8443], "names, and the identity provider"
+    assert only(doors["shut"], "Deployment", "shut-ingress")["spec"]["template"]["metadata"]["labels"].items() >= proxy["podSelector"]["matchLabels"].items()
+    (peer,) = proxy["egress"][-1]["to"]
+    assert only(doors["shut"], "Deployment", "shut-server")["spec"]["template"]["metadata"]["labels"].items() >= peer["podSelector"]["matchLabels"].items()
+    assert "from" not in only(doors["shut-out"], "NetworkPolicy", "shut-out-ingress")["spec"]["ingress"][0], "a load balancer brings everybody"
 
 
 def test_certificates(doors):
@@ -138,7 +191,7 @@ def test_a_proxy_is_restricted_and_reachable(doors, door):
 
 def test_a_proxy_s_keys_are_in_secrets_alone(doors):
     for obj in (o for o in doors["proxy-secret"] if o["kind"] != "Secret"):
-        assert not any(value in yaml.safe_dump(obj) for value in ("Sentinel-key", base64_of("Sentinel-key"))), obj["kind"]
+        assert not any(value in yaml.safe_dump(obj) for value in ("Sentinel", base64_of(KEY))), obj["kind"]
     assert set(only(doors["proxy-secret"], "Secret", "proxy-secret-ingress-tls")["data"]) == {"tls.crt", "tls.key"}
     authority = only(doors["proxy"], "Secret", "proxy-ingress-ca")
     assert authority["metadata"]["annotations"]["mlops.mlflow/keep"] and not authority.get("data")

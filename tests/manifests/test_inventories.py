@@ -204,6 +204,16 @@ def test_cloud_sql_s_proxy_runs_beside_the_server(tmp_path):
             assert uri == "mysql+pymysql://127.0.0.1:3306/mlflow"
 
 
+def test_cloud_sql_s_proxy_logs_in_with_the_key_that_is_there(tmp_path):
+    for obj in render("gke-cloudsql", tmp_path, object_storage_gcp_service_account="", mlflow_server_gc_schedule="0 3 * * 0", mlflow_secret_store={},
+                      object_storage_gcs_credentials='{"type": "service_account"}', database_external_secret={}, database_password="x"):
+        spec = obj["spec"]["jobTemplate"]["spec"] if obj["kind"] == "CronJob" else obj.get("spec")
+        if obj["kind"] in ("CronJob", "Deployment", "Job"):
+            proxy, server = spec["template"]["spec"]["initContainers"][0], spec["template"]["spec"]["containers"][0]
+            assert proxy["env"][0] in server["env"] and proxy["env"][0]["name"] == "GOOGLE_APPLICATION_CREDENTIALS"
+            assert proxy["volumeMounts"][0] in server["volumeMounts"]
+
+
 def test_autoscaling_alone_says_how_many_pods(tmp_path):
     objects = render("eks-irsa", tmp_path)
     (server,) = [o for o in objects if o["kind"] == "Deployment"]
@@ -331,12 +341,102 @@ def test_care_of_the_bucket(tmp_path, database, kind):
                     "encryption": None, "kms_key": None}
 
 
+def test_google_s_bucket_is_made_in_its_region(tmp_path):
+    def cares(name, **variables):
+        (job,) = [o for o in render("gke-cloudsql", tmp_path / name, object_storage_bucket_create=True, **variables) if o["kind"] == "Job"]
+        env = job["spec"]["template"]["spec"]["containers"][0]["env"]
+        return json.loads(next(entry["value"] for entry in env if entry["name"] == "MLFLOW_BUCKET_CARE"))
+
+    assert cares("europe", object_storage_region="europe-west1")["location"] == "europe-west1"
+    assert "location" not in cares("anywhere")
+
+
+def test_the_panel_says_where_the_artifacts_are(tmp_path):
+    stores = {"local": "s3://mlflow", "gke-cloudsql": "gs://my-project-mlflow-artifacts", "helm-style-sqlite": "volume mlflow-server-object-storage-volume",
+              "ephemeral": "folder of the pod"}
+    hosts = {name: yaml.safe_load((ROOT / "inventories" / name / "hosts.yml").read_text())["all"]["hosts"].popitem()[1]
+             for name in stores if name != "ephemeral"}
+    hosts["helm-style-sqlite"]["mlflow_instance"] = "mlflow-server"
+    hosts["ephemeral"] = {**hosts["local"], "object_storage_type": "ephemeral"}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
+    roles = [{"ansible.builtin.import_role": {"name": f"mlops.mlflow.{role}", "tasks_from": "variables.yml"}}
+             for role in ("mlflow", "images", "ingress", "object_storage", "database", "mlflow_server")]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([{
+        "hosts": "all", "gather_facts": False, "vars": {"_mlflow_server_instance": {"installed": True, "pods": []}, "_mlflow_server_report": {}},
+        "tasks": [*roles, {"ansible.builtin.copy": {"content": "{{ mlflow_server_panel.artifact_store.location }}",
+                                                    "dest": str(tmp_path) + "/{{ inventory_hostname }}", "mode": "0600"}}]}]))
+    done = subprocess.run(["ansible-playbook", "-i", tmp_path / "hosts.yml", tmp_path / "play.yml"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {name: (tmp_path / name).read_text() for name in stores} == stores
+
+
 def test_numbers_and_switches_may_come_as_text(tmp_path):
     """As from --extra-vars name=value, where everything is text."""
     plain = {"mlflow_server_replicas": 3, "mlflow_server_autoscaling": False, "mlflow_network_policy": True, "mlflow_server_drain_seconds": 20,
              "mlflow_server_workspaces": False, "mlflow_server_kaiwo": False, "mlflow_server_jobs": False, "database_port": 5433}
     text = {name: str(value).lower() for name, value in plain.items()}
     assert render("kubernetes", tmp_path / "text", **text) == render("kubernetes", tmp_path / "plain", **plain)
+
+
+def test_what_is_deleted_goes_for_good_wherever_the_stores_are(tmp_path):
+    def cleaning(name, inventory="kubernetes", **variables):
+        objects = render(inventory, tmp_path / name, mlflow_server_gc_schedule="0 3 * * 0", mlflow_server_replicas=1, **variables)
+        template = next(o for o in objects if o["kind"] == "CronJob")["spec"]["jobTemplate"]["spec"]["template"]
+        return template, next(o for o in objects if o["kind"] == "Deployment")["spec"]["template"]
+
+    gc, server = cleaning("cloudsql", "gke-cloudsql")
+    assert gc["spec"]["initContainers"][0] == server["spec"]["initContainers"][0] and gc["spec"]["initContainers"][0]["name"] == "cloud-sql-proxy"
+    gc, server = cleaning("azure", object_storage_type="azure", object_storage_azure_account="acct", object_storage_azure_client_id="1")
+    assert gc["metadata"]["labels"]["azure.workload.identity/use"] == "true"
+    assert "affinity" not in gc["spec"] and gc["metadata"]["labels"]["app.kubernetes.io/component"] == "gc"
+    gc, server = cleaning("sqlite", database_type="sqlite", mlflow_server_tls_secret="server-tls")
+    (near,) = gc["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert near["labelSelector"]["matchLabels"].items() <= server["metadata"]["labels"].items(), "one node at a time has the volume"
+    assert {"name": "MLFLOW_TRACKING_INSECURE_TLS", "value": "true"} in gc["spec"]["containers"][0]["env"]
+
+
+def test_network_policies_of_cloud_sql_s_proxy(tmp_path):
+    """It asks the metadata server for a token, wherever the artifacts are."""
+    objects = render("gke-cloudsql", tmp_path, mlflow_network_policy=True, mlflow_network_policy_clients=["ingress-nginx"],
+                     object_storage_type="seaweedfs", object_storage_gcp_service_account="mlflow@p.iam.gserviceaccount.com")
+    (server,) = [o["spec"] for o in objects if o["kind"] == "NetworkPolicy" and o["metadata"]["name"] == "mlflow-server"]
+    assert {port["port"] for rule in server["egress"] for port in rule.get("ports", [])} == {53, 443, 3307, 80, 988}
+    assert all("to" not in rule for rule in server["egress"] if {"port": 53, "protocol": "UDP"} in rule.get("ports", [])), "a node's cache is no pod"
+
+
+def test_one_s_own_environment_stands_in_for_ours(tmp_path):
+    """Kubernetes refuses a name that is there twice."""
+    objects = render("kubernetes", tmp_path, object_storage_bucket_versioning=True, mlflow_server_gc_schedule="0 3 * * 0",
+                     mlflow_server_extra_env=[{"name": "MLFLOW_BACKEND_STORE_URI", "valueFrom": {"secretKeyRef": {"name": "s", "key": "uri"}}}],
+                     mlflow_server_extra_env_from=[{"secretRef": {"name": "more"}}])
+    containers = [c for name, spec in pod_specs(objects) if name.endswith(("-server", "-migrate")) for c in spec.get("initContainers", []) + spec["containers"]]
+    assert len(containers) == 3
+    for container in containers:
+        names = [entry["name"] for entry in container["env"]]
+        assert len(names) == len(set(names)) and container["envFrom"] == [{"secretRef": {"name": "more"}}]
+        assert next(e for e in container["env"] if e["name"] == "MLFLOW_BACKEND_STORE_URI")["valueFrom"]
+    assert sum("MLFLOW_BUCKET_CARE" in yaml.safe_dump(container["env"]) for container in containers) == 1
+
+
+def test_other_keys_of_a_secret_keep_their_defaults(tmp_path):
+    objects = render("kubernetes", tmp_path, database_host="db", database_existing_secret="mine", database_existing_secret_keys={"user": "login"})
+    (server,) = [o for o in objects if o["kind"] == "Deployment"]
+    keys = {e["name"]: e["valueFrom"]["secretKeyRef"]["key"] for e in server["spec"]["template"]["spec"]["containers"][0]["env"] if "valueFrom" in e}
+    assert (keys["PGUSER"], keys["PGPASSWORD"]) == ("login", "password")
+
+
+def test_minio_s_home_can_be_written(tmp_path):
+    """It makes a folder there, and does not start without: https://github.com/minio/minio/issues/14763."""
+    (spec,) = [spec for name, spec in pod_specs(render("local-minio", tmp_path)) if "object-storage" in name]
+    (container,) = spec["containers"]
+    home = next(entry["value"] for entry in container["env"] if entry["name"] == "HOME")
+    writable = {v["name"] for v in spec["volumes"] if "emptyDir" in v}
+    assert home in [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] in writable]
+
+
+def test_mariadb_asks_no_names_that_a_policy_hides(tmp_path):
+    (spec,) = [spec for name, spec in pod_specs(render("kubernetes", tmp_path, database_type="mariadb")) if "database" in name]
+    assert "--skip-name-resolve" in spec["containers"][0]["args"]
 
 
 def test_patches_reach_any_field(tmp_path):

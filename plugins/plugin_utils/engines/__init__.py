@@ -17,6 +17,10 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils import certificates, 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
 
+PROMISES = 120
+"""Seconds that the External Secrets Operator may take to make a Secret."""
+
+
 class EngineError(Exception):
     """What stops an apply; the message is for the operator: one sentence with the cause, then what the engine says about it."""
 
@@ -186,11 +190,18 @@ def converge(engine: Engine, desired: list[dict], dry_run: bool, wait: bool, tim
         if ref in live and not engine.scope.owns(live[ref]):
             raise EngineError(_in_the_way(ref, live[ref], engine.scope))
     promised = {o["spec"].get("target", {}).get("name", o["metadata"]["name"]) for o in desired if o["kind"] == "ExternalSecret"}
-    for ref, (obj, required) in needed.items():
+    lacking = [ref for ref, (obj, required) in needed.items() if required and ref not in live and ref not in wanted and ref.name not in promised]
+    if lacking:
+        # Another component's ExternalSecret has the name of what it makes.
+        others = engine.read({_promise(ref) for ref in lacking}, set())
+        promised |= {ref.name for ref in lacking if _promise(ref) in others}
+    for ref in lacking:
         # In check mode the Secret may be one that an earlier role of the same run would have made.
-        if required and not dry_run and ref not in live and ref not in wanted and ref.name not in promised:
+        if not dry_run and ref.name not in promised:
+            obj, _required = needed[ref]
             raise EngineError(f"{Ref.of(obj)} reads {ref}, which is not in namespace {ref.namespace}; "
                               f"create it first or name another one.")
+    _refuse_to_lock_out(wanted, live)
     for ref, obj in wanted.items():
         _generate(obj, live.get(ref))
     engine.preflight(desired, live)
@@ -198,6 +209,10 @@ def converge(engine: Engine, desired: list[dict], dry_run: bool, wait: bool, tim
     now = dict(live)
     for wave in manifests.waves(desired):
         for batch in _batches(wave):
+            if wait and not dry_run:
+                awaited = {ref for obj in batch for kind, name, required in manifests.references(obj)
+                           if required and name in promised and (ref := Ref("", kind, namespaces, name)) not in now}
+                now.update(_arrived(engine, awaited, min(deadline, time.monotonic() + PROMISES)))
             for obj in batch:
                 _revise(obj, now, engine.scope.namespace)
             for ref, put in engine.put(batch, live, dry_run).items():
@@ -212,6 +227,27 @@ def converge(engine: Engine, desired: list[dict], dry_run: bool, wait: bool, tim
     _remove(engine, gone, outcome, dry_run, deadline, purge=False)
     outcome.notes.extend(engine.notes)
     return outcome
+
+
+def _promise(ref: Ref) -> Ref:
+    """The ExternalSecret of a Secret's name, from which an operator makes it."""
+    return Ref("external-secrets.io", "ExternalSecret", ref.namespace, ref.name)
+
+
+def _arrived(engine: Engine, refs: set[Ref], deadline: float) -> dict[Ref, dict]:
+    """Wait for Secrets that an operator makes: pods would start without, and start again as soon as they are known."""
+    if refs:
+        engine.say(f"Waiting for the External Secrets Operator to make {', '.join(sorted(map(str, refs)))}")
+    while True:
+        found = engine.read(refs | set(map(_promise, refs)), set()) if refs else {}
+        missing = sorted(refs - set(found))
+        if not missing:
+            return {ref: found[ref] for ref in refs}
+        if time.monotonic() > deadline:
+            conditions = (found.get(_promise(missing[0])) or {}).get("status", {}).get("conditions") or []
+            reason = next((c.get("message") for c in conditions if c.get("status") != "True"), "") or "no operator has looked at it"
+            raise EngineError(f"ExternalSecret {missing[0].name} has made no Secret: {reason}; mend mlflow_secret_store, or what it may read.")
+        time.sleep(1)
 
 
 def remove(engine: Engine, dry_run: bool, purge: bool, timeout: int) -> Outcome:
@@ -267,12 +303,31 @@ def _in_the_way(ref: Ref, obj: dict, scope: Scope) -> str:
             f"remove or rename it, or choose another mlflow_instance or mlflow_namespace.")
 
 
+def _generated(obj: dict) -> dict[str, str]:
+    """The keys that a Secret asks to have generated, and with what they begin if not with a password."""
+    entries = (entry.strip().partition("=") for entry in manifests.annotation(obj, manifests.GENERATE).split(","))
+    return {key: first for key, _equals, first in entries if key}
+
+
+def _refuse_to_lock_out(wanted: dict[Ref, dict], live: dict[Ref, dict]) -> None:
+    """A generated password that is given instead would be forgotten, while what was made with it wants that one alone."""
+    once = {name for obj in wanted.values() for name in manifests.annotation(obj, manifests.READ_ONCE).split(",") if name}
+    for ref, obj in wanted.items():
+        if ref.kind != "Secret" or ref.name not in once or ref not in live:
+            continue
+        before = live[ref].get("data") or {}
+        for key in sorted(set(_generated(live[ref])) - set(_generated(obj))):
+            if (obj.get("data") or {}).get(key) not in (None, before.get(key)):
+                raise EngineError(f"{ref} holds a generated {key}, which another one given now does not change where it is used; leave it "
+                                  f"to be generated (playbooks/rotate.yml renews it), or put yours there and into the Secret first.")
+
+
 def _generate(obj: dict, live: dict | None) -> None:
     """Fill the keys that a Secret asks to have generated: what lives is kept, what is missing is made once.
 
     The annotation lists keys by comma; ``key=value`` begins with that value instead of a password.
     """
-    wanted = [key.strip() for key in manifests.annotation(obj, manifests.GENERATE).split(",") if key.strip()]
+    wanted = _generated(obj)
     authority = manifests.annotation(obj, manifests.GENERATE_CA)
     if obj["kind"] != "Secret" or not (wanted or authority):
         return
@@ -281,7 +336,7 @@ def _generate(obj: dict, live: dict | None) -> None:
         there = (live or {}).get("data", {})
         pair = {key: there.get(key) for key in ("ca.crt", "ca.key")}
         data.update(pair if all(pair.values()) else certificates.authority(authority))
-    for key, _equals, first in (entry.partition("=") for entry in wanted):
+    for key, first in wanted.items():
         if key not in data:
             data[key] = (live or {}).get("data", {}).get(key) or base64.b64encode((first or _password()).encode()).decode()
     obj["data"] = data

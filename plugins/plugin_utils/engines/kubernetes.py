@@ -14,9 +14,12 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import Api, ApiError
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_wait import Watcher, describe, progress
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.rules import quantity
 
 # Aggregated discovery (every kind of the cluster in two answers); stable since Kubernetes 1.30, the oldest supported.
 DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+EVERYWHERE = ("kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert")
+"""ConfigMaps that controllers put into every namespace."""
 RESTORE_TIMEOUT = 120
 """Seconds that what ran before has to come back."""
 
@@ -107,6 +110,28 @@ class KubernetesEngine(Engine):
             if error.status == 404:
                 return None
             raise EngineError(f"Kubernetes cannot read {ref} in namespace {ref.namespace}: {error}") from error
+
+    # -- before anything is touched --------------------------------------------------------------------------------
+
+    def preflight(self, objects: list[dict], live: dict[Ref, dict]) -> None:
+        for obj in objects:
+            before = live.get(Ref.of(obj))
+            if obj["kind"] == "PersistentVolumeClaim" and before:
+                self._same_volume(Ref.of(obj), before, obj["spec"])
+
+    def _same_volume(self, ref: Ref, before: dict, wanted: dict) -> None:
+        """Of a volume that is there nothing can change but its size, and that can only grow."""
+        for field in ("storageClassName", "accessModes"):
+            was, to_be = before["spec"].get(field), wanted.get(field)
+            if was and to_be and was != to_be:
+                was, to_be = ([value] if isinstance(value, str) else value for value in (was, to_be))
+                raise EngineError(f"{ref} was made with {field} {', '.join(was)}, which cannot become {', '.join(to_be)}; leave it as it was, or "
+                                  f"move the data to a new volume.")
+        # It may have got more than it asked for, and may not have got yet what it asks for.
+        asked, to_be = (spec["resources"]["requests"]["storage"] for spec in (before["spec"], wanted))
+        was = min(asked, (before.get("status") or {}).get("capacity", {}).get("storage") or asked, key=lambda size: quantity(size) or 0)
+        if (quantity(to_be) or 0) < (quantity(was) or 0):
+            raise EngineError(f"{ref} has {was}, which cannot shrink to {to_be}; leave its size as it was, or move the data to a new volume.")
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -222,8 +247,8 @@ class KubernetesEngine(Engine):
             return
         kinds = [("v1", "Pod"), ("v1", "Secret"), ("v1", "ConfigMap"), ("v1", "Service"), ("v1", "PersistentVolumeClaim"),
                  ("apps/v1", "Deployment"), ("apps/v1", "StatefulSet"), ("batch/v1", "Job"), ("batch/v1", "CronJob")]
-        answers = self.api.map(lambda kind: self.api.request("GET", self._path(*kind, self.scope.namespace), "limit=2"), kinds)
-        if any(item["metadata"]["name"] != "kube-root-ca.crt" for answer in answers for item in answer["items"]):
+        answers = self.api.map(lambda kind: self.api.request("GET", self._path(*kind, self.scope.namespace), f"limit={len(EVERYWHERE) + 1}"), kinds)
+        if any(item["metadata"]["name"] not in EVERYWHERE for answer in answers for item in answer["items"]):
             return
         self.delete([{**namespace, "apiVersion": "v1", "kind": "Namespace"}], time.monotonic() + 120)
 

@@ -3,6 +3,7 @@
 Reads the environment of the server, and MLFLOW_BUCKET_CARE, a JSON object:
 
 create                  make the bucket where there is none
+location                where Google Cloud Storage makes it, if not where Google likes
 versioning              true or false
 expire_days             delete artifacts this many days after they were written
 expire_noncurrent_days  delete former versions this many days after they were replaced
@@ -206,7 +207,7 @@ class Gcs(Store):
         except NotFound:
             if not self.asked.get("create"):
                 raise self.absent() from None
-        self.found = self.request(("create",), self.client.create_bucket, self.bucket)
+        self.found = self.request(("create",), self.client.create_bucket, self.bucket, location=self.asked.get("location"))
         say(f"{self.bucket!r} created")
 
     def versioning(self):

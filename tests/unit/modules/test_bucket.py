@@ -14,8 +14,10 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
+import urllib.parse
 import uuid
 
 import boto3
@@ -188,6 +190,23 @@ def test_gcs_all_that_is_asked(gs):
         {"action": {"type": "Delete"}, "condition": {"daysSinceNoncurrentTime": 7}},
         {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 2}}]
     assert "versioning changed to off" in gs.care(versioning=False, **ALL_DAYS)
+
+
+def test_gcs_bucket_is_made_where_it_is_to_be(gs, monkeypatch):
+    """What is sent: the emulator has one location only."""
+    sent = []
+
+    class Spy(storage.Client):
+        def _post_resource(self, path, data, **options):
+            sent.append(data)
+            return super()._post_resource(path, data, **options)
+
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gs.environment["STORAGE_EMULATOR_HOST"])
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "test")
+    monkeypatch.setattr(storage, "Client", Spy)
+    script = runpy.run_path(str(FILES / "bucket.py"))
+    script["Gcs"](urllib.parse.urlsplit(f"gs://{gs.name}/"), {**NOTHING, "create": True, "location": "europe-west1"}).create()
+    assert [data["location"] for data in sent] == ["europe-west1"]
 
 
 def test_gcs_rules_of_others_stay_and_ours_go(gs):

@@ -128,8 +128,61 @@ def test_a_missing_secret_is_named_before_anything_is_made():
     with pytest.raises(engines.EngineError, match="Deployment d reads Secret nowhere, which is not in namespace team"):
         converge(engine, obj("ConfigMap", "a"), deployment("d", "nowhere"))
     assert not engine.log
-    promised = obj("ExternalSecret", "e", "external-secrets.io/v1", spec={"target": {"name": "nowhere"}})
-    assert converge(engine, promised, deployment("d", "nowhere")).changed
+
+
+class Operator(Memory):
+    """Beside somebody who makes a Secret of each ExternalSecret, at the second look."""
+
+    looks = 0
+
+    def read(self, refs, kinds):
+        self.looks += 1
+        for ref, external in list(self.world.items()):
+            if external["kind"] == "ExternalSecret" and self.looks % 3 == 0:
+                name = external["spec"]["target"]["name"]
+                self.world[ref._replace(group="", kind="Secret", name=name)] = obj("Secret", name, data={"password": "eA=="})
+        return super().read(refs, kinds)
+
+
+@pytest.mark.parametrize("component", ["server", "database"])
+def test_a_promised_secret_is_waited_for(component, monkeypatch):
+    """Of the same component or of an earlier one; the pods' fingerprint knows it, so that a second run changes nothing."""
+    monkeypatch.setattr(engines.time, "sleep", lambda seconds: None)
+    engine = Operator()
+    external = obj("ExternalSecret", "login", "external-secrets.io/v1", spec={"target": {"name": "login"}})
+    own = [external] if component == "server" else []
+    if not own:
+        external["metadata"].update(namespace="team", labels=engines.Scope("team", "mlflow", component).labels)
+        engine.world[Ref.of(external)] = external
+    assert converge(engine, *own, obj("ServiceAccount", "s"), deployment("d", "login")).changed
+    assert engine.looks > 2 and engine.log.index(("put", "ServiceAccount", "s")) < engine.log.index(("put", "Deployment", "d"))
+    assert not converge(engine, *own, obj("ServiceAccount", "s"), deployment("d", "login")).changed
+
+
+def test_a_generated_password_is_not_forgotten_for_a_given_one():
+    engine = Memory()
+    database = obj("StatefulSet", "d", "apps/v1", {manifests.READ_ONCE: "login"}, spec={"template": {"metadata": {}, "spec": {"containers": []}}})
+    generated = obj("Secret", "login", annotations={manifests.GENERATE: "username=mlflow,password"})
+    converge(engine, database, generated)
+    with pytest.raises(engines.EngineError, match="Secret login holds a generated password, which another one given now"):
+        converge(engine, database, obj("Secret", "login", stringData={"username": "mlflow", "password": "mine"}))
+    (secret,) = [o for o in engine.world.values() if o["kind"] == "Secret"]
+    known = {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
+    assert known["password"] != "mine"
+    # The same one may be given, and a rotation gives another while it stays a generated one.
+    converge(engine, database, obj("Secret", "login", stringData=known))
+    converge(engine, database, generated)
+    converge(engine, database, {**generated, "stringData": {"username": "mlflow_2", "password": "another"}})
+    assert base64.b64decode(engine.world[Ref.of(secret)]["data"]["password"]) == b"another"
+
+
+def test_a_promise_that_is_not_kept_says_why(monkeypatch):
+    monkeypatch.setattr(engines, "PROMISES", 0)
+    monkeypatch.setattr(engines.time, "sleep", lambda seconds: None)
+    external = obj("ExternalSecret", "login", "external-secrets.io/v1", spec={"target": {"name": "login"}},
+                   status={"conditions": [{"type": "Ready", "status": "False", "message": "could not get secret data from provider"}]})
+    with pytest.raises(engines.EngineError, match="ExternalSecret login has made no Secret: could not get secret data"):
+        converge(Memory(), external, deployment("d", "login"))
 
 
 def test_check_mode_foretells_and_touches_nothing():
