@@ -31,7 +31,8 @@ class ActionModule(Door):
         with self.engine(options, scope) as engine:
             if options["state"] == "present":
                 desired = self._desired(options, scope, task_vars)
-                outcome = engines.converge(engine, desired, self._task.check_mode, options["wait"], options["wait_timeout"])
+                outcome = engines.converge(engine, desired, self._task.check_mode, options["wait"], options["wait_timeout"],
+                                           options["prune"])
             else:
                 outcome = engines.remove(engine, self._task.check_mode, options["purge"], options["wait_timeout"])
         for note in outcome.notes:

@@ -98,6 +98,10 @@ options:
     description: How messages call O(patches), since users know it by another variable's name.
     type: str
     default: patches
+  prune:
+    description: Whether objects that the component made earlier and that are not among those given are removed.
+    type: bool
+    default: true
   purge:
     description: With O(state=absent), remove objects annotated C(mlops.mlflow/keep) too. Their data is lost.
     type: bool
@@ -182,7 +186,7 @@ objects:
       description: Its namespace, empty for what lives in none.
       type: str
     action:
-      description: One of V(created), V(changed), V(unchanged), V(deleted), V(kept), V(rendered).
+      description: One of V(created), V(changed), V(unchanged), V(deleted), V(kept), V(left) (with O(prune=false)), V(rendered).
       type: str
 notes:
   description: What the engine has no counterpart for, and what was kept, in sentences.

@@ -32,6 +32,7 @@ ARGUMENTS = {
     "pod_spec": {"type": "dict", "default": {}},
     "patches": {"type": "list", "elements": "dict", "default": []},
     "patches_name": {"type": "str", "default": "patches"},
+    "prune": {"type": "bool", "default": True},
     "purge": {"type": "bool", "default": False},
     "render_dir": {"type": "path"},
     "wait": {"type": "bool", "default": True},

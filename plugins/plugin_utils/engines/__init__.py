@@ -11,7 +11,7 @@ import json
 import secrets
 import time
 from dataclasses import dataclass, field
-from typing import Callable, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import certificates, manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
@@ -157,7 +157,7 @@ class Outcome:
             })
 
 
-def converge(engine: Engine, desired: list[dict], dry_run: bool, wait: bool, timeout: int) -> Outcome:
+def converge(engine: Engine, desired: list[dict], dry_run: bool, wait: bool, timeout: int, prune: bool = True) -> Outcome:
     """Make the component consist of exactly the desired objects, and wait until they work.
 
     Nothing is touched before everything that can be refused has been: objects in the way, missing Secrets, what the
@@ -169,6 +169,7 @@ def converge(engine: Engine, desired: list[dict], dry_run: bool, wait: bool, tim
         dry_run: only predict.
         wait: whether to wait for workloads.
         timeout: seconds for all waiting together.
+        prune: whether what is no longer rendered goes now; else it is told of as left.
 
     Raises:
         EngineError: with the cause.
@@ -177,31 +178,9 @@ def converge(engine: Engine, desired: list[dict], dry_run: bool, wait: bool, tim
     outcome, deadline = Outcome(), time.monotonic() + timeout
     desired = _supported(engine, desired, outcome)
     _remember_kinds(desired)
-    namespaces = engine.scope.namespace
     wanted = {Ref.of(obj): obj for obj in desired}
-    needed = {Ref("", kind, namespaces, name): (obj, required)
-              for obj in desired for kind, name, required in manifests.references(obj)}
-    live = engine.read(set(wanted) | set(needed), {(o["apiVersion"], o["kind"]) for o in desired})
-    other_kinds = _remembered_kinds(live.values(), engine.scope)
-    if other_kinds - {(o["apiVersion"], o["kind"]) for o in desired}:
-        live.update(engine.read(set(), other_kinds))
-
-    for ref, obj in wanted.items():
-        if ref in live and not engine.scope.owns(live[ref]):
-            raise EngineError(_in_the_way(ref, live[ref], engine.scope))
-    promised = {o["spec"].get("target", {}).get("name", o["metadata"]["name"]) for o in desired if o["kind"] == "ExternalSecret"}
-    lacking = [ref for ref, (obj, required) in needed.items() if required and ref not in live and ref not in wanted and ref.name not in promised]
-    if lacking:
-        # Another component's ExternalSecret has the name of what it makes.
-        others = engine.read({_promise(ref) for ref in lacking}, set())
-        promised |= {ref.name for ref in lacking if _promise(ref) in others}
-    for ref in lacking:
-        # In check mode the Secret may be one that an earlier role of the same run would have made.
-        if not dry_run and ref.name not in promised:
-            obj, _required = needed[ref]
-            raise EngineError(f"{Ref.of(obj)} reads {ref}, which is not in namespace {ref.namespace}; "
-                              f"create it first or name another one.")
-    _refuse_to_lock_out(wanted, live)
+    live = _look(engine, desired)
+    promised = _refuse(engine, wanted, live, dry_run)
     for ref, obj in wanted.items():
         _generate(obj, live.get(ref))
     engine.preflight(desired, live)
@@ -210,8 +189,7 @@ def converge(engine: Engine, desired: list[dict], dry_run: bool, wait: bool, tim
     for wave in manifests.waves(desired):
         for batch in _batches(wave):
             if wait and not dry_run:
-                awaited = {ref for obj in batch for kind, name, required in manifests.references(obj)
-                           if required and name in promised and (ref := Ref("", kind, namespaces, name)) not in now}
+                awaited = {ref for obj in batch for ref in _reads(engine, obj) if ref.name in promised and ref not in now}
                 now.update(_arrived(engine, awaited, min(deadline, time.monotonic() + PROMISES)))
             for obj in batch:
                 _revise(obj, now, engine.scope.namespace)
@@ -224,9 +202,47 @@ def converge(engine: Engine, desired: list[dict], dry_run: bool, wait: bool, tim
             engine.wait([now[Ref.of(obj)] for obj in wave if obj["kind"] in manifests.WORKLOADS], deadline)
 
     gone = [obj for ref, obj in live.items() if ref not in wanted and engine.scope.made(obj) and not _controlled(obj)]
-    _remove(engine, gone, outcome, dry_run, deadline, purge=False)
+    _remove(engine, gone, outcome, dry_run, deadline, purge=False, prune=prune)
     outcome.notes.extend(engine.notes)
     return outcome
+
+
+def _reads(engine: Engine, obj: dict) -> Iterator[Ref]:
+    """The ConfigMaps and Secrets without which the object's pods do not start."""
+    for kind, name, required in manifests.references(obj):
+        if required:
+            yield Ref("", kind, engine.scope.namespace, name)
+
+
+def _look(engine: Engine, desired: list[dict]) -> dict[Ref, dict]:
+    """What is there of the desired objects, of what they read, and of what the component made before."""
+    kinds = {(obj["apiVersion"], obj["kind"]) for obj in desired}
+    read = {Ref("", kind, engine.scope.namespace, name) for obj in desired for kind, name, _required in manifests.references(obj)}
+    live = engine.read({Ref.of(obj) for obj in desired} | read, kinds)
+    other_kinds = _remembered_kinds(live.values(), engine.scope)
+    if other_kinds - kinds:
+        live.update(engine.read(set(), other_kinds))
+    return live
+
+
+def _refuse(engine: Engine, wanted: dict[Ref, dict], live: dict[Ref, dict], dry_run: bool) -> set[str]:
+    """Raise EngineError for what no engine could do; the names of Secrets that are not there, but that an operator will make."""
+    for ref in wanted:
+        if ref in live and not engine.scope.owns(live[ref]):
+            raise EngineError(_in_the_way(ref, live[ref], engine.scope))
+    promised = {o["spec"].get("target", {}).get("name", o["metadata"]["name"]) for o in wanted.values() if o["kind"] == "ExternalSecret"}
+    lacking = {ref: obj for obj in wanted.values() for ref in _reads(engine, obj) if ref not in live and ref not in wanted and ref.name not in promised}
+    if lacking:
+        # Another component's ExternalSecret has the name of what it makes.
+        others = engine.read(set(map(_promise, lacking)), set())
+        promised |= {ref.name for ref in lacking if _promise(ref) in others}
+    for ref, obj in lacking.items():
+        # In check mode the Secret may be one that an earlier role of the same run would have made.
+        if not dry_run and ref.name not in promised:
+            raise EngineError(f"{Ref.of(obj)} reads {ref}, which is not in namespace {ref.namespace}; "
+                              f"create it first or name another one.")
+    _refuse_to_lock_out(wanted, live)
+    return promised
 
 
 def _promise(ref: Ref) -> Ref:
@@ -365,13 +381,15 @@ def _revise(obj: dict, now: dict[Ref, dict], namespace: str) -> None:
         template.setdefault("metadata", {}).setdefault("annotations", {})[manifests.REVISION] = manifests.revision(sources)
 
 
-def _remove(engine: Engine, objects: list[dict], outcome: Outcome, dry_run: bool, deadline: float, purge: bool) -> None:
+def _remove(engine: Engine, objects: list[dict], outcome: Outcome, dry_run: bool, deadline: float, purge: bool, prune: bool = True) -> None:
     doomed = []
     for obj in sorted(objects, key=lambda o: manifests.rank(o["kind"]), reverse=True):
         if manifests.annotation(obj, manifests.KEEP) and not purge:
             outcome.add("kept", obj, None)
             outcome.notes.append(f"{Ref.of(obj)} is kept: it holds {manifests.annotation(obj, manifests.KEEP)}; "
                                  f"playbooks/uninstall.yml with mlflow_purge_data=true removes it.")
+        elif not prune:
+            outcome.add("left", obj, None)
         else:
             doomed.append(obj)
             outcome.add("deleted", obj, None)

@@ -18,6 +18,8 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.rules import quantity
 
 # Aggregated discovery (every kind of the cluster in two answers); stable since Kubernetes 1.30, the oldest supported.
 DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+BYPRODUCTS = ("Event", "Endpoints", "EndpointSlice", "Lease", "PodMetrics", "ServiceAccount", "Role", "RoleBinding")
+"""Kinds of what the cluster itself puts into namespaces."""
 EVERYWHERE = ("kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert")
 """ConfigMaps that controllers put into every namespace."""
 RESTORE_TIMEOUT = 120
@@ -207,8 +209,10 @@ class KubernetesEngine(Engine):
             return
         try:
             if progress(self.api.request("GET", self.path(obj))):
-                template = [{"op": "replace", "path": "/spec/template", "value": before["spec"]["template"]}]
-                after = self.api.request("PATCH", self.path(obj), f"fieldManager={manifests.MANAGER}", template, "application/json-patch+json")
+                # Applied, not patched: of fields that were written in two ways one would stay when a later apply leaves them out.
+                metadata = {field: obj["metadata"][field] for field in ("name", "namespace", "labels", "annotations") if field in obj["metadata"]}
+                spec = {**obj["spec"], "template": before["spec"]["template"]}
+                after = self._apply({"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": metadata, "spec": spec}, None, dry_run=False)
                 Watcher(self, time.monotonic() + RESTORE_TIMEOUT).until_ready([after])
                 self.say(f"{Ref.of(obj)}: what ran before is running again")
         except (ApiError, EngineError) as error:
@@ -245,12 +249,17 @@ class KubernetesEngine(Engine):
         namespace = self._get("v1", Ref("", "Namespace", "", self.scope.namespace))
         if not namespace or not self.scope.owns(namespace):
             return
-        kinds = [("v1", "Pod"), ("v1", "Secret"), ("v1", "ConfigMap"), ("v1", "Service"), ("v1", "PersistentVolumeClaim"),
-                 ("apps/v1", "Deployment"), ("apps/v1", "StatefulSet"), ("batch/v1", "Job"), ("batch/v1", "CronJob")]
-        answers = self.api.map(lambda kind: self.api.request("GET", self._path(*kind, self.scope.namespace), f"limit={len(EVERYWHERE) + 1}"), kinds)
-        if any(item["metadata"]["name"] not in EVERYWHERE for answer in answers for item in answer["items"]):
-            return
-        self.delete([{**namespace, "apiVersion": "v1", "kind": "Namespace"}], time.monotonic() + 120)
+        kinds = {(version, kind) for (version, kind), (_plural, namespaced) in self.resources.items() if namespaced and kind not in BYPRODUCTS}
+        if not any(self.api.map(self._somebody_s, _one_version_each(kinds, set()))):
+            self.delete([{**namespace, "apiVersion": "v1", "kind": "Namespace"}], time.monotonic() + 120)
+
+    def _somebody_s(self, kind: tuple[str, str]) -> bool:
+        """Whether the namespace holds objects of a kind that somebody put there."""
+        try:
+            answer = self.api.request("GET", self._path(*kind, self.scope.namespace), f"limit={len(EVERYWHERE) + 1}")
+        except ApiError as error:
+            return error.status not in (404, 405)  # kinds that are questions to the cluster cannot be listed
+        return any(item["metadata"]["name"] not in EVERYWHERE for item in answer["items"])
 
     def close(self) -> None:
         self.api.close()

@@ -56,10 +56,10 @@ def deployment(name, secret=None, annotations=None):
     return obj("Deployment", name, "apps/v1", annotations, spec={"template": {"metadata": {}, "spec": {"containers": [{"name": "c", "env": env}]}}})
 
 
-def converge(engine, *objects, dry_run=False):
+def converge(engine, *objects, dry_run=False, prune=True):
     desired = manifests.load(copy.deepcopy(list(objects)))
     manifests.label(desired, SCOPE.labels)
-    return engines.converge(engine, desired, dry_run, wait=True, timeout=5)
+    return engines.converge(engine, desired, dry_run, wait=True, timeout=5, prune=prune)
 
 
 def actions(outcome):
@@ -206,3 +206,14 @@ def test_what_has_no_counterpart_is_left_out_and_named_once():
     outcome = converge(engine, *(obj("HorizontalPodAutoscaler", name, "autoscaling/v2", spec={}) for name in ("a", "b")), obj("ConfigMap", "c"))
     assert outcome.notes == ["HorizontalPodAutoscaler left out: a dictionary does not scale."]
     assert actions(outcome) == {"ConfigMap c": "created"}
+
+
+def test_what_is_to_go_later_stays_and_is_told_of():
+    engine = Memory()
+    kept = obj("PersistentVolumeClaim", "data", annotations={manifests.KEEP: "the data"}, spec={})
+    converge(engine, obj("ConfigMap", "a"), kept)
+    outcome = converge(engine, obj("ConfigMap", "b"), prune=False)
+    assert actions(outcome) == {"ConfigMap b": "created", "ConfigMap a": "left", "PersistentVolumeClaim data": "kept"}
+    assert {ref.name for ref in engine.world} == {"a", "b", "data"}
+    outcome = converge(engine, obj("ConfigMap", "b"))
+    assert actions(outcome) == {"ConfigMap b": "unchanged", "ConfigMap a": "deleted", "PersistentVolumeClaim data": "kept"}

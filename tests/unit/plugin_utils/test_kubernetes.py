@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
@@ -45,10 +47,10 @@ def test_a_volume_may_stay_and_grow():
 
 
 class Cluster:
-    """An API whose namespace holds the ConfigMaps of the given names, and whose answers end where they are asked to."""
+    """An API whose namespace holds objects of the given names, and whose answers end where they are asked to."""
 
-    def __init__(self, *configmaps):
-        self.configmaps, self.deleted = configmaps, []
+    def __init__(self, plural, *names):
+        self.plural, self.names, self.deleted = plural, names, []
 
     def map(self, function, items):
         return [function(item) for item in items]
@@ -61,20 +63,57 @@ class Cluster:
             if self.deleted:
                 raise ApiError(404, "gone")
             return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team", "uid": "1", "labels": SCOPE.labels}}
-        names = self.configmaps if path.endswith("/configmaps") else ()
+        if path.endswith("/localsubjectaccessreviews"):
+            raise ApiError(405, "the server does not allow this method on the requested resource")
+        names = self.names if path.endswith(f"/{self.plural}") else ()
         return {"items": [{"metadata": {"name": name}} for name in names[:int(query.partition("limit=")[2])]]}
 
 
-@pytest.mark.parametrize("configmaps, gone", [
-    (("kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert"), True),
-    (("kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert", "somebody-s"), False),
-    (("aaa", "kube-root-ca.crt"), False),
+@pytest.mark.parametrize("plural, names, gone", [
+    ("configmaps", ("kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert"), True),
+    ("configmaps", ("kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert", "somebody-s"), False),
+    ("configmaps", ("aaa", "kube-root-ca.crt"), False),
+    ("sealedsecrets", ("somebody-s",), False),
+    ("events", ("pod-started",), True),
 ])
-def test_a_namespace_goes_when_nothing_of_anyone_is_left(configmaps, gone):
+def test_a_namespace_goes_when_nothing_of_anyone_is_left(plural, names, gone):
     engine = object.__new__(KubernetesEngine)
-    engine.scope, engine.api = SCOPE, Cluster(*configmaps)
+    engine.scope, engine.api = SCOPE, Cluster(plural, *names)
     engine._resources = {(version, kind): (f"{kind.lower()}s", kind != "Namespace") for version, kind in (
-        ("v1", "Namespace"), ("v1", "Pod"), ("v1", "Secret"), ("v1", "ConfigMap"), ("v1", "Service"), ("v1", "PersistentVolumeClaim"),
-        ("apps/v1", "Deployment"), ("apps/v1", "StatefulSet"), ("batch/v1", "Job"), ("batch/v1", "CronJob"))}
+        ("v1", "Namespace"), ("v1", "Pod"), ("v1", "ConfigMap"), ("v1", "Event"), ("apps/v1", "Deployment"), ("bitnami.com/v1alpha1", "SealedSecret"),
+        ("authorization.k8s.io/v1", "LocalSubjectAccessReview"))}
     engine.leave(purge=True)
     assert bool(engine.api.deleted) is gone
+
+
+class Recreated:
+    """An API with one workload, which remembers what was sent to it."""
+
+    def __init__(self, workload):
+        self.workload, self.sent = workload, []
+
+    def request(self, method, path, query="", body=None, content_type="", accept=""):
+        if method == "PATCH":
+            self.sent.append((content_type, query, body))
+            self.workload = {**copy.deepcopy(body), "status": {"observedGeneration": 1, "updatedReplicas": 1, "availableReplicas": 1}}
+        return self.workload
+
+
+def test_what_ran_before_is_put_back_by_an_apply():
+    """A field that a patch wrote would be there for good: a later apply takes away only what applies put there."""
+    def workload(image, ready):
+        return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "team", "managedFields": [], "uid": "1"},
+                "spec": {"replicas": 1, "strategy": {"type": "Recreate"}, "template": {"spec": {"containers": [{"name": "c", "image": image}]}}},
+                "status": {"observedGeneration": 1, "updatedReplicas": 1, "availableReplicas": ready}}
+
+    engine = object.__new__(KubernetesEngine)
+    said = []
+    engine.scope, engine.api, engine.say = SCOPE, Recreated(workload("broken", 0)), said.append
+    engine._resources, engine._before = {("apps/v1", "Deployment"): ("deployments", True)}, {}
+    before, after = workload("fine", 1), workload("broken", 0)
+    engine._before = {Ref.of(before): before}
+    engine._restore(after)
+    ((content_type, query, body),) = engine.api.sent
+    assert content_type == "application/apply-patch+yaml" and "force=true" in query
+    assert body["spec"]["template"] == before["spec"]["template"] and not {"managedFields", "uid"} & set(body["metadata"]) and "status" not in body
+    assert said == ["Deployment d: what ran before is running again"]
