@@ -85,6 +85,8 @@ def names(v: Variables) -> Iterator[str]:
         if not DNS_LABEL.match(value) or len(value) > longest or not re.match(first, value):
             yield (f"{variable} is {value!r}; it must be a DNS label: at most {longest} lower-case letters, digits and '-', "
                    f"beginning with a letter{' or digit' if '0' in first else ''} and ending with a letter or digit.")
+    if int(v["mlflow_wait_timeout"]) < 1:
+        yield f"mlflow_wait_timeout is {v['mlflow_wait_timeout']}; it must be at least 1 second."
     if not VERSION.match(str(v["mlflow_version"])):
         yield f"mlflow_version is {v['mlflow_version']!r}; it must be a whole version such as 3.17.2."
 
@@ -447,6 +449,11 @@ def ingress(v: Variables) -> Iterator[str]:
             obj.get("kind") == "BackendTLSPolicy" for obj in v["mlflow_server_extra_objects"]):
         yield ("mlflow_server_tls_secret is set while ingress_type is gateway, whose Gateway would speak HTTP to it; add a BackendTLSPolicy to "
                "mlflow_server_extra_objects, or leave it empty.")
+    if preset == "traefik" and v["mlflow_server_tls_secret"] and "traefik.ingress.kubernetes.io/service.serversscheme" not in (
+            v["mlflow_server_service_annotations"]):
+        yield ("mlflow_server_tls_secret is set while ingress_preset is traefik, which would speak HTTP to it; add "
+               "traefik.ingress.kubernetes.io/service.serversscheme: https to mlflow_server_service_annotations, with a ServersTransport that "
+               "trusts the certificate, or leave it empty.")
     for name, value in v["ingress_annotations"].items():
         if not isinstance(value, (str, type(None))):
             yield f"ingress_annotations: the value of {name} is {value!r}; Kubernetes takes text, so put it in quotes."

@@ -196,6 +196,8 @@ def test_a_proxy_s_keys_are_in_secrets_alone(doors):
     authority = only(doors["proxy"], "Secret", "proxy-ingress-ca")
     assert authority["metadata"]["annotations"]["mlops.mlflow/keep"] and not authority.get("data")
     assert only(doors["proxy-secret"], "Service", "proxy-secret-ingress")["spec"]["ports"][0]["port"] == 443
+    budget = only(doors["proxy-secret"], "PodDisruptionBudget", "proxy-secret-ingress")["spec"]
+    assert budget["maxUnavailable"] == 1 and budget["selector"]["matchLabels"]["app.kubernetes.io/component"] == "ingress"
 
 
 @pytest.mark.parametrize("door", DOORS)

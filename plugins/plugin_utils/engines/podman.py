@@ -298,8 +298,8 @@ class PodmanEngine(Engine):
             self.say(f"{ref}: what ran before is running again")
 
     def _pod_names(self, ref: Ref) -> set[str]:
-        out = self.machine.podman("pod", "ps", "--filter", f"label={LABEL}/workload={ref.kind}/{ref.name}",
-                          "--filter", f"label={LABEL}/namespace={ref.namespace}", "--format", "{{.Name}}")
+        marks = (f"label={LABEL}/workload={ref.kind}/{ref.name}", f"label={LABEL}/namespace={ref.namespace}")
+        out = self.machine.podman("pod", "ps", "--filter", marks[0], "--filter", marks[1], "--format", "{{.Name}}")
         return set(out.split())
 
     def _remove_pods(self, names: set[str]) -> None:
@@ -366,12 +366,11 @@ class PodmanEngine(Engine):
             else:
                 probe = probes[name][1] or probes[name][0]
                 if probe:
-                    rc, _out, err = self.machine.run(["podman", "exec", state["Name"],
-                                               *podman_spec.probe_command(probe, probes[name][2])])
+                    rc, said, err = self.machine.run(["podman", "exec", state["Name"], *podman_spec.probe_command(probe, probes[name][2])])
                     if rc in (126, 127) and "exec" in probe:
-                        raise EngineError(f"{ref} cannot become ready: container {name} has no program for its probe: {last_words(err or _out)}")
+                        raise EngineError(f"{ref} cannot become ready: container {name} has no program for its probe: {last_words(err or said)}")
                     if rc:
-                        lacking.append(f"container {name} runs, its probe says: {last_words(err or _out) or 'no'}")
+                        lacking.append(f"container {name} runs, its probe says: {last_words(err or said) or 'no'}")
         return "; ".join(lacking)
 
     def _raise_if_hopeless(self, ref: Ref, obj: dict, name: str, state: dict) -> None:

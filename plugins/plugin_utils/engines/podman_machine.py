@@ -171,8 +171,8 @@ class Machine:
                 entry = tarfile.TarInfo(name)
                 entry.size, entry.mode, entry.mtime = len(text.encode()), mode, int(time.time())
                 tar.addfile(entry, io.BytesIO(text.encode()))
-        rc, _out, err = self.run(["sh", "-c", 'mkdir -p "$1/objects" && chmod 700 "$1/objects" && base64 -d | tar -xo --no-same-owner -C "$1" -f -',
-                              "sh", self.folder], base64.b64encode(archive.getvalue()).decode())
+        unpack = 'mkdir -p "$1/objects" && chmod 700 "$1/objects" && base64 -d | tar -xo --no-same-owner -C "$1" -f -'
+        rc, _out, err = self.run(["sh", "-c", unpack, "sh", self.folder], base64.b64encode(archive.getvalue()).decode())
         if rc:
             raise EngineError(f"The state folder {self.folder} cannot be written: {last_words(err)}")
 
