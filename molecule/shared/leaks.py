@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from secrets import token_hex
 
 NAME = re.compile(r"mlflow_[0-9]{14}")
 """A rotated login's name, which databases show beside the password that they do not."""
@@ -100,8 +101,8 @@ def main(engine: str, namespace: str, inventory: str) -> None:
     seen, end = set(), threading.Event()
     watcher = threading.Thread(target=arguments, args=(seen, end))
     watcher.start()
-    given = {"database_password": "Sentinel-database-password", "mlflow_server_auth_admin_password": "Sentinel-admin-password",
-             "object_storage_access_key": "Sentinel-access-key", "object_storage_secret_key": "Sentinel-secret-key"}
+    given = {name: token_hex() for name in ("database_password", "mlflow_server_auth_admin_password", "object_storage_access_key",
+                                            "object_storage_secret_key")}
     with tempfile.TemporaryDirectory() as folder:
         # From a file: what is given on a command line stands in the process list by the will of who gives it.
         variables = pathlib.Path(folder, "vars.json")

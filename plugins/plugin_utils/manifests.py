@@ -47,6 +47,9 @@ MERGE_KEYS = {
 PORT_KEYS = ("containerPort", "port")
 
 NAME = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
+QUANTITY = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$")
+UNITS = {None: 1, "m": 0.001, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
+         "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
 
 
 class ManifestError(ValueError):
@@ -324,3 +327,12 @@ def printable(obj: dict | None, other: dict | None = None) -> str:
         shown.pop("stringData", None)
         (shown["metadata"].get("annotations") or {}).pop("kubectl.kubernetes.io/last-applied-configuration", None)
     return yaml.safe_dump(shown, default_flow_style=False, sort_keys=True)
+
+
+def quantity(value: object) -> float | None:
+    """A Kubernetes quantity as a number (bytes or cores), None for what is none.
+
+    Source: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
+    """
+    match = QUANTITY.match(str(value))
+    return float(match[1]) * UNITS[match[2]] if match else None

@@ -13,8 +13,7 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine, EngineError, Put, Scope
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import Api, ApiError
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_wait import Watcher, describe, progress
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.rules import quantity
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref, quantity
 
 # Aggregated discovery (every kind of the cluster in two answers); stable since Kubernetes 1.30, the oldest supported.
 DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"

@@ -19,8 +19,7 @@ from typing import Callable
 from ansible_collections.mlops.mlflow.plugins.module_utils.podman import LABEL
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import EngineError, Scope
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.rules import quantity
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref, quantity
 
 Run = Callable[..., "tuple[int, str, str]"]
 

@@ -19,8 +19,7 @@ from dataclasses import dataclass, field
 from ansible_collections.mlops.mlflow.plugins.module_utils.podman import LABEL, secret_name
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import EngineError, Scope
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.rules import quantity
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref, quantity
 
 TRANSLATION = "1"
 """Part of every pod's fingerprint; raised when the same template comes to mean other arguments."""
