@@ -84,8 +84,8 @@ def object_storage(v: Variables) -> Iterator[str]:
         yield (f"object_storage_gcp_service_account is {v['object_storage_gcp_service_account']!r}; it must be the account's e-mail address, such as "
                f"mlflow@project.iam.gserviceaccount.com.")
     if v["object_storage_external_secret"]:
-        yield from external_secret("object_storage_external_secret", v["object_storage_external_secret"],
-                             {"s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, "gcs": {"credentials.json"}}.get(kind, set()), v)
+        needed = {"s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, "gcs": {"credentials.json"}}.get(kind, set())
+        yield from external_secret("object_storage_external_secret", v["object_storage_external_secret"], needed, v)
     several = int(v["mlflow_server_replicas"]) > 1 or v["mlflow_server_autoscaling"]
     if kind == "ephemeral" and several:
         yield ("object_storage_type is ephemeral while there are several pods, each of which would have artifacts of its own; choose a store "
