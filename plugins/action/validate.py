@@ -38,7 +38,7 @@ class ActionModule(ActionBase):
         checked = ArgumentSpecValidator(specs).validate(values, validate_role_argument_spec=True)
         problems += unresolved + checked.error_messages
         if not problems:
-            derived_values, _none = self._values(["mlflow_server_effective_resources"], task_vars)
+            derived_values, _none = self._values(["mlflow_server_effective_resources", "mlflow_server_oidc_port"], task_vars)
             typed = {name: checked.validated_parameters[name] for name in values}  # those of roles in the play
             problems = list(rules.broken({**typed, **derived_values}))
         if problems:

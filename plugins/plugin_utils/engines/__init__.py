@@ -190,7 +190,8 @@ def converge(engine: Engine, desired: list[dict], dry_run: bool, wait: bool, tim
         for batch in _batches(wave):
             if wait and not dry_run:
                 awaited = {ref for obj in batch for ref in _reads(engine, obj) if ref.name in promised and ref not in now}
-                now.update(_arrived(engine, awaited, min(deadline, time.monotonic() + PROMISES)))
+                if awaited:
+                    now.update(_arrived(engine, awaited, min(deadline, time.monotonic() + PROMISES)))
             for obj in batch:
                 _revise(obj, now, engine.scope.namespace)
             for ref, put in engine.put(batch, live, dry_run).items():
@@ -252,10 +253,9 @@ def _promise(ref: Ref) -> Ref:
 
 def _arrived(engine: Engine, refs: set[Ref], deadline: float) -> dict[Ref, dict]:
     """Wait for Secrets that an operator makes: pods would start without, and start again as soon as they are known."""
-    if refs:
-        engine.say(f"Waiting for the External Secrets Operator to make {', '.join(sorted(map(str, refs)))}")
+    engine.say(f"Waiting for the External Secrets Operator to make {', '.join(sorted(map(str, refs)))}")
     while True:
-        found = engine.read(refs | set(map(_promise, refs)), set()) if refs else {}
+        found = engine.read(refs | set(map(_promise, refs)), set())
         missing = sorted(refs - set(found))
         if not missing:
             return {ref: found[ref] for ref in refs}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Iterator
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.rules.terms import Rule, Variables, external_secret
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.rules.terms import Rule, Variables, authorities, external_secret
 
 DRIVERS = {"postgresql": ("psycopg2", "psycopg", "pg8000", "asyncpg"), "mysql": ("pymysql", "mysqldb", "mysqlconnector", "cymysql", "aiomysql", "asyncmy")}
 
@@ -71,8 +71,7 @@ def database(v: Variables) -> Iterator[str]:
         yield "database_ca is given while database_tls does not verify anything; set database_tls to verify-full or verify-ca."
     if v["database_ca"] and v["database_ca_secret"]:
         yield "database_ca and database_ca_secret are both set; keep one of them."
-    if v["database_ca"] and "BEGIN CERTIFICATE" not in str(v["database_ca"]):
-        yield "database_ca holds no certificate; give PEM text, for example by lookup('ansible.builtin.file', 'ca.pem')."
+    yield from authorities("database_ca", v)
     if kind == "mysql" and not external and v["mlflow_image_source"] == "build":
         yield "database_type is mysql while mlflow_image_source is build, and Debian has MariaDB in its place; set database_type to mariadb."
     if v["database_external_secret"]:

@@ -100,7 +100,7 @@ def ports(v: Variables) -> Iterator[str]:
     if v["database_cloudsql_instance"]:
         pod |= {"database_port": int(v["database_port"]), "the health check of Cloud SQL's proxy": 9801}
     if v["mlflow_server_auth"] == "oidc":
-        pod |= {"oauth2-proxy": 4180}
+        pod |= {"oauth2-proxy": int(v["mlflow_server_oidc_port"])}
     for number, name in enumerate(pod):
         for other in list(pod)[number + 1:]:
             if pod[name] == pod[other]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Iterator
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.rules.terms import Rule, Variables, external_secret
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.rules.terms import Rule, Variables, authorities, external_secret
 
 OWN_ARGUMENTS = {
     "--host": "nothing, it is always 0.0.0.0", "-h": "nothing, it is always 0.0.0.0", "--port": "mlflow_server_port",
@@ -109,8 +109,7 @@ def auth(v: Variables) -> Iterator[str]:
         if "accounts.google.com" in str(v["mlflow_server_oidc_issuer"]) and not v["mlflow_server_oidc_email_domains"] and not v["mlflow_server_oidc_groups"]:
             yield ("mlflow_server_oidc_email_domains is empty while mlflow_server_oidc_issuer is Google's, which would let in everybody who has a Google "
                    "account; name your domains.")
-        if v["mlflow_server_oidc_ca"] and "BEGIN CERTIFICATE" not in str(v["mlflow_server_oidc_ca"]):
-            yield "mlflow_server_oidc_ca holds no certificate; give PEM text, for example by lookup('ansible.builtin.file', 'ca.pem')."
+        yield from authorities("mlflow_server_oidc_ca", v)
         if not v["mlflow_server_oidc_client_secret"] and not (v["mlflow_server_auth_existing_secret"] or v["mlflow_server_auth_external_secret"]):
             yield ("mlflow_server_oidc_client_secret is empty while mlflow_server_auth is oidc; give it, or the name of a Secret that holds it in "
                    "mlflow_server_auth_existing_secret.")

@@ -15,6 +15,12 @@ Variables = Mapping[str, object]
 Rule = Callable[[Variables], Iterator[str]]
 
 
+def authorities(variable: str, v: Variables) -> Iterator[str]:
+    """What the text of a variable that gives authorities' certificates must be."""
+    if v[variable] and "BEGIN CERTIFICATE" not in str(v[variable]):
+        yield f"{variable} holds no certificate; give PEM text, for example by lookup('ansible.builtin.file', 'ca.pem')."
+
+
 def external_secret(variable: str, keys: Mapping, needed: set[str], v: Variables) -> Iterator[str]:
     """What a mapping for the External Secrets Operator must have."""
     store = v["mlflow_secret_store"]
