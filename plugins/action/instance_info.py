@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.door import Door
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import EngineAction
 
 
-class ActionModule(Door):
+class ActionModule(EngineAction):
     """Asks the engine, from Ansible's own process."""
 
     OPTIONS = ("engine", "instance", "namespace", "kubeconfig", "context")
@@ -18,7 +18,7 @@ class ActionModule(Door):
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
         options = self.options(task_vars)
-        scope = engines.Scope(options["namespace"], options["instance"], component="")
+        scope = engines.Scope(options["namespace"], options["instance"])
         with self.engine(options, scope) as engine:
             pods = engine.pods()
         return {"changed": False, "installed": bool(pods), "pods": pods}

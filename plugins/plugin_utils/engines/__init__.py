@@ -11,13 +11,13 @@ import json
 import secrets
 import time
 from dataclasses import dataclass, field
-from typing import Callable, Iterator, NamedTuple
+from typing import Callable, ContextManager, Iterator, NamedTuple
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import certificates, manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
 
-PROMISES = 120
+SECRET_TIMEOUT = 120
 """Seconds that the External Secrets Operator may take to make a Secret."""
 
 
@@ -27,32 +27,42 @@ class EngineError(Exception):
 
 @dataclass(frozen=True)
 class Scope:
-    """Whose objects an apply is about: one component of one instance in one namespace."""
+    """Whose objects an action is about: components of one instance in one namespace.
+
+    Attributes:
+        namespace: the instance's namespace; on podman also its network.
+        instance: the instance's name.
+        components: values of ``app.kubernetes.io/component``; empty means every component of the instance.
+    """
 
     namespace: str
     instance: str
-    component: str
+    components: tuple[str, ...] = ()
 
-    @property
-    def labels(self) -> dict[str, str]:
-        """The labels that say so, on every object."""
+    def labels(self, component: str) -> dict[str, str]:
+        """The labels of every object of a component."""
         return {
             "app.kubernetes.io/name": "mlflow",
             "app.kubernetes.io/instance": self.instance,
-            "app.kubernetes.io/component": self.component,
+            "app.kubernetes.io/component": component,
             "app.kubernetes.io/part-of": self.instance,
             "app.kubernetes.io/managed-by": manifests.MANAGER,
         }
 
     def owns(self, obj: dict) -> bool:
-        """Whether a live object is this instance's (of whichever component)."""
+        """Whether a live object belongs to the instance, to whichever component."""
         labels = obj["metadata"].get("labels") or {}
-        return all(labels.get(f"app.kubernetes.io/{key}") == self.labels[f"app.kubernetes.io/{key}"]
-                   for key in ("instance", "managed-by"))
+        return (labels.get("app.kubernetes.io/instance") == self.instance
+                and labels.get("app.kubernetes.io/managed-by") == manifests.MANAGER)
 
-    def made(self, obj: dict) -> bool:
-        """Whether a live object is this very component's."""
-        return self.owns(obj) and obj["metadata"]["labels"].get("app.kubernetes.io/component") == self.component
+    def manages(self, obj: dict) -> bool:
+        """Whether a live object belongs to one of the scope's components."""
+        return self.owns(obj) and (not self.components or component_of(obj) in self.components)
+
+
+def component_of(obj: dict) -> str:
+    """The component that an object's label names, or an empty text."""
+    return (obj["metadata"].get("labels") or {}).get("app.kubernetes.io/component", "")
 
 
 class Put(NamedTuple):
@@ -67,7 +77,7 @@ class Engine:
     """What an engine must be able to do. All messages name objects as a person would: ``Deployment mlflow-server``.
 
     Objects that engines return are full Kubernetes objects: with metadata.labels and annotations as put, a metadata.uid,
-    Secrets with their ``data`` (base64). Engines never write to a terminal; ``say`` tells of progress.
+    Secrets with their ``data`` (base64). Engines never write to a terminal; ``log`` tells of progress.
     """
 
     name = ""
@@ -76,21 +86,21 @@ class Engine:
         "CustomResourceDefinition", "IngressClass", "GatewayClass", "ClusterIssuer", "ClusterSecretStore",
     ))
 
-    def __init__(self, scope: Scope, say: Callable[[str], None]) -> None:
+    def __init__(self, scope: Scope, log: Callable[[str], None]) -> None:
         self.scope = scope
-        self.say = say
-        self.notes: list[str] = []
+        self.log = log
+        self.warnings: list[str] = []
 
-    def note(self, text: str) -> None:
+    def warn(self, text: str) -> None:
         """Tell the operator once, at the end, of something that is not as in the manifests."""
-        if text not in self.notes:
-            self.notes.append(text)
+        if text not in self.warnings:
+            self.warnings.append(text)
 
     def namespaced(self, obj: dict) -> bool:
         """Whether objects of this kind live in a namespace."""
         return obj["kind"] not in self.default_namespace_kinds
 
-    def left_out(self, obj: dict) -> str:
+    def unsupported_reason(self, obj: dict) -> str:
         """Why this engine has no counterpart for the object, as the end of a sentence; empty when it has one."""
         return ""
 
@@ -123,12 +133,53 @@ class Engine:
         """Remove live objects and wait until they are gone."""
         raise NotImplementedError
 
+    def execute(self, service: str, argv: list[str], stdin: str = "", timeout: float = 120) -> str:
+        """Run a program in the first container of a ready pod behind a Service.
+
+        Args:
+            service: name of the Service in the scope's namespace.
+            argv: program and arguments; no secrets, since they show in the process list.
+            stdin: text on standard input.
+            timeout: seconds that the program may take.
+
+        Returns:
+            What the program wrote to standard output.
+
+        Raises:
+            EngineError: no pod is ready, or the program ended with another code than 0, with the last line of its complaint.
+        """
+        raise NotImplementedError
+
+    def forward(self, service: str, port: int) -> ContextManager[tuple[str, int]]:
+        """An address of this process' machine that leads to the Service's port while the context lasts.
+
+        Raises:
+            EngineError: no pod is ready, or the engine cannot forward from where it is.
+        """
+        raise NotImplementedError
+
+    def secret(self, name: str) -> dict[str, str]:
+        """The values of a Secret of the scope's namespace, decoded to text.
+
+        Raises:
+            EngineError: it does not exist or may not be read.
+        """
+        raise NotImplementedError
+
+    def run_job(self, job: dict, deadline: float) -> str:
+        """Create a Job (a labelled manifest), wait for its end, remove it, and return the log of its pod.
+
+        Raises:
+            EngineError: the Job failed or did not end before ``deadline`` (time.monotonic()), with the cause and the log's end.
+        """
+        raise NotImplementedError
+
     def pods(self) -> list[dict]:
         """The instance's pods of all components: name, component, state, ready, restarts, image."""
         raise NotImplementedError
 
     def leave(self, purge: bool) -> None:
-        """Called after everything of a component was removed: drop what the engine made around it and nobody needs now."""
+        """Called after everything of a component was removed: drop what the engine made context it and nobody needs now."""
 
     def close(self) -> None:
         """Let go of connections."""
@@ -140,7 +191,7 @@ class Outcome:
 
     actions: list[dict] = field(default_factory=list)
     diff: list[dict] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def changed(self) -> bool:
@@ -157,15 +208,16 @@ class Outcome:
             })
 
 
-def converge(engine: Engine, desired: list[dict], dry_run: bool, wait: bool, timeout: int, prune: bool = True) -> Outcome:
-    """Make the component consist of exactly the desired objects, and wait until they work.
+def converge(engine: Engine, stages: list[list[dict]], dry_run: bool, wait: bool, timeout: int, prune: bool = True) -> Outcome:
+    """Make the components of the scope consist of exactly the desired objects, and wait until they work.
 
     Nothing is touched before everything that can be refused has been: objects in the way, missing Secrets, what the
     engine's preflight finds. Objects that this component made earlier and no longer renders are removed, except data.
 
     Args:
         engine: an open engine.
-        desired: labelled and patched objects.
+        stages: labelled and patched objects; those of a stage are put, wave by wave, and awaited before the next begins. What
+            is no longer rendered is removed after the last.
         dry_run: only predict.
         wait: whether to wait for workloads.
         timeout: seconds for all waiting together.
@@ -176,22 +228,23 @@ def converge(engine: Engine, desired: list[dict], dry_run: bool, wait: bool, tim
         ManifestError: for a malformed object.
     """
     outcome, deadline = Outcome(), time.monotonic() + timeout
-    desired = _supported(engine, desired, outcome)
+    stages = [_supported(engine, stage, outcome) for stage in stages]
+    desired = [obj for stage in stages for obj in stage]
     _remember_kinds(desired)
     wanted = {Ref.of(obj): obj for obj in desired}
     live = _look(engine, desired)
-    promised = _refuse(engine, wanted, live, dry_run)
+    awaited_secrets = _refuse(engine, wanted, live, dry_run)
     for ref, obj in wanted.items():
         _generate(obj, live.get(ref))
     engine.preflight(desired, live)
 
     now = dict(live)
-    for wave in manifests.waves(desired):
+    for wave in (wave for stage in stages for wave in manifests.waves(stage)):
         for batch in _batches(wave):
             if wait and not dry_run:
-                awaited = {ref for obj in batch for ref in _reads(engine, obj) if ref.name in promised and ref not in now}
+                awaited = {ref for obj in batch for ref in _reads(engine, obj) if ref.name in awaited_secrets and ref not in now}
                 if awaited:
-                    now.update(_arrived(engine, awaited, min(deadline, time.monotonic() + PROMISES)))
+                    now.update(_arrived(engine, awaited, min(deadline, time.monotonic() + SECRET_TIMEOUT)))
             for obj in batch:
                 _revise(obj, now, engine.scope.namespace)
             for ref, put in engine.put(batch, live, dry_run).items():
@@ -202,9 +255,9 @@ def converge(engine: Engine, desired: list[dict], dry_run: bool, wait: bool, tim
         if wait and not dry_run:
             engine.wait([now[Ref.of(obj)] for obj in wave if obj["kind"] in manifests.WORKLOADS], deadline)
 
-    gone = [obj for ref, obj in live.items() if ref not in wanted and engine.scope.made(obj) and not _controlled(obj)]
+    gone = [obj for ref, obj in live.items() if ref not in wanted and engine.scope.manages(obj) and not _controlled(obj)]
     _remove(engine, gone, outcome, dry_run, deadline, purge=False, prune=prune)
-    outcome.notes.extend(engine.notes)
+    outcome.warnings.extend(engine.warnings)
     return outcome
 
 
@@ -231,36 +284,36 @@ def _refuse(engine: Engine, wanted: dict[Ref, dict], live: dict[Ref, dict], dry_
     for ref in wanted:
         if ref in live and not engine.scope.owns(live[ref]):
             raise EngineError(_in_the_way(ref, live[ref], engine.scope))
-    promised = {o["spec"].get("target", {}).get("name", o["metadata"]["name"]) for o in wanted.values() if o["kind"] == "ExternalSecret"}
-    lacking = {ref: obj for obj in wanted.values() for ref in _reads(engine, obj) if ref not in live and ref not in wanted and ref.name not in promised}
+    awaited_secrets = {o["spec"].get("target", {}).get("name", o["metadata"]["name"]) for o in wanted.values() if o["kind"] == "ExternalSecret"}
+    lacking = {ref: obj for obj in wanted.values() for ref in _reads(engine, obj) if ref not in live and ref not in wanted and ref.name not in awaited_secrets}
     if lacking:
         # Another component's ExternalSecret has the name of what it makes.
-        others = engine.read(set(map(_promise, lacking)), set())
-        promised |= {ref.name for ref in lacking if _promise(ref) in others}
+        others = engine.read(set(map(_external_secret_of, lacking)), set())
+        awaited_secrets |= {ref.name for ref in lacking if _external_secret_of(ref) in others}
     for ref, obj in lacking.items():
         # In check mode the Secret may be one that an earlier role of the same run would have made.
-        if not dry_run and ref.name not in promised:
+        if not dry_run and ref.name not in awaited_secrets:
             raise EngineError(f"{Ref.of(obj)} reads {ref}, which is not in namespace {ref.namespace}; "
                               f"create it first or name another one.")
     _refuse_to_lock_out(wanted, live)
-    return promised
+    return awaited_secrets
 
 
-def _promise(ref: Ref) -> Ref:
+def _external_secret_of(ref: Ref) -> Ref:
     """The ExternalSecret of a Secret's name, from which an operator makes it."""
     return Ref("external-secrets.io", "ExternalSecret", ref.namespace, ref.name)
 
 
 def _arrived(engine: Engine, refs: set[Ref], deadline: float) -> dict[Ref, dict]:
     """Wait for Secrets that an operator makes: pods would start without, and start again as soon as they are known."""
-    engine.say(f"Waiting for the External Secrets Operator to make {', '.join(sorted(map(str, refs)))}")
+    engine.log(f"Waiting for the External Secrets Operator to make {', '.join(sorted(map(str, refs)))}")
     while True:
-        found = engine.read(refs | set(map(_promise, refs)), set())
+        found = engine.read(refs | set(map(_external_secret_of, refs)), set())
         missing = sorted(refs - set(found))
         if not missing:
             return {ref: found[ref] for ref in refs}
         if time.monotonic() > deadline:
-            conditions = (found.get(_promise(missing[0])) or {}).get("status", {}).get("conditions") or []
+            conditions = (found.get(_external_secret_of(missing[0])) or {}).get("status", {}).get("conditions") or []
             reason = next((c.get("message") for c in conditions if c.get("status") != "True"), "") or "no operator has looked at it"
             raise EngineError(f"ExternalSecret {missing[0].name} has made no Secret: {reason}; mend mlflow_secret_store, or what it may read.")
         time.sleep(1)
@@ -271,7 +324,7 @@ def remove(engine: Engine, dry_run: bool, purge: bool, timeout: int) -> Outcome:
     outcome, deadline = Outcome(), time.monotonic() + timeout
     live = engine.read(set(), set())
     live.update(engine.read(set(), _remembered_kinds(live.values(), engine.scope)))
-    gone = [obj for obj in live.values() if engine.scope.made(obj) and not _controlled(obj)]
+    gone = [obj for obj in live.values() if engine.scope.manages(obj) and not _controlled(obj)]
     _remove(engine, gone, outcome, dry_run, deadline, purge)
     if not dry_run:
         engine.leave(purge)
@@ -284,12 +337,12 @@ def _supported(engine: Engine, objects: list[dict], outcome: Outcome) -> list[di
     for obj in objects:
         if engine.namespaced(obj):
             obj["metadata"].setdefault("namespace", engine.scope.namespace)
-        why = engine.left_out(obj)
+        why = engine.unsupported_reason(obj)
         if why:
             reasons.setdefault(obj["kind"], why)
         else:
             kept.append(obj)
-    outcome.notes.extend(f"{kind} left out: {why}." for kind, why in sorted(reasons.items()))
+    outcome.warnings.extend(f"{kind} left out: {why}." for kind, why in sorted(reasons.items()))
     return kept
 
 
@@ -302,7 +355,7 @@ def _remember_kinds(objects: list[dict]) -> None:
 
 
 def _remembered_kinds(objects, scope: Scope) -> set[tuple[str, str]]:
-    names = {kind for obj in objects if scope.made(obj) for kind in manifests.annotation(obj, manifests.KINDS).split(",") if kind}
+    names = {kind for obj in objects if scope.manages(obj) for kind in manifests.annotation(obj, manifests.KINDS).split(",") if kind}
     return {tuple(name.rsplit("/", 1)) for name in names}
 
 
@@ -386,7 +439,7 @@ def _remove(engine: Engine, objects: list[dict], outcome: Outcome, dry_run: bool
     for obj in sorted(objects, key=lambda o: manifests.rank(o["kind"]), reverse=True):
         if manifests.annotation(obj, manifests.KEEP) and not purge:
             outcome.add("kept", obj, None)
-            outcome.notes.append(f"{Ref.of(obj)} is kept: it holds {manifests.annotation(obj, manifests.KEEP)}; "
+            outcome.warnings.append(f"{Ref.of(obj)} is kept: it holds {manifests.annotation(obj, manifests.KEEP)}; "
                                  f"playbooks/uninstall.yml with mlflow_purge_data=true removes it.")
         elif not prune:
             outcome.add("left", obj, None)

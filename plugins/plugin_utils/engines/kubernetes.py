@@ -30,8 +30,8 @@ class KubernetesEngine(Engine):
 
     name = "kubernetes"
 
-    def __init__(self, scope: Scope, say: Callable[[str], None], kubeconfig: str | None = None, context: str | None = None) -> None:
-        super().__init__(scope, say)
+    def __init__(self, scope: Scope, log: Callable[[str], None], kubeconfig: str | None = None, context: str | None = None) -> None:
+        super().__init__(scope, log)
         self.api = Api(kubeconfig, context)
         self._resources: dict[tuple[str, str], tuple[str, bool]] | None = None
         self._namespaces: set[str] = set()
@@ -95,7 +95,9 @@ class KubernetesEngine(Engine):
     def _list(self, kind: tuple[str, str]) -> list[dict]:
         """This component's objects of one kind; none where this user may not look, since then it made none either."""
         api_version, name = kind
-        selector = ",".join(f"{key}%3D{value}" for key, value in sorted(self.scope.labels.items()) if not key.endswith(("/name", "/part-of")))
+        selector = f"app.kubernetes.io/instance%3D{self.scope.instance},app.kubernetes.io/managed-by%3D{manifests.MANAGER}"
+        if self.scope.components:
+            selector += f",app.kubernetes.io/component+in+({','.join(sorted(self.scope.components))})"
         try:
             answer = self.api.request("GET", self._path(api_version, name, self.scope.namespace), f"labelSelector={selector}")
         except ApiError as error:
@@ -175,7 +177,7 @@ class KubernetesEngine(Engine):
             if error.status == 403:
                 pass  # whoever may not look at namespaces was given one; what is applied to it will tell
             elif error.status == 404:
-                labels = {k: v for k, v in self.scope.labels.items() if not k.endswith("/component")}
+                labels = {k: v for k, v in self.scope.labels("").items() if not k.endswith("/component")}
                 body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
                 try:
                     self.api.request("POST", "/api/v1/namespaces", f"fieldManager={manifests.MANAGER}", body)
@@ -213,9 +215,9 @@ class KubernetesEngine(Engine):
                 spec = {**obj["spec"], "template": before["spec"]["template"]}
                 after = self._apply({"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": metadata, "spec": spec}, None, dry_run=False)
                 Watcher(self, time.monotonic() + RESTORE_TIMEOUT).until_ready([after])
-                self.say(f"{Ref.of(obj)}: what ran before is running again")
+                self.log(f"{Ref.of(obj)}: what ran before is running again")
         except (ApiError, EngineError) as error:
-            self.say(f"{Ref.of(obj)}: what ran before cannot be put back: {error}")
+            self.log(f"{Ref.of(obj)}: what ran before cannot be put back: {error}")
 
     def delete(self, objects: list[dict], deadline: float) -> None:
         for obj in objects:

@@ -16,14 +16,14 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
 
-HOPELESS = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+FATAL_REASONS = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 """Waiting reasons that time alone does not mend (a first ErrImagePull may be a passing fault, a back-off is a second one)."""
 MISCONFIGURED = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
-PATIENCE = {"misconfigured": 15, "unschedulable": 45}
+GRACE_PERIODS = {"misconfigured": 15, "unschedulable": 45}
 """Seconds that a state may last before it counts as the cause: controllers and volumes are allowed to be a little late."""
 CRASHES = 3
 LOG_LINES = 15
-SAY_EVERY = 10
+LOG_INTERVAL = 10
 
 
 class Watcher:
@@ -55,9 +55,9 @@ class Watcher:
     def _tell(self, waiting: list[dict]) -> None:
         text = "; ".join(f"{Ref.of(obj)}: {progress(obj)}" for obj in waiting)
         before, at = self._said
-        if text != before or time.monotonic() - at > SAY_EVERY:
+        if text != before or time.monotonic() - at > LOG_INTERVAL:
             if before:  # what is ready at the second look needs no announcement
-                self.engine.say(text)
+                self.engine.log(text)
             self._said = (text, time.monotonic())
 
     # -- causes ----------------------------------------------------------------------------------------------------
@@ -83,14 +83,14 @@ class Watcher:
         Source: https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/#forced-rollback
         """
         if any(True for _cause in self._causes(pod)):
-            self.engine.say(f"Replacing pod {pod['metadata']['name']}, which never became ready")
+            self.engine.log(f"Replacing pod {pod['metadata']['name']}, which never became ready")
             self.engine.delete([{"apiVersion": "v1", "kind": "Pod", **pod}], self.deadline)
 
     def _causes(self, pod: dict) -> Iterator[str]:
         name = pod["metadata"]["name"]
         for condition in pod["status"].get("conditions") or []:
             if condition["type"] == "PodScheduled" and condition["status"] == "False":
-                if self._lasts((name, "unschedulable"), PATIENCE["unschedulable"]) and not self._scaling_up(pod):
+                if self._lasts((name, "unschedulable"), GRACE_PERIODS["unschedulable"]) and not self._scaling_up(pod):
                     yield f"no node takes pod {name}: {condition.get('message')}"
         for status in _containers(pod):
             waiting = (status.get("state") or {}).get("waiting") or {}
@@ -98,9 +98,9 @@ class Watcher:
             ended = _last_end(status)
             down = ended.get("exitCode", 0) != 0 and "running" not in (status.get("state") or {})
             what = f"pod {name}, container {status['name']}"
-            if reason in HOPELESS:
+            if reason in FATAL_REASONS:
                 yield f"{what}: {reason}: {message or status.get('image')}"
-            elif reason in MISCONFIGURED and self._lasts((name, status["name"], reason), PATIENCE["misconfigured"]):
+            elif reason in MISCONFIGURED and self._lasts((name, status["name"], reason), GRACE_PERIODS["misconfigured"]):
                 yield f"{what}: {reason}: {message}"
             elif down and ended.get("reason") == "OOMKilled":
                 yield f"{what} was killed for using more than its memory limit ({_limit(pod, status['name'])})"

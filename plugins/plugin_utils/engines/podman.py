@@ -22,8 +22,8 @@ from ansible_collections.mlops.mlflow.plugins.module_utils.podman import secret_
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine, EngineError, Put, Scope
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import podman_spec
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman_machine import LOST, Machine, Run, last_words
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman_spec import LABEL, Pod, Surroundings
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman_machine import LOST, Machine, Run, last_line
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman_spec import LABEL, Pod, Context
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
 RUNNABLE = ("Deployment", "StatefulSet", "Job")
@@ -41,7 +41,7 @@ BEYOND_HELP = (LOST, "stopping", "removing", "unknown")
 """States of containers out of which podman finds no way but their removal."""
 CRASHES = 3
 LOG_LINES = 15
-SAY_EVERY = 10
+LOG_INTERVAL = 10
 
 
 class PodmanEngine(Engine):
@@ -49,16 +49,16 @@ class PodmanEngine(Engine):
 
     name = "podman"
 
-    def __init__(self, scope: Scope, say: Callable[[str], None], run: Run) -> None:
-        super().__init__(scope, say)
-        self.machine = Machine(scope, run, say, self.note)
+    def __init__(self, scope: Scope, log: Callable[[str], None], run: Run) -> None:
+        super().__init__(scope, log)
+        self.machine = Machine(scope, run, log, self.warn)
         self._known: dict[Ref, dict] = {}
         self._before: dict[Ref, dict] = {}
         self._old: dict[Ref, list[str]] = {}
         self._attempts: dict[str, int] = {}
         self._said: tuple[str, float] = ("", 0.0)
 
-    def left_out(self, obj: dict) -> str:
+    def unsupported_reason(self, obj: dict) -> str:
         if obj["kind"] in STORED:
             return ""
         return NO_COUNTERPART.get(obj["kind"], "it is for clusters, and podman has no counterpart")
@@ -69,10 +69,10 @@ class PodmanEngine(Engine):
         live = {}
         for obj in self.machine.facts.objects:
             ref = Ref.of(obj)
-            if (ref in refs or self.scope.made(obj)) and (found := self._with_reality(ref, obj)):
+            if (ref in refs or self.scope.manages(obj)) and (found := self._with_reality(ref, obj)):
                 live[ref] = found
         for ref, obj in self._unremembered():
-            if ref not in live and (ref in refs or self.scope.made(obj)):
+            if ref not in live and (ref in refs or self.scope.manages(obj)):
                 live[ref] = obj
         for ref in refs - set(live):
             if foreign := self._foreign(ref):
@@ -137,10 +137,10 @@ class PodmanEngine(Engine):
     def preflight(self, objects: list[dict], live: dict[Ref, dict]) -> None:
         self._known = {Ref.of(obj): obj for obj in [*self.machine.facts.objects, *live.values(), *objects]}
         self._before = live
-        around = self._around()
+        context = self._context()
         workloads = [obj for obj in objects if obj["kind"] in RUNNABLE]
         for obj in workloads:
-            podman_spec.pods(obj, around)
+            podman_spec.pods(obj, context)
         self.machine.preflight(objects, workloads)
 
     # -- writing ---------------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ class PodmanEngine(Engine):
                 script = 'base64 -d | podman secret create "$1" -'
                 rc, out, err = self.machine.run(["sh", "-c", script, "sh", name], new[key])
                 if rc:
-                    raise EngineError(f"{ref} cannot be stored: {last_words(err or out)}")
+                    raise EngineError(f"{ref} cannot be stored: {last_line(err or out)}")
         return False
 
     def _put_persistentvolumeclaim(self, ref: Ref, obj: dict, before: dict | None, same: bool) -> bool:
@@ -206,7 +206,7 @@ class PodmanEngine(Engine):
         return False  # names on the pods that it selects
 
     def _put_job(self, ref: Ref, obj: dict, before: dict | None, same: bool) -> bool:
-        (pod,) = podman_spec.pods(obj, self._around())
+        (pod,) = podman_spec.pods(obj, self._context())
         there = self._containers(ref)
         done = there and all(c["Labels"].get(f"{LABEL}/fingerprint") == pod.fingerprint for c in there) and all(
             c["State"] == "running" or (c["State"] == "exited" and c["ExitCode"] == 0) for c in there)
@@ -218,13 +218,13 @@ class PodmanEngine(Engine):
         return True
 
     def _put_deployment(self, ref: Ref, obj: dict, before: dict | None, same: bool) -> bool:
-        wanted = {pod.name: pod for pod in podman_spec.pods(obj, self._around())}
+        wanted = {pod.name: pod for pod in podman_spec.pods(obj, self._context())}
         there: dict[str, list[dict]] = {}
         for container in self._containers(ref):
             there.setdefault(container["Labels"][f"{LABEL}/pod"], []).append(container)
         touched = bool(lost := {pod for pod, containers in there.items() if any(c["State"] in BEYOND_HELP for c in containers)})
         if lost:
-            self.say(f"{ref}: podman has lost its pod and cannot start it again, so it is made anew")
+            self.log(f"{ref}: podman has lost its pod and cannot start it again, so it is made anew")
             self._remove_pods(lost)
             there = {pod: containers for pod, containers in there.items() if pod not in lost}
         stale = sorted(set(there) - set(wanted))
@@ -255,8 +255,8 @@ class PodmanEngine(Engine):
 
     _put_statefulset = _put_deployment
 
-    def _around(self) -> Surroundings:
-        return Surroundings(
+    def _context(self) -> Context:
+        return Context(
             scope=self.scope, services=[o for o in self._known.values() if o["kind"] == "Service"],
             configmaps=f"{self.machine.folder}/configmaps", scratch=f"{self.machine.folder}/scratch",
             healthchecks=bool(self.machine.facts.unit),
@@ -276,7 +276,7 @@ class PodmanEngine(Engine):
         rc, out, err = self.machine.run(["sh", "-c", script])
         if rc:
             self._remove_pods({pod.name})
-            raise EngineError(f"{pod.workload} cannot be made: {last_words(err or out)}")
+            raise EngineError(f"{pod.workload} cannot be made: {last_line(err or out)}")
         self.machine.look_again()
 
     def _start(self, pod: Pod) -> None:
@@ -284,7 +284,7 @@ class PodmanEngine(Engine):
         self.machine.look_again()
         if rc:
             logs = self._failed_logs(pod.workload)
-            words = last_words(err or out)
+            words = last_line(err or out)
             raise EngineError("\n".join([f"{pod.workload} does not start: {logs[0] if logs else words}", *logs[1:]]))
 
     def _restore(self, ref: Ref) -> None:
@@ -295,7 +295,7 @@ class PodmanEngine(Engine):
             for name in old:
                 self.machine.run(["podman", "pod", "start", name])
             self.machine.write(self._state_of(ref, self._before[ref]))
-            self.say(f"{ref}: what ran before is running again")
+            self.log(f"{ref}: what ran before is running again")
 
     def _pod_names(self, ref: Ref) -> set[str]:
         marks = (f"label={LABEL}/workload={ref.kind}/{ref.name}", f"label={LABEL}/namespace={ref.namespace}")
@@ -310,7 +310,7 @@ class PodmanEngine(Engine):
         _rc, out, err = self.machine.run(["sh", "-c", script, "sh", f"{self.machine.folder}/scratch", *sorted(names)])
         self.machine.look_again()
         if out.strip():
-            raise EngineError(f"Pod {out.split()[0]} cannot be removed: {last_words(err)}")
+            raise EngineError(f"Pod {out.split()[0]} cannot be removed: {last_line(err)}")
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -340,9 +340,9 @@ class PodmanEngine(Engine):
 
     def _tell(self, text: str) -> None:
         before, at = self._said
-        if text != before or time.monotonic() - at > SAY_EVERY:
+        if text != before or time.monotonic() - at > LOG_INTERVAL:
             if before:  # what is ready at the second look needs no announcement
-                self.say(text)
+                self.log(text)
             self._said = (text, time.monotonic())
 
     def _lacks(self, ref: Ref, obj: dict) -> str:
@@ -368,9 +368,9 @@ class PodmanEngine(Engine):
                 if probe:
                     rc, said, err = self.machine.run(["podman", "exec", state["Name"], *podman_spec.probe_command(probe, probes[name][2])])
                     if rc in (126, 127) and "exec" in probe:
-                        raise EngineError(f"{ref} cannot become ready: container {name} has no program for its probe: {last_words(err or said)}")
+                        raise EngineError(f"{ref} cannot become ready: container {name} has no program for its probe: {last_line(err or said)}")
                     if rc:
-                        lacking.append(f"container {name} runs, its probe says: {last_words(err or said) or 'no'}")
+                        lacking.append(f"container {name} runs, its probe says: {last_line(err or said) or 'no'}")
         return "; ".join(lacking)
 
     def _raise_if_hopeless(self, ref: Ref, obj: dict, name: str, state: dict) -> None:
@@ -385,7 +385,7 @@ class PodmanEngine(Engine):
                 tried = self._attempts.get(state["Name"], 0)
                 if tried < obj["spec"].get("backoffLimit", 6):
                     self._attempts[state["Name"]] = tried + 1
-                    self.say(f"{ref}: container {name} ended with exit code {code}, trying again")
+                    self.log(f"{ref}: container {name} ended with exit code {code}, trying again")
                     self.machine.run(["podman", "start", state["Name"]])
                     return
                 cause = f"container {name} ended with exit code {code}"

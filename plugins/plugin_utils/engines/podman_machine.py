@@ -18,7 +18,7 @@ from typing import Callable
 
 from ansible_collections.mlops.mlflow.plugins.module_utils.podman import LABEL
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import EngineError, Scope
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import EngineError, Scope, component_of
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref, quantity
 
 Run = Callable[..., "tuple[int, str, str]"]
@@ -141,8 +141,8 @@ class Facts:
 class Machine:
     """One machine, for the namespace and component of a scope."""
 
-    def __init__(self, scope: Scope, connection: Run, say: Callable[[str], None], note: Callable[[str], None]) -> None:
-        self.scope, self.say, self.note = scope, say, note
+    def __init__(self, scope: Scope, connection: Run, log: Callable[[str], None], warn: Callable[[str], None]) -> None:
+        self.scope, self.log, self.warn = scope, log, warn
         self._connection = connection
 
     # -- talking to it ---------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class Machine:
         """
         rc, out, err = self.run(["podman", *arguments])
         if rc:
-            raise EngineError(f"{what or 'podman ' + arguments[0]} failed: {last_words(err or out)}")
+            raise EngineError(f"{what or 'podman ' + arguments[0]} failed: {last_line(err or out)}")
         return out
 
     def write(self, files: dict[str, tuple[str, int]]) -> None:
@@ -173,7 +173,7 @@ class Machine:
         unpack = 'mkdir -p "$1/objects" && chmod 700 "$1/objects" && base64 -d | tar -xo --no-same-owner -C "$1" -f -'
         rc, _out, err = self.run(["sh", "-c", unpack, "sh", self.folder], base64.b64encode(archive.getvalue()).decode())
         if rc:
-            raise EngineError(f"The state folder {self.folder} cannot be written: {last_words(err)}")
+            raise EngineError(f"The state folder {self.folder} cannot be written: {last_line(err)}")
 
     # -- what is there ---------------------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class Machine:
         try:
             info = json.loads(parts.get("info") or "")
         except ValueError:
-            reason = last_words(parts.get("info") or err)
+            reason = last_line(parts.get("info") or err)
             raise EngineError(f"mlflow_engine is podman, but podman does not work on this host ({reason}); install podman 4.3 or "
                               f"newer there, or set mlflow_engine to kubernetes.") from None
         version = info["version"]["Version"]
@@ -259,7 +259,7 @@ class Machine:
             if not publish:
                 continue
             address, port = publish.replace("localhost", "127.0.0.1").rsplit(":", 1)
-            variable = PUBLISHED_BY.get(self.scope.component, f"the annotation {manifests.PUBLISH}")
+            variable = PUBLISHED_BY.get(component_of(service), f"the annotation {manifests.PUBLISH}")
             if not self.is_root and int(port) < self.facts.lowest_port:
                 raise EngineError(f"Port {publish}, on which Service {service['metadata']['name']} is to be published, is only for root on this "
                                   f"machine; set {variable} to a port from {self.facts.lowest_port} on, or have an administrator open it with "
@@ -298,11 +298,11 @@ class Machine:
             ref, container = wanted[image]
             if container.get("imagePullPolicy") == "Never":
                 raise EngineError(f"{ref}, container {container['name']}: the image {image} is not on this machine, and its pull policy is Never.")
-            self.say(f"Pulling {image}")
+            self.log(f"Pulling {image}")
             rc, out, err = self.run(["podman", "pull", "--quiet", image])
             if rc:
                 raise EngineError(f"{ref}, container {container['name']}: the image {image} is not on this machine and cannot be pulled: "
-                                  f"{last_words(err or out)}")
+                                  f"{last_line(err or out)}")
 
     # -- being left alone ------------------------------------------------------------------------------------------
 
@@ -319,8 +319,8 @@ class Machine:
         if not self.is_root and not facts.lingers:
             rc, out, err = self.run(["loginctl", "--no-ask-password", "enable-linger"])
             if rc:
-                self.note(f"The pods end when {facts.user} logs out, and do not start at boot: lingering is off and cannot be turned on "
-                          f"({last_words(err or out)}); an administrator does so with 'loginctl enable-linger {facts.user}'.")
+                self.warn(f"The pods end when {facts.user} logs out, and do not start at boot: lingering is off and cannot be turned on "
+                          f"({last_line(err or out)}); an administrator does so with 'loginctl enable-linger {facts.user}'.")
             facts.lingers = True
         unit = UNIT.format(namespace=namespace, start=f"{self.folder}/start",
                            target="multi-user.target" if self.is_root else "default.target")
@@ -329,20 +329,20 @@ class Machine:
             rc, out, err = self.run(["sh", "-c", enable, "sh", facts.unit, "" if self.is_root else "--user"], unit)
             if rc:
                 raise EngineError(f"The unit {facts.unit}, which starts the pods after a reboot, cannot be enabled: "
-                                  f"{last_words(err or out)}")
+                                  f"{last_line(err or out)}")
             facts.unit_text = unit
 
     def tell(self) -> None:
         """What pods lack on this machine, said when the namespace's first come up."""
         if not self.facts.unit:
-            self.note(f"No systemd runs {'on this machine' if self.is_root else 'for this user'}: after a reboot, {self.folder}/start "
+            self.warn(f"No systemd runs {'on this machine' if self.is_root else 'for this user'}: after a reboot, {self.folder}/start "
                       f"starts the pods again, and liveness probes are left out.")
         unlimited = [name for name, controller in (("memory", "memory"), ("CPU", "cpu")) if controller not in self.controllers]
         if unlimited:
-            self.note(f"Limits of {' and '.join(unlimited)} are not enforced: podman has no cgroup controller for them here; docs/operations.md "
+            self.warn(f"Limits of {' and '.join(unlimited)} are not enforced: podman has no cgroup controller for them here; docs/operations.md "
                       f"says what gives it one.")
         if self.facts.info["store"]["graphDriverName"] == "vfs":
-            self.note("Each container takes a whole copy of its image here, since podman's storage driver is vfs; docs/operations.md says how "
+            self.warn("Each container takes a whole copy of its image here, since podman's storage driver is vfs; docs/operations.md says how "
                       "to have another.")
 
     def leave(self) -> None:
@@ -374,7 +374,7 @@ def _holder(container: dict) -> str:
     return f"pod {labels[f'{LABEL}/pod']} of {labels[f'{LABEL}/namespace']}" if f"{LABEL}/pod" in labels else f"podman container {container['Names'][0]}"
 
 
-def last_words(text: str) -> str:
+def last_line(text: str) -> str:
     """The line of a program's complaint that says what is wrong."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return re.sub(r"^Error: ", "", lines[-1]) if lines else ""

@@ -17,7 +17,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from ansible_collections.mlops.mlflow.plugins.module_utils.podman import LABEL, secret_name
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import EngineError, Scope
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref, quantity
 
@@ -59,7 +59,7 @@ class Pod:
 
 
 @dataclass
-class Surroundings:
+class Context:
     """What a translation needs to know of the instance and the machine."""
 
     scope: Scope
@@ -75,7 +75,7 @@ class Surroundings:
     """Whether systemd is there to run podman's healthchecks."""
 
 
-def pods(workload: dict, around: Surroundings) -> list[Pod]:
+def pods(workload: dict, context: Context) -> list[Pod]:
     """All pods that a Deployment, StatefulSet or Job means.
 
     Raises:
@@ -83,14 +83,14 @@ def pods(workload: dict, around: Surroundings) -> list[Pod]:
     """
     template, spec = manifests.pod_template(workload), workload["spec"]
     count = 1 if workload["kind"] == "Job" else spec.get("replicas", 1)
-    return [_pod(workload, template, index, around) for index in range(count)]
+    return [_pod(workload, template, index, context) for index in range(count)]
 
 
-def _pod(workload: dict, template: dict, index: int, around: Surroundings) -> Pod:
+def _pod(workload: dict, template: dict, index: int, context: Context) -> Pod:
     ref, spec = Ref.of(workload), template["spec"]
     hostname = ref.name if ref.kind == "Job" else f"{ref.name}-{index}"
     labels = template["metadata"].get("labels") or {}
-    services = [s for s in around.services if _selects(s, labels)]
+    services = [s for s in context.services if _selects(s, labels)]
     create = ["--hostname", hostname[:63], "--network", ref.namespace]
     for service in services:
         name = service["metadata"]["name"]
@@ -112,9 +112,9 @@ def _pod(workload: dict, template: dict, index: int, around: Surroundings) -> Po
         f"{LABEL}/workload": f"{ref.kind}/{ref.name}",
         f"{LABEL}/services": ",".join(s["metadata"]["name"] for s in services),
         f"{LABEL}/index": str(index),
-        f"{LABEL}/component": around.scope.component,
+        f"{LABEL}/component": engines.component_of(workload),
     }
-    seed = json.dumps([TRANSLATION, template, create, around.healthchecks], sort_keys=True)
+    seed = json.dumps([TRANSLATION, template, create, context.healthchecks], sort_keys=True)
     fingerprint = hashlib.sha256(seed.encode()).hexdigest()[:12]
     marks[f"{LABEL}/fingerprint"] = fingerprint
     name = f"{hostname}-{fingerprint[:6]}"
@@ -125,7 +125,7 @@ def _pod(workload: dict, template: dict, index: int, around: Surroundings) -> Po
         arguments = ["--pod", name, "--name", f"{name}-{container['name']}"]
         arguments += labels_for({**marks, f"{LABEL}/container": container["name"], f"{LABEL}/role": "init" if init else "main"})
         arguments += ["--init-ctr", "always"] if init else ["--restart", "always" if always else "no"]
-        arguments += _container(pod, container, spec, around, init)
+        arguments += _container(pod, container, spec, context, init)
         pod.containers.append((container["name"], arguments))
     return pod
 
@@ -159,13 +159,13 @@ def _same_ports(service: dict, spec: dict) -> None:
                               f"must be its pods' port, so give both the same number.")
 
 
-def _container(pod: Pod, container: dict, spec: dict, around: Surroundings, init: bool) -> list[str]:
+def _container(pod: Pod, container: dict, spec: dict, context: Context, init: bool) -> list[str]:
     arguments = ["--stop-timeout", str(spec.get("terminationGracePeriodSeconds", 30))]
     if container.get("workingDir"):
         arguments += ["--workdir", container["workingDir"]]
-    environment = _environment(pod, container, around, arguments)
-    arguments += _security(container, spec) + _resources(container, around) + _mounts(pod, container, spec, around)
-    if container.get("livenessProbe") and not init and around.healthchecks:
+    environment = _environment(pod, container, context, arguments)
+    arguments += _security(container, spec) + _resources(container, context) + _mounts(pod, container, spec, context)
+    if container.get("livenessProbe") and not init and context.healthchecks:
         arguments += _healthcheck(container)
     command = [_expand(part, environment, pod) for part in container.get("command") or []]
     extra = [_expand(part, environment, pod) for part in container.get("args") or []]
@@ -174,12 +174,12 @@ def _container(pod: Pod, container: dict, spec: dict, around: Surroundings, init
     return [*arguments, container["image"], *extra]
 
 
-def _environment(pod: Pod, container: dict, around: Surroundings, arguments: list[str]) -> dict[str, str | None]:
+def _environment(pod: Pod, container: dict, context: Context, arguments: list[str]) -> dict[str, str | None]:
     """Add the environment to ``arguments``; return it, None standing for what only the container may know."""
-    scope, known = around.scope, {}
+    scope, known = context.scope, {}
     for source in container.get("envFrom") or []:
         if source.get("secretRef"):
-            for key in around.secret_keys.get(source["secretRef"]["name"], []):
+            for key in context.secret_keys.get(source["secretRef"]["name"], []):
                 name = source.get("prefix", "") + key
                 arguments += ["--secret", f"{secret_name(scope.namespace, source['secretRef']['name'], key)},type=env,target={name}"]
                 known[name] = None
@@ -190,7 +190,7 @@ def _environment(pod: Pod, container: dict, around: Surroundings, arguments: lis
         name, source = entry["name"], entry.get("valueFrom") or {}
         if "secretKeyRef" in source:
             key = source["secretKeyRef"]
-            if key.get("optional") and key["key"] not in around.secret_keys.get(key["name"], []):
+            if key.get("optional") and key["key"] not in context.secret_keys.get(key["name"], []):
                 continue
             arguments += ["--secret", f"{secret_name(scope.namespace, key['name'], key['key'])},type=env,target={name}"]
             known[name] = None
@@ -224,17 +224,17 @@ def _expand(text: str, known: dict[str, str | None], pod: Pod) -> str:
 
 
 def _security(container: dict, spec: dict) -> list[str]:
-    context = {**(spec.get("securityContext") or {}), **(container.get("securityContext") or {})}
+    security = {**(spec.get("securityContext") or {}), **(container.get("securityContext") or {})}
     arguments = []
-    if context.get("runAsUser") is not None:
-        arguments += ["--user", ":".join(str(context[k]) for k in ("runAsUser", "runAsGroup") if context.get(k) is not None)]
-    for group in {context.get("fsGroup"), *(context.get("supplementalGroups") or [])} - {None, context.get("runAsGroup")}:
+    if security.get("runAsUser") is not None:
+        arguments += ["--user", ":".join(str(security[k]) for k in ("runAsUser", "runAsGroup") if security.get(k) is not None)]
+    for group in {security.get("fsGroup"), *(security.get("supplementalGroups") or [])} - {None, security.get("runAsGroup")}:
         arguments += ["--group-add", str(group)]
-    if context.get("readOnlyRootFilesystem"):
+    if security.get("readOnlyRootFilesystem"):
         arguments += ["--read-only", "--read-only-tmpfs=false"]
-    if context.get("allowPrivilegeEscalation") is False:
+    if security.get("allowPrivilegeEscalation") is False:
         arguments += ["--security-opt", "no-new-privileges"]
-    capabilities = context.get("capabilities") or {}
+    capabilities = security.get("capabilities") or {}
     for name in capabilities.get("drop") or []:
         arguments += ["--cap-drop", name]
     for name in capabilities.get("add") or []:
@@ -242,15 +242,15 @@ def _security(container: dict, spec: dict) -> list[str]:
     return arguments
 
 
-def _resources(container: dict, around: Surroundings) -> list[str]:
+def _resources(container: dict, context: Context) -> list[str]:
     resources, arguments = container.get("resources") or {}, []
     limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
-    if "memory" in around.controllers:
+    if "memory" in context.controllers:
         if limits.get("memory"):
             arguments += ["--memory", str(int(quantity(limits["memory"])))]
         if requests.get("memory"):
             arguments += ["--memory-reservation", str(int(quantity(requests["memory"])))]
-    if "cpu" in around.controllers:
+    if "cpu" in context.controllers:
         if limits.get("cpu"):
             arguments += ["--cpus", f"{quantity(limits['cpu']):g}"]
         if requests.get("cpu"):
@@ -258,9 +258,9 @@ def _resources(container: dict, around: Surroundings) -> list[str]:
     return arguments
 
 
-def _mounts(pod: Pod, container: dict, spec: dict, around: Surroundings) -> list[str]:
+def _mounts(pod: Pod, container: dict, spec: dict, context: Context) -> list[str]:
     volumes = {volume["name"]: volume for volume in spec.get("volumes") or []}
-    context = {**(spec.get("securityContext") or {}), **(container.get("securityContext") or {})}
+    security = {**(spec.get("securityContext") or {}), **(container.get("securityContext") or {})}
     arguments: list[str] = []
     for mount in container.get("volumeMounts") or []:
         volume = volumes.get(mount["name"])
@@ -278,22 +278,22 @@ def _mounts(pod: Pod, container: dict, spec: dict, around: Surroundings) -> list
                 size = f",tmpfs-size={int(quantity(empty['sizeLimit']))}" if empty.get("sizeLimit") else ""
                 arguments += ["--mount", f"type=tmpfs,destination={path},tmpfs-mode=1777{size}"]
             else:
-                folder = f"{around.scratch}/{pod.name}/{volume['name']}"
+                folder = f"{context.scratch}/{pod.name}/{volume['name']}"
                 if folder not in pod.scratch:
                     pod.scratch.append(folder)
                 arguments += ["--volume", f"{folder}:{path}:{options},z"]
         elif "configMap" in volume:
             for source, target in _files(volume["configMap"], mount):
-                arguments += ["--volume", f"{around.configmaps}/{volume['configMap']['name']}{source}:{target}:ro,z"]
+                arguments += ["--volume", f"{context.configmaps}/{volume['configMap']['name']}{source}:{target}:ro,z"]
         elif "secret" in volume:
             secret = volume["secret"]
             keys = {i["key"]: i["path"] for i in secret.get("items") or []} or {
-                key: key for key in around.secret_keys.get(secret["secretName"], [])}
+                key: key for key in context.secret_keys.get(secret["secretName"], [])}
             for key, name in keys.items():
                 if mount.get("subPath") in (None, name):
                     target = path if mount.get("subPath") else f"{path.rstrip('/')}/{name}"
-                    owner = f",uid={context['runAsUser']}" if context.get("runAsUser") is not None else ""
-                    stored = secret_name(around.scope.namespace, secret["secretName"], key)
+                    owner = f",uid={security['runAsUser']}" if security.get("runAsUser") is not None else ""
+                    stored = secret_name(context.scope.namespace, secret["secretName"], key)
                     arguments += ["--secret", f"{stored},type=mount,target={target}{owner},mode=0400"]
         elif "hostPath" in volume:
             arguments += ["--volume", f"{volume['hostPath']['path']}:{path}:{options}"]

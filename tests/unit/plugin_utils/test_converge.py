@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
-SCOPE = engines.Scope("team", "mlflow", "server")
+SCOPE = engines.Scope("team", "mlflow", ("server",))
 
 
 class Memory(engines.Engine):
@@ -21,13 +21,13 @@ class Memory(engines.Engine):
 
     def __init__(self, world=None):
         super().__init__(SCOPE, lambda text: None)
-        self.world, self.log = world if world is not None else {}, []
+        self.world, self.calls = world if world is not None else {}, []
 
-    def left_out(self, obj):
+    def unsupported_reason(self, obj):
         return "a dictionary does not scale" if obj["kind"] == "HorizontalPodAutoscaler" else ""
 
     def read(self, refs, kinds):
-        return {ref: copy.deepcopy(obj) for ref, obj in self.world.items() if ref in refs or self.scope.made(obj)}
+        return {ref: copy.deepcopy(obj) for ref, obj in self.world.items() if ref in refs or self.scope.manages(obj)}
 
     def put(self, objects, live, dry_run):
         result = {}
@@ -35,12 +35,12 @@ class Memory(engines.Engine):
             after = {**obj, "metadata": {**obj["metadata"], "uid": obj["metadata"]["name"]}}
             if not dry_run:
                 self.world[Ref.of(obj)] = copy.deepcopy(after)
-                self.log.append(("put", obj["kind"], obj["metadata"]["name"]))
+                self.calls.append(("put", obj["kind"], obj["metadata"]["name"]))
             result[Ref.of(obj)] = engines.Put(after)
         return result
 
     def wait(self, objects, deadline):
-        self.log += [("wait", obj["kind"], obj["metadata"]["name"]) for obj in objects]
+        self.calls += [("wait", obj["kind"], obj["metadata"]["name"]) for obj in objects]
 
     def delete(self, objects, deadline):
         for obj in objects:
@@ -58,8 +58,8 @@ def deployment(name, secret=None, annotations=None):
 
 def converge(engine, *objects, dry_run=False, prune=True):
     desired = manifests.load(copy.deepcopy(list(objects)))
-    manifests.label(desired, SCOPE.labels)
-    return engines.converge(engine, desired, dry_run, wait=True, timeout=5, prune=prune)
+    manifests.label(desired, SCOPE.labels("server"))
+    return engines.converge(engine, [desired], dry_run, wait=True, timeout=5, prune=prune)
 
 
 def actions(outcome):
@@ -78,7 +78,7 @@ def test_what_is_no_longer_rendered_goes_and_data_stays():
     converge(engine, obj("ConfigMap", "a"), kept)
     outcome = converge(engine, obj("ConfigMap", "b"))
     assert actions(outcome) == {"ConfigMap b": "created", "ConfigMap a": "deleted", "PersistentVolumeClaim data": "kept"}
-    assert any("the data" in note for note in outcome.notes)
+    assert any("the data" in note for note in outcome.warnings)
     assert actions(engines.remove(engine, False, purge=False, timeout=5)) == {"ConfigMap b": "deleted", "PersistentVolumeClaim data": "kept"}
     assert actions(engines.remove(engine, False, purge=True, timeout=5)) == {"PersistentVolumeClaim data": "deleted"}
     assert not engine.world
@@ -90,7 +90,7 @@ def test_somebody_else_s_object_is_named_and_nothing_is_touched():
     engine = Memory({Ref.of(theirs): theirs})
     with pytest.raises(engines.EngineError, match="ConfigMap a already exists in namespace team and belongs to Helm"):
         converge(engine, obj("ConfigMap", "b"), obj("ConfigMap", "a"))
-    assert not engine.log and list(engine.world) == [Ref.of(theirs)]
+    assert not engine.calls and list(engine.world) == [Ref.of(theirs)]
 
 
 def test_a_secret_is_generated_once():
@@ -127,7 +127,7 @@ def test_a_missing_secret_is_named_before_anything_is_made():
     engine = Memory()
     with pytest.raises(engines.EngineError, match="Deployment d reads Secret nowhere, which is not in namespace team"):
         converge(engine, obj("ConfigMap", "a"), deployment("d", "nowhere"))
-    assert not engine.log
+    assert not engine.calls
 
 
 class Operator(Memory):
@@ -152,10 +152,10 @@ def test_a_promised_secret_is_waited_for(component, monkeypatch):
     external = obj("ExternalSecret", "login", "external-secrets.io/v1", spec={"target": {"name": "login"}})
     own = [external] if component == "server" else []
     if not own:
-        external["metadata"].update(namespace="team", labels=engines.Scope("team", "mlflow", component).labels)
+        external["metadata"].update(namespace="team", labels=SCOPE.labels(component))
         engine.world[Ref.of(external)] = external
     assert converge(engine, *own, obj("ServiceAccount", "s"), deployment("d", "login")).changed
-    assert engine.looks > 2 and engine.log.index(("put", "ServiceAccount", "s")) < engine.log.index(("put", "Deployment", "d"))
+    assert engine.looks > 2 and engine.calls.index(("put", "ServiceAccount", "s")) < engine.calls.index(("put", "Deployment", "d"))
     assert not converge(engine, *own, obj("ServiceAccount", "s"), deployment("d", "login")).changed
 
 
@@ -177,7 +177,7 @@ def test_a_generated_password_is_not_forgotten_for_a_given_one():
 
 
 def test_a_promise_that_is_not_kept_says_why(monkeypatch):
-    monkeypatch.setattr(engines, "PROMISES", 0)
+    monkeypatch.setattr(engines, "SECRET_TIMEOUT", 0)
     monkeypatch.setattr(engines.time, "sleep", lambda seconds: None)
     external = obj("ExternalSecret", "login", "external-secrets.io/v1", spec={"target": {"name": "login"}},
                    status={"conditions": [{"type": "Ready", "status": "False", "message": "could not get secret data from provider"}]})
@@ -198,13 +198,13 @@ def test_waves_are_awaited_in_turn():
     engine = Memory()
     job = {**deployment("first"), "apiVersion": "batch/v1", "kind": "Job"}
     converge(engine, {**deployment("second"), "metadata": {"name": "second", "annotations": {manifests.WAVE: "1"}}}, job)
-    assert engine.log == [("put", "Job", "first"), ("wait", "Job", "first"), ("put", "Deployment", "second"), ("wait", "Deployment", "second")]
+    assert engine.calls == [("put", "Job", "first"), ("wait", "Job", "first"), ("put", "Deployment", "second"), ("wait", "Deployment", "second")]
 
 
-def test_what_has_no_counterpart_is_left_out_and_named_once():
+def test_what_has_no_counterpart_is_unsupported_reason_and_named_once():
     engine = Memory()
     outcome = converge(engine, *(obj("HorizontalPodAutoscaler", name, "autoscaling/v2", spec={}) for name in ("a", "b")), obj("ConfigMap", "c"))
-    assert outcome.notes == ["HorizontalPodAutoscaler left out: a dictionary does not scale."]
+    assert outcome.warnings == ["HorizontalPodAutoscaler left out: a dictionary does not scale."]
     assert actions(outcome) == {"ConfigMap c": "created"}
 
 

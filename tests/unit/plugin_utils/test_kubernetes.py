@@ -14,7 +14,7 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes im
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import ApiError
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
-SCOPE = engines.Scope("team", "mlflow", "server")
+SCOPE = engines.Scope("team", "mlflow", ("server",))
 
 
 def claim(size="8Gi", storage_class=None, mode="ReadWriteOnce", **status):
@@ -62,7 +62,7 @@ class Cluster:
         if path.endswith("/namespaces/team"):
             if self.deleted:
                 raise ApiError(404, "gone")
-            return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team", "uid": "1", "labels": SCOPE.labels}}
+            return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team", "uid": "1", "labels": SCOPE.labels("")}}
         if path.endswith("/localsubjectaccessreviews"):
             raise ApiError(405, "the server does not allow this method on the requested resource")
         names = self.names if path.endswith(f"/{self.plural}") else ()
@@ -108,7 +108,7 @@ def test_what_ran_before_is_put_back_by_an_apply():
 
     engine = object.__new__(KubernetesEngine)
     said = []
-    engine.scope, engine.api, engine.say = SCOPE, Recreated(workload("broken", 0)), said.append
+    engine.scope, engine.api, engine.log = SCOPE, Recreated(workload("broken", 0)), said.append
     engine._resources, engine._before = {("apps/v1", "Deployment"): ("deployments", True)}, {}
     before, after = workload("fine", 1), workload("broken", 0)
     engine._before = {Ref.of(before): before}

@@ -55,7 +55,7 @@ class Machine:
 
     def engine(self, component: str = "ingress") -> PodmanEngine:
         self.program("podman", f'echo "level=warning msg=something" >&2; [ "$1" != info ] || cat {self.folder}/info.json')
-        return PodmanEngine(engines.Scope("team", "mlflow", component), lambda text: None, self.run)
+        return PodmanEngine(engines.Scope("team", "mlflow", (component,)), lambda text: None, self.run)
 
 
 @pytest.fixture
@@ -104,14 +104,14 @@ def test_limits_that_are_not_enforced_are_said(machine, changes, controllers, wo
     engine = machine.engine()
     engine.machine.tell()
     assert engine.machine.controllers == controllers
-    assert words in " ".join(engine.notes) and ("Limits" in " ".join(engine.notes)) == bool(words)
+    assert words in " ".join(engine.warnings) and ("Limits" in " ".join(engine.notes)) == bool(words)
 
 
 def test_a_storage_that_copies_images_is_said(machine):
     machine.info["store"]["graphDriverName"] = "vfs"
     engine = machine.engine()
     engine.machine.tell()
-    assert any("storage driver is vfs" in note for note in engine.notes)
+    assert any("storage driver is vfs" in note for text in engine.warnings)
 
 
 def test_the_unit_is_made_for_the_user_and_lingering_that_is_refused_is_said(machine):
@@ -123,7 +123,7 @@ def test_the_unit_is_made_for_the_user_and_lingering_that_is_refused_is_said(mac
     engine.machine.survive_reboots()
     start = machine.folder / "data" / "mlops.mlflow" / "team" / "start"
     assert f"ExecStart={start}" in unit.read_text() and "WantedBy=default.target" in unit.read_text() and os.access(start, os.X_OK)
-    assert any("(Could not enable linger: Access denied); an administrator does so with 'loginctl enable-linger ana'" in n for n in engine.notes)
+    assert any("(Could not enable linger: Access denied); an administrator does so with 'loginctl enable-linger ana'" in n for n in engine.warnings)
     again = machine.engine()
     again.machine.facts.unit, again.machine.facts.unit_text, again.machine.facts.lingers = str(unit), unit.read_text(), True
     machine.commands.clear()
@@ -135,7 +135,7 @@ def test_without_a_systemd_of_the_user_the_script_is_named(machine):
     engine = machine.engine()
     engine.machine.facts.unit = ""
     engine.machine.survive_reboots()
-    assert any("No systemd runs for this user: after a reboot" in note and "team/start" in note for note in engine.notes)
+    assert any("No systemd runs for this user: after a reboot" in text and "team/start" in text for text in engine.warnings)
 
 
 @pytest.mark.parametrize("pid, remote, state", [

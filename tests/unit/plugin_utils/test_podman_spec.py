@@ -17,7 +17,7 @@ import pytest
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import podman_spec
 
-SCOPE = engines.Scope("team", "mlflow", "server")
+SCOPE = engines.Scope("team", "mlflow", ("server",))
 LABELS = {"app.kubernetes.io/instance": "mlflow", "app.kubernetes.io/component": "server"}
 SERVICE = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "annotations": {"mlops.mlflow/publish": "127.0.0.1:5000"}},
            "spec": {"selector": LABELS, "ports": [{"port": 5000, "targetPort": "http"}]}}
@@ -27,7 +27,7 @@ CONTAINER = {"name": "c", "image": "i", "ports": [{"name": "http", "containerPor
 def pods(container=None, kind="Deployment", services=(SERVICE,), controllers=("memory", "cpu"), replicas=1, **spec):
     workload = {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "w", "namespace": "team", "labels": {}}, "spec": {
         "replicas": replicas, "template": {"metadata": {"labels": LABELS}, "spec": {"containers": [{**CONTAINER, **(container or {})}], **spec}}}}
-    around = podman_spec.Surroundings(scope=SCOPE, services=copy.deepcopy(list(services)), configmaps="/state/configmaps", scratch="/state/scratch",
+    around = podman_spec.Context(scope=SCOPE, services=copy.deepcopy(list(services)), configmaps="/state/configmaps", scratch="/state/scratch",
                                       secret_keys={"login": ["password", "username"]}, controllers=set(controllers), healthchecks=True)
     return podman_spec.pods(workload, around)
 

@@ -45,7 +45,7 @@ FROM_VARIABLES = ("engine", "instance", "namespace", "kubeconfig", "context", "l
                   "wait_timeout", "render_dir")
 
 
-class Door(ActionBase):
+class EngineAction(ActionBase):
     """An action that speaks to an engine: to Kubernetes from Ansible's process, to podman through the host's connection."""
 
     TRANSFERS_FILES = False
@@ -68,9 +68,9 @@ class Door(ActionBase):
         """The engine that the options name; what it cannot do fails the task with its own words."""
         try:
             if options["engine"] == "podman":
-                engine: engines.Engine = PodmanEngine(scope, self.say, self._command)
+                engine: engines.Engine = PodmanEngine(scope, self.log, self._command)
             else:
-                engine = KubernetesEngine(scope, self.say, options["kubeconfig"], options["context"])
+                engine = KubernetesEngine(scope, self.log, options["kubeconfig"], options["context"])
             try:
                 yield engine
             finally:
@@ -84,6 +84,6 @@ class Door(ActionBase):
         answer = self._low_level_execute_command(shlex.join(argv), sudoable=True, in_data=data)
         return answer["rc"], answer["stdout"], answer["stderr"]
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Tell of progress while the task runs."""
         Display().display(f"  {text}")
