@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The one door to engines: hands Kubernetes manifests to whatever runs them. Documented in plugins/modules/apply.py."""
+"""Hands Kubernetes manifests to the engine of an instance. Documented in plugins/modules/apply.py."""
 
 from __future__ import annotations
 
@@ -12,26 +12,74 @@ import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.loader import lookup_loader
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import EngineAction
-
-SHARED = pathlib.Path(__file__).parents[2] / "roles" / "mlflow"
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, engines, manifests, render
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import INSTANCE_OPTIONS, EngineAction
 
 
 class ActionModule(EngineAction):
-    """Renders, then lets the engine make it so."""
+    """Renders, then lets the engine converge or remove."""
+
+    OPTIONS = {
+        **INSTANCE_OPTIONS,
+        "components": {"type": "list", "elements": "str"},
+        "manifests": {"type": "raw"},
+        "template": {"type": "list", "elements": "str"},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        "component": {"type": "str"},
+        "labels": {"type": "dict", "default": {}},
+        "annotations": {"type": "dict", "default": {}},
+        "pod_spec": {"type": "dict", "default": {}},
+        "patches": {"type": "list", "elements": "dict", "default": []},
+        "patches_name": {"type": "str", "default": "patches"},
+        "prune": {"type": "bool", "default": True},
+        "purge": {"type": "bool", "default": False},
+        "render_dir": {"type": "path"},
+        "wait": {"type": "bool", "default": True},
+        "wait_timeout": {"type": "int", "default": 600},
+    }
 
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
-        options = self.options(task_vars, mutually_exclusive=[("manifests", "template")],
-                               required_if=[("state", "present", ("manifests", "template"), True)])
+        options = self.options(task_vars, mutually_exclusive=[("manifests", "template", "components"), ("component", "components")],
+                               required_one_of=[("component", "components")])
+        if options["components"] is not None:
+            return self._instance(options, task_vars)
+        if options["state"] == "present" and options["manifests"] is None and options["template"] is None:
+            raise AnsibleActionFail("state is present but any of the following are missing: manifests, template")
         scope = engines.Scope(options["namespace"], options["instance"], (options["component"],))
+        stages = [self._given(options, scope, task_vars)] if options["state"] == "present" else []
+        return self._apply(options, scope, stages)
+
+    def _instance(self, options: dict, task_vars: dict) -> dict:
+        """Components of the instance that the host's variables describe; an empty list means all."""
+        model = self.resolve(task_vars)
+        roles = options["components"] or [component.role for component in components.COMPONENTS]
+        unknown = sorted(set(roles) - {component.role for component in components.COMPONENTS})
+        if unknown:
+            known = ", ".join(component.role for component in components.COMPONENTS)
+            raise AnsibleActionFail(f"components holds {unknown[0]!r}, which is no component; it may hold {known}.")
+        instance = model.instance
+        names = tuple(components.by_role(role).name for role in roles)
+        # All of them at once means whatever an instance of the name has, components of older versions included.
+        scope = engines.Scope(instance.namespace, instance.name, () if len(names) == len(components.COMPONENTS) else names)
+        options = {**options, "engine": instance.engine, "kubeconfig": instance.kubeconfig, "context": instance.context,
+                   "wait_timeout": instance.wait_timeout, "render_dir": instance.render_dir,
+                   "purge": options["purge"] or model.variables.mlflow_purge_data}
+        stages = []
+        if options["state"] == "present":
+            try:
+                stages = [[obj for component in stage for obj in render.render(component, model, scope.labels(component.name))]
+                          for stage in components.stages(roles)]
+            except manifests.ManifestError as error:
+                raise AnsibleActionFail(str(error)) from None
+        return self._apply(options, scope, stages)
+
+    def _apply(self, options: dict, scope: engines.Scope, stages: list[list[dict]]) -> dict:
         if options["render_dir"] and options["state"] == "present":
-            return self._render(options, scope, task_vars)
+            return self._render(options["render_dir"], scope, stages)
         with self.engine(options, scope) as engine:
             if options["state"] == "present":
-                desired = self._desired(options, scope, task_vars)
-                outcome = engines.converge(engine, [desired], self._task.check_mode, options["wait"], options["wait_timeout"],
+                outcome = engines.converge(engine, stages, self._task.check_mode, options["wait"], options["wait_timeout"],
                                            options["prune"])
             else:
                 outcome = engines.remove(engine, self._task.check_mode, options["purge"], options["wait_timeout"])
@@ -42,35 +90,44 @@ class ActionModule(EngineAction):
             result["diff"] = outcome.diff
         return result
 
-    def _render(self, options: dict, scope: engines.Scope, task_vars: dict) -> dict:
-        """Write what would be applied to a file on the controller instead, for reading, GitOps or a cluster out of reach."""
+    def _render(self, folder: str, scope: engines.Scope, stages: list[list[dict]]) -> dict:
+        """Write what would be applied to files on the controller instead, one for each component."""
+        files: dict[pathlib.Path, list[dict]] = {}
+        for stage in stages:
+            for wave in manifests.waves(stage):
+                for obj in wave:
+                    obj["metadata"].setdefault("namespace", scope.namespace)
+                    path = pathlib.Path(folder) / scope.namespace / f"{scope.instance}-{engines.component_of(obj)}.yaml"
+                    files.setdefault(path, []).append(obj)
+        changed = False
+        for path, objects in files.items():
+            text = yaml.safe_dump_all(objects, sort_keys=False)
+            if path.exists() and path.read_text(encoding="utf-8") == text:
+                continue
+            changed = True
+            if not self._task.check_mode:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch(mode=0o600)  # Secrets whose values variables gave are in it
+                path.write_text(text, encoding="utf-8")
+        objects = [{"kind": o["kind"], "name": o["metadata"]["name"], "namespace": scope.namespace, "action": "rendered"}
+                   for objects in files.values() for o in objects]
+        return {"changed": changed, "objects": objects, "messages": [f"Rendered to {path}; nothing was applied." for path in files]}
+
+    def _given(self, options: dict, scope: engines.Scope, task_vars: dict) -> list[dict]:
+        """The objects that the task gives, with what it says about all of them."""
+        source = options["manifests"] if options["template"] is None else self._templates(options["template"], task_vars)
         try:
-            objects = [obj for wave in manifests.waves(self._desired(options, scope, task_vars)) for obj in wave]
+            objects = manifests.load(source)
+            manifests.complete_pods(objects, options["pod_spec"])
+            manifests.patch(objects, options["patches"], options["patches_name"])
         except manifests.ManifestError as error:
             raise AnsibleActionFail(str(error)) from None
-        for obj in objects:
-            obj["metadata"].setdefault("namespace", scope.namespace)
-        path = pathlib.Path(options["render_dir"]) / f"{scope.instance}-{scope.components[0]}.yaml"
-        text = yaml.safe_dump_all(objects, sort_keys=False)
-        changed = not path.exists() or path.read_text(encoding="utf-8") != text
-        if changed and not self._task.check_mode:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)  # Secrets whose values variables gave are in it
-            path.write_text(text, encoding="utf-8")
-        return {"changed": changed, "messages": [f"Rendered to {path}; nothing was applied."],
-                "objects": [{"kind": o["kind"], "name": o["metadata"]["name"], "namespace": scope.namespace, "action": "rendered"} for o in objects]}
-
-    def _desired(self, options: dict, scope: engines.Scope, task_vars: dict) -> list[dict]:
-        objects = manifests.load(options["manifests"] if options["template"] is None else self._rendered(options["template"], task_vars))
-        manifests.complete_pods(objects, options["pod_spec"])
-        manifests.patch(objects, options["patches"], options["patches_name"])
         manifests.label(objects, {**options["labels"], **scope.labels(scope.components[0])}, options["annotations"])
         return objects
 
-    def _rendered(self, names: list[str], task_vars: dict) -> list[str]:
+    def _templates(self, names: list[str], task_vars: dict) -> list[str]:
         """Templates rendered here rather than by a lookup in the arguments, so that secrets in them are no task argument."""
         lookup = lookup_loader.get("ansible.builtin.template", loader=self._loader, templar=self._templar)
-        # After the role's own templates those of role mlflow, which has what the others share.
-        variables = {**task_vars, "ansible_search_path": [*self._task.get_search_path(), str(SHARED)]}
+        variables = {**task_vars, "ansible_search_path": self._task.get_search_path()}
         texts = lookup.run(names, variables=variables, trim_blocks=True, lstrip_blocks=True)
         return [str(text) for text in texts if text]  # a template that renders nothing gives None

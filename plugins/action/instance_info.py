@@ -2,18 +2,18 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Tells what runs of an instance. Documented in plugins/modules/instance_info.py."""
+"""Returns what runs of an instance. Documented in plugins/modules/instance_info.py."""
 
 from __future__ import annotations
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import EngineAction
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, health, status
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import INSTANCE_OPTIONS, EngineAction
 
 
 class ActionModule(EngineAction):
-    """Asks the engine, from Ansible's own process."""
+    """Asks the engine for pods and, where wanted, the probes for health."""
 
-    OPTIONS = ("engine", "instance", "namespace", "kubeconfig", "context")
+    OPTIONS = {**INSTANCE_OPTIONS, "health": {"type": "bool", "default": False}}
 
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
@@ -21,4 +21,10 @@ class ActionModule(EngineAction):
         scope = engines.Scope(options["namespace"], options["instance"])
         with self.engine(options, scope) as engine:
             pods = engine.pods()
-        return {"changed": False, "installed": bool(pods), "pods": pods}
+            result = {"changed": False, "installed": bool(pods), "pods": pods}
+            if options["health"]:
+                model = self.resolve(task_vars)
+                report = health.measure(engine, model, pods, roundtrip=False) if pods else health.not_installed(model)
+                panel = status.panel(model, pods, report)
+                result.update(health=report, status=panel, lines=status.lines(model, panel))
+        return result

@@ -2,65 +2,69 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the actions that speak to an engine share: their options, and the way to the engine."""
+"""What the actions of this collection share: an instance's model, their options, and the connection to its engine."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import shlex
-from typing import Iterator
+from typing import Any, Iterator
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, engines, manifests, model
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman import PodmanEngine
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import variables
 
-ARGUMENTS = {
-    "manifests": {"type": "raw"},
-    "template": {"type": "list", "elements": "str"},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+INSTANCE_OPTIONS = {
     "engine": {"type": "str", "choices": ["kubernetes", "podman"], "default": "kubernetes"},
     "instance": {"type": "str", "required": True},
-    "component": {"type": "str", "required": True},
     "namespace": {"type": "str", "required": True},
-    "labels": {"type": "dict", "default": {}},
-    "annotations": {"type": "dict", "default": {}},
-    "pod_spec": {"type": "dict", "default": {}},
-    "patches": {"type": "list", "elements": "dict", "default": []},
-    "patches_name": {"type": "str", "default": "patches"},
-    "prune": {"type": "bool", "default": True},
-    "purge": {"type": "bool", "default": False},
-    "render_dir": {"type": "path"},
-    "wait": {"type": "bool", "default": True},
-    "wait_timeout": {"type": "int", "default": 600},
     "kubeconfig": {"type": "path"},
     "context": {"type": "str"},
 }
-# The variables of role `mlflow` say these for every task of an instance, so that no task has to.
-FROM_VARIABLES = ("engine", "instance", "namespace", "kubeconfig", "context", "labels", "annotations", "pod_spec",
-                  "wait_timeout", "render_dir")
+"""Options that say which instance a task is about; what it leaves out is taken from the instance's variables."""
 
 
-class EngineAction(ActionBase):
-    """An action that speaks to an engine: to Kubernetes from Ansible's process, to podman through the host's connection."""
+class ModelAction(ActionBase):
+    """An action that reads the variables of an inventory host as a model."""
 
     TRANSFERS_FILES = False
-    OPTIONS: tuple[str, ...] = tuple(ARGUMENTS)
     _supports_check_mode = True
     _supports_diff = True
+    _requires_connection = False
+
+    def resolve(self, task_vars: dict) -> model.Model:
+        """The model of the host's variables; wrong ones fail the task with one sentence for each."""
+        try:
+            return resolve(self._templar, task_vars, task_vars["inventory_hostname"])
+        except variables.VariableError as error:
+            raise AnsibleActionFail(str(error)) from None
+
+    def log(self, text: str) -> None:
+        """Show progress while the task runs."""
+        Display().display(f"  {text}")
+
+
+class EngineAction(ModelAction):
+    """An action that uses an engine: Kubernetes from Ansible's process, podman through the host's connection."""
+
+    OPTIONS: dict[str, dict] = INSTANCE_OPTIONS
     _requires_connection = True
 
-    def options(self, task_vars: dict, **constraints) -> dict:
+    def options(self, task_vars: dict, **constraints: Any) -> dict:
         """The task's options, completed from the instance's variables, as plain Python values."""
-        for option in set(FROM_VARIABLES) & set(self.OPTIONS):
-            variable = f"mlflow_{option}"
-            if option not in self._task.args and variable in task_vars:
-                self._task.args[option] = self._templar.template(task_vars[variable])
-        _result, options = self.validate_argument_spec({name: ARGUMENTS[name] for name in self.OPTIONS}, **constraints)
+        missing = [option for option in INSTANCE_OPTIONS if option not in self._task.args and option in self.OPTIONS]
+        if missing and any(f"mlflow_{option}" in task_vars for option in missing):
+            instance = self.resolve(task_vars).instance
+            named = {"engine": instance.engine, "instance": instance.name, "namespace": instance.namespace,
+                     "kubeconfig": instance.kubeconfig, "context": instance.context}
+            self._task.args.update({option: named[option] for option in missing if named[option] is not None})
+        _result, options = self.validate_argument_spec(self.OPTIONS, **constraints)
         return json.loads(json.dumps(options))  # Ansible's tagged strings are nothing that YAML could write
 
     @contextlib.contextmanager
@@ -70,7 +74,7 @@ class EngineAction(ActionBase):
             if options["engine"] == "podman":
                 engine: engines.Engine = PodmanEngine(scope, self.log, self._command)
             else:
-                engine = KubernetesEngine(scope, self.log, options["kubeconfig"], options["context"])
+                engine = KubernetesEngine(scope, self.log, options.get("kubeconfig"), options.get("context"))
             try:
                 yield engine
             finally:
@@ -78,12 +82,75 @@ class EngineAction(ActionBase):
         except (engines.EngineError, manifests.ManifestError) as error:
             raise AnsibleActionFail(str(error)) from None
 
+    def engine_of(self, instance: model.Instance, roles: tuple[str, ...] = ()) -> contextlib.AbstractContextManager[engines.Engine]:
+        """The engine of an instance, for the components of the given roles (none: all)."""
+        names = tuple(components.by_role(role).name for role in roles)
+        options = {"engine": instance.engine, "kubeconfig": instance.kubeconfig, "context": instance.context}
+        return self.engine(options, engines.Scope(instance.namespace, instance.name, names))
+
     def _command(self, argv: list[str], stdin: bytes | str | None = None) -> tuple[int, str, str]:
         """Run a command on the inventory host the way Ansible reaches it (connection, become)."""
         data = stdin.encode() if isinstance(stdin, str) else stdin
         answer = self._low_level_execute_command(shlex.join(argv), sudoable=True, in_data=data)
         return answer["rc"], answer["stdout"], answer["stderr"]
 
-    def log(self, text: str) -> None:
-        """Tell of progress while the task runs."""
-        Display().display(f"  {text}")
+
+def resolve(templar: Any, host_vars: dict, host: str) -> model.Model:
+    """The model of a host's variables.
+
+    Args:
+        templar: Ansible's, of the running task.
+        host_vars: the host's variables, with their templates.
+        host: its name in the inventory.
+
+    Raises:
+        VariableError: one sentence for each variable that is wrong.
+    """
+    # What users' templates may refer to: all defaults, and the two names that follow from the host's.
+    name = host_vars.get("mlflow_instance") or model.instance_name(host)
+    defaults = {option: variables.default_of(spec) for option, spec in variables.SPECS.items()}
+    scope = {**defaults, "mlflow_instance": name, "mlflow_namespace": name,
+             **host_vars}
+    templar = templar.copy_with_new_env(available_variables=scope)
+
+    def find(variable: str) -> Any:
+        return plain(value_of(variable, host_vars[variable], templar))
+
+    return model.resolve(find, host_vars, host)
+
+
+def value_of(variable: str, value: Any, templar: Any) -> Any:
+    """The value of a variable with its templates resolved; VariableError where one cannot be."""
+    if not _needs_templating(value):
+        return value
+    try:
+        return templar.template(value)
+    except AnsibleError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise variables.VariableError(f"{variable} cannot be worked out: {reason}") from None
+
+
+def _needs_templating(value: Any) -> bool:
+    """Whether a value has templates in it, or is encrypted; most are neither, and templating costs more than all else here."""
+    if isinstance(value, str):
+        return "{" in value and any(mark in value for mark in ("{{", "{%", "{#"))
+    if isinstance(value, dict):
+        return any(_needs_templating(part) for pair in value.items() for part in pair)
+    if isinstance(value, (list, tuple)):
+        return any(map(_needs_templating, value))
+    return not isinstance(value, (int, float, type(None)))
+
+
+def plain(value: Any) -> Any:
+    """A value without Ansible's own types, which mark where it came from."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, dict):
+        return {plain(key): plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(part) for part in value]
+    if isinstance(value, int):
+        return int(value)
+    return float(value) if isinstance(value, float) else str(value)

@@ -1,0 +1,315 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The backend store: SQLite on a volume, PostgreSQL, MariaDB or MySQL that the collection runs, or one that exists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Iterator
+
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.program import Probe
+
+if TYPE_CHECKING:
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import Variables
+
+IMAGES = {
+    "postgresql": "docker.io/library/postgres:17.6-bookworm",
+    "mariadb": "docker.io/library/mariadb:11.8.3",
+    "mysql": "docker.io/library/mysql:8.4.6",
+}
+"""The official images, by type."""
+DRIVERS = {"postgresql": ("psycopg2", "psycopg", "pg8000", "asyncpg"),
+           "mysql": ("pymysql", "mysqldb", "mysqlconnector", "cymysql", "aiomysql", "asyncmy")}
+"""Drivers by dialect, the default first."""
+MOUNT_PATH = "/mlflow/database"
+CA_PATH = "/etc/mlflow-database/ca.crt"
+LOGINS = ("database_password", "database_existing_secret", "database_external_secret")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the database is, and what a pod needs to open it; ``mlflow_server_database`` may give another.
+
+    Attributes:
+        type: dialect: postgresql, mysql or sqlite.
+        uri: for SQLAlchemy, without user and password: libpq takes them from PGUSER and PGPASSWORD, and for the other
+            drivers the server's pod inserts them at its start.
+        replica_uri: URI of the read replica, or empty.
+        service: Service in front of a database that the collection runs, or empty.
+        secret: Secret with the login, or empty.
+        secret_keys: keys of the Secret, by user, password and root_password.
+        claim: PersistentVolumeClaim with the SQLite file, or empty.
+        path: the SQLite file in the pod.
+        shared: whether pods on several nodes may mount the claim at once.
+        ca: volume source of the CA's certificates, or empty.
+        pool: environment variables of the connection pool.
+        proxy: Cloud SQL's proxy as a container, or empty.
+    """
+
+    type: str
+    host: str = ""
+    port: int = 0
+    name: str = ""
+    uri: str = ""
+    replica_uri: str = ""
+    service: str = ""
+    secret: str = ""
+    secret_keys: dict = field(default_factory=dict)
+    claim: str = ""
+    mount_path: str = MOUNT_PATH
+    path: str = f"{MOUNT_PATH}/mlflow.db"
+    shared: bool = False
+    ca: dict = field(default_factory=dict)
+    ca_path: str = CA_PATH
+    pool: dict = field(default_factory=dict)
+    proxy: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DatabasePart:
+    """What the component's templates read.
+
+    Attributes:
+        name: of the Service and the StatefulSet.
+        managed: whether the collection runs the database.
+        volume: claim of its data; each type has its own, so that changing the type and back finds the data.
+        own_secret: Secret that the component makes, likewise by type.
+        login: values for the Secret; a rotation gives a whole login.
+        generated: keys of the Secret to generate.
+        not_rotatable: why the password cannot be rotated, as a sentence, or empty.
+    """
+
+    name: str
+    managed: bool
+    port: int
+    volume: str
+    own_secret: str
+    image: str
+    user: str
+    login: dict
+    generated: list
+    endpoint: Endpoint
+    not_rotatable: str
+
+
+class Database(Component):
+    name = "database"
+    role = "database"
+    title = "The database"
+    multiline = ("database_ca",)
+    secrets = ("database_password",)
+
+    def resolve(self, v: Variables, model: Model) -> DatabasePart:
+        kind, name = v.database_type, f"{model.instance.name}-database"
+        managed = kind != "sqlite" and not v.database_host and not v.database_cloudsql_instance
+        own_secret = f"{name}-{kind if managed else 'external'}"
+        port = v.database_port if v.database_port is not None else (5432 if kind in ("postgresql", "sqlite") else 3306)
+        endpoint = self._endpoint(v, name, managed, own_secret, port)
+        # A value given here wins over the one in the Secret; a rotation gives a whole login.
+        login = v.get("_database_login") or (
+            {"username": v.database_user, "password": v.database_password} if v.database_password or not managed else {})
+        generated = [] if v.database_password else [f"username={v.database_user}", "password"]
+        if "root_password" in endpoint.secret_keys:
+            generated.append("root-password")
+        image = v.database_image
+        if image is None:
+            image = built(v)[kind] if model.instance.build and kind in built(v) else IMAGES.get(kind, "")
+        return DatabasePart(name, managed, port, f"{name}-{kind}", own_secret, image, v.database_user, login, generated, endpoint,
+                            _not_rotatable(v, managed))
+
+    def _endpoint(self, v: Variables, name: str, managed: bool, own_secret: str, port: int) -> Endpoint:
+        kind = v.database_type
+        dialect = _dialect(kind)
+        if kind == "sqlite":
+            return Endpoint("sqlite", port=port, name=v.database_name, uri=f"sqlite:///{MOUNT_PATH}/mlflow.db", claim=f"{name}-sqlite",
+                            secret_keys=_secret_keys(v, managed), pool=_pool(v))
+        # Cloud SQL's proxy listens in the server's pod.
+        host = "127.0.0.1" if v.database_cloudsql_instance else v.database_host or name
+        scheme = f"{dialect}+{v.database_driver or DRIVERS[dialect][0]}"
+        query = _tls_query(v, dialect)
+        rest = f":{port}/{v.database_name}{'?' + '&'.join(query) if query else ''}"
+        ca: dict = {}
+        if v.database_ca_secret:
+            ca = {"secret": {"secretName": v.database_ca_secret, "items": [{"key": v.database_ca_secret_key, "path": "ca.crt"}]}}
+        elif v.database_ca:
+            ca = {"configMap": {"name": f"{name}-ca"}}
+        return Endpoint(
+            dialect, host, port, v.database_name, uri=f"{scheme}://{host}{rest}",
+            replica_uri=f"{scheme}://{v.database_read_replica_host}{rest}" if v.database_read_replica_host else "",
+            service=name if managed else "", secret=v.database_existing_secret or own_secret, secret_keys=_secret_keys(v, managed),
+            ca=ca, pool=_pool(v), proxy=_cloudsql_proxy(v, port) if v.database_cloudsql_instance else {})
+
+    def templates(self, v: Variables, model: Model) -> list[str]:
+        more = ["sqlite.yaml.j2"] if v.database_type == "sqlite" else ["server.yaml.j2"] if model.database.managed else []
+        return ["credentials.yaml.j2", *more]
+
+    def images(self, v: Variables, model: Model) -> list[str]:
+        return [v.database_type] if model.database.managed else []
+
+    def network(self, v: Variables, model: Model) -> Network | None:
+        if not model.database.managed:
+            return None
+        return Network(ingress=[{"from": [{"podSelector": {"matchLabels": model.instance.labels}}],
+                                 "ports": [{"port": model.database.port, "protocol": "TCP"}]}])
+
+    def probes(self, v: Variables, model: Model) -> list[Probe]:
+        return [Probe(self.role, self.title, "database", {"environment": True})]
+
+    def status(self, v: Variables, model: Model, report: dict) -> list[str]:
+        if not report.get("size_bytes"):
+            return []
+        line = f"{report['size_bytes'] / 2**20:.1f} MiB, query p95 {report.get('latency_p95_ms')} ms"
+        if report.get("connections_max"):
+            line += f", {report.get('connections_used')} of {report['connections_max']} connections"
+        return [line]
+
+    def check(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.database_type == "sqlite":
+            yield from self._check_sqlite(v)
+            return
+        yield from self._check_server(v)
+        yield from self._check_names(v)
+        yield from self._check_tls(v)
+        if v.database_external_secret:
+            yield from common.external_secret("database_external_secret", v.database_external_secret, {"username", "password"}, v)
+        if not 1 <= model.database.port <= 65535:
+            yield f"database_port is {model.database.port}; it must be a TCP port from 1 to 65535."
+
+    def _check_sqlite(self, v: Variables) -> Iterator[str]:
+        set_here = [name for name in LOGINS if v[name]]
+        for variable in ("database_host", "database_cloudsql_instance", "database_read_replica_host", "database_tls", "database_ca",
+                         "database_ca_secret", "database_driver", *set_here):
+            if v[variable]:
+                yield (f"{variable} is set while database_type is sqlite, which is a file; set database_type to postgresql or leave "
+                       f"{variable} empty.")
+        for variable, several, one in (("mlflow_server_replicas", v.mlflow_server_replicas > 1, "1"),
+                                       ("mlflow_server_autoscaling", v.mlflow_server_autoscaling, "false")):
+            if several:
+                yield (f"{variable} is {v[variable]} while database_type is sqlite, which one process at a time may write; set "
+                       f"database_type to postgresql, or {variable} to {one}.")
+        if v.mlflow_server_workspaces:
+            yield "mlflow_server_workspaces is true while database_type is sqlite; set database_type to postgresql, or it to false."
+
+    def _check_server(self, v: Variables) -> Iterator[str]:
+        host, instance = v.database_host, v.database_cloudsql_instance
+        external, login = bool(host or instance), [name for name in LOGINS if v[name]]
+        if external and not login:
+            yield (f"database_password is empty while {'database_host' if host else 'database_cloudsql_instance'} names an existing "
+                   f"server; give the password, or the name of a Secret that holds it in database_existing_secret.")
+        if len(login) > 1:
+            yield f"{login[0]} and {login[1]} are both set; keep one of them."
+        if host and instance:
+            yield "database_host and database_cloudsql_instance are both set; keep one of them."
+        if instance and not common.matches(r"[a-z0-9.:-]+:[a-z0-9-]+:[a-z0-9-]+", instance):
+            yield f"database_cloudsql_instance is {instance!r}; it must be project:region:name."
+        if instance and v.mlflow_engine == "podman":
+            yield ("database_cloudsql_instance is set while mlflow_engine is podman; run the proxy on that machine and give its address "
+                   "in database_host.")
+        if v.database_read_replica_host and not host:
+            yield "database_read_replica_host is set while database_host is empty; only an existing server has replicas of its own."
+        if v.database_type == "mysql" and not external and v.mlflow_image_source == "build":
+            yield ("database_type is mysql while mlflow_image_source is build, and Debian has MariaDB in its place; set database_type "
+                   "to mariadb.")
+        for variable in ("database_pool_size", "database_pool_max_overflow", "database_pool_recycle"):
+            if v[variable] < 0:
+                yield f"{variable} is {v[variable]}; it must be at least 1, or 0 for the default."
+        if not 10 <= v.database_max_connections <= 100000:
+            yield f"database_max_connections is {v.database_max_connections}; it must be from 10 to 100000."
+
+    def _check_names(self, v: Variables) -> Iterator[str]:
+        for variable in ("database_host", "database_read_replica_host"):
+            value = v[variable]
+            if value and not common.matches(common.HOST_OR_ADDRESS, value):
+                yield f"{variable} is {value!r}; it must be a bare host name or address, with the port in database_port."
+        if not common.matches(r"[A-Za-z0-9_][A-Za-z0-9_hmB]{0,62}", v.database_name):
+            yield f"database_name is {v.database_name!r}; it must be at most 63 letters, digits, '_', '$' and '-'."
+        if not v.database_user or len(v.database_user) > 63:
+            yield f"database_user is {v.database_user!r}; it must be a user's name of at most 63 characters."
+        dialect = _dialect(v.database_type)
+        driver = v.database_driver
+        others = [name for other, names in DRIVERS.items() if other != dialect for name in names]
+        if not common.matches(r"[a-z0-9]*", driver) or driver in others:
+            yield (f"database_driver is {driver!r}; it must be the name of a driver for {v.database_type} alone, such as "
+                   f"{DRIVERS[dialect][0]}.")
+        elif dialect == "mysql" and v.database_tls and driver not in ("", "pymysql"):
+            yield (f"database_tls is {v.database_tls} while database_driver is {driver}, which is told of TLS otherwise; use pymysql, or "
+                   f"leave database_tls empty.")
+
+    def _check_tls(self, v: Variables) -> Iterator[str]:
+        tls, ca = v.database_tls, v.database_ca or v.database_ca_secret
+        if v.database_cloudsql_instance and tls:
+            yield "database_tls is set while database_cloudsql_instance is; its proxy encrypts by itself, so leave database_tls empty."
+        elif tls and not v.database_host:
+            yield ("database_tls is set while database_host is empty; a database that the collection runs is on the instance's own network, "
+                   "so leave it empty.")
+        verifies = tls.startswith("verify")
+        if verifies and not ca and not any(entry.get("name") == "PGSSLROOTCERT" for entry in v.mlflow_server_extra_env):
+            yield f"database_tls is {tls} without the certificates of a CA to verify with; give them in database_ca or database_ca_secret."
+        if ca and not verifies:
+            yield "database_ca is given while database_tls does not verify anything; set database_tls to verify-full or verify-ca."
+        if v.database_ca and v.database_ca_secret:
+            yield "database_ca and database_ca_secret are both set; keep one of them."
+        yield from common.certificate("database_ca", v.database_ca)
+
+
+def _dialect(kind: str) -> str:
+    return "mysql" if kind == "mariadb" else kind
+
+
+def _secret_keys(v: Variables, managed: bool) -> dict[str, str]:
+    keys = {"user": "username", "password": "password"}
+    if v.database_existing_secret:
+        return {**keys, "root_password": "root-password", **v.database_existing_secret_keys}
+    if managed and _dialect(v.database_type) == "mysql":
+        keys["root_password"] = "root-password"
+    return keys
+
+
+def _not_rotatable(v: Variables, managed: bool) -> str:
+    if v.database_type == "sqlite":
+        reason = "database_type is sqlite, which has none"
+    elif v.database_password:
+        reason = "it comes from database_password, which you change there"
+    elif v.database_existing_secret or v.database_external_secret:
+        reason = "it comes from a Secret of yours, which you change there"
+    elif not managed:
+        reason = "database_host names an existing server; change it there and in database_password"
+    else:
+        return ""
+    return f"The database's password is not one that the collection generated: {reason}."
+
+
+def _tls_query(v: Variables, dialect: str) -> list[str]:
+    """How the driver is told of TLS in the URI's query."""
+    tls, has_ca = v.database_tls, bool(v.database_ca or v.database_ca_secret)
+    if not tls:
+        return []
+    if dialect == "postgresql":
+        return [f"sslmode={tls}"] + ([f"sslrootcert={CA_PATH}"] if has_ca else [])
+    if tls == "disable":
+        return ["ssl_disabled=true"]
+    return [f"ssl_check_hostname={'true' if tls == 'verify-full' else 'false'}"] + ([f"ssl_ca={CA_PATH}"] if has_ca else [])
+
+
+def _pool(v: Variables) -> dict[str, int]:
+    pool = {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": v.database_pool_size, "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": v.database_pool_max_overflow,
+            "MLFLOW_SQLALCHEMYSTORE_POOL_RECYCLE": v.database_pool_recycle}
+    return {name: value for name, value in pool.items() if value}
+
+
+def _cloudsql_proxy(v: Variables, port: int) -> dict:
+    """Google's proxy, as a container that starts before the others and ends after them."""
+    return {
+        "name": "cloud-sql-proxy", "image": v.database_cloudsql_image, "imagePullPolicy": v.mlflow_image_pull_policy, "restartPolicy": "Always",
+        "args": [f"--port={port}", "--health-check", "--http-address=0.0.0.0", "--http-port=9801", "--structured-logs",
+                 *v.database_cloudsql_args, v.database_cloudsql_instance],
+        "startupProbe": {"httpGet": {"path": "/startup", "port": 9801}, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 60},
+        "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+        "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
+    }

@@ -1,0 +1,316 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How users reach the server: an Ingress, a route of the Gateway API, or a reverse proxy that the collection runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Iterator
+
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import quantity
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.program import Probe
+
+if TYPE_CHECKING:
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import Variables
+
+IMAGE = "docker.io/library/caddy:2.11.7"
+HOST = rf"(\*\.)?{common.DNS_LABEL}(\.{common.DNS_LABEL})*"
+PATH = r"(/[A-Za-z0-9][A-Za-z0-9._~-]*)+"
+ORIGIN = r"https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?"
+HTTPS_PORT, HTTP_PORT = 8443, 8080
+"""Ports of the proxy's pods, which do not run as root."""
+PRESETS = {"nginx": ("ingress",), "traefik": ("ingress",), "alb": ("ingress",), "gce": ("ingress", "gateway")}
+"""The ingress types that a preset is for."""
+WRONG_TLS = {
+    ("proxy", "cert_manager"): "secret, with the Secret that a Certificate of yours writes, or self_signed",
+    ("proxy", "controller"): "secret or self_signed, since nothing but the proxy itself has a certificate",
+    ("ingress", "self_signed"): "cert_manager with an issuer of that kind, or secret",
+    ("gateway", "self_signed"): "controller, or cert_manager with an issuer of that kind",
+    ("gateway", "secret"): "controller, since the certificate belongs to the Gateway's listener",
+}
+"""For each ingress type the values of ingress_tls that cannot work, and what can."""
+BALANCER_NETWORKS = {"alb": "the subnets of the VPC", "gce": "130.211.0.0/22 and 35.191.0.0/16, or the proxy-only subnet"}
+
+
+@dataclass(frozen=True)
+class IngressPart:
+    """What the component's templates and the verification read.
+
+    Attributes:
+        name: of all its objects.
+        encrypted: whether users come by HTTPS.
+        pod_port: port of the proxy's pods.
+        service_port: port of the proxy's Service.
+        certificate_secret: Secret with the certificate.
+        ca_secret: Secret whose ca.crt clients must trust, or empty where the CA is known to all.
+        url: by which users reach the server, or empty.
+        connect: address to connect to instead of the URL's, or empty.
+        ca_dest: file on the controller for the CA that clients must trust, or empty.
+        body_bytes: largest body of a request, or 0.
+    """
+
+    name: str
+    encrypted: bool
+    pod_port: int
+    service_port: int
+    certificate_secret: str
+    ca_secret: str
+    url: str
+    connect: str
+    ca_dest: str
+    body_bytes: int
+    response_headers: dict
+    redirects: bool
+    annotations: dict
+    image: str
+    gateway: dict
+
+
+class Ingress(Component):
+    name = "ingress"
+    role = "ingress"
+    title = "The ingress"
+    needs = ("mlflow_server",)
+    multiline = ("ingress_tls_certificate", "ingress_tls_key", "ingress_tls_ca")
+    secrets = ("ingress_tls_key",)
+
+    def resolve(self, v: Variables, model: Model) -> IngressPart:
+        name, encrypted = f"{model.instance.name}-ingress", v.ingress_tls != "none"
+        certificate_secret = v.ingress_tls_secret or f"{name}-tls"
+        headers = _response_headers(v, encrypted)
+        # Google's internal load balancer has one of HTTP and HTTPS, and no redirect from one to the other.
+        redirects = encrypted and v.ingress_class != "gce-internal"
+        ca_secret = ""
+        if v.ingress_tls == "self_signed":
+            ca_secret = f"{name}-ca"
+        elif v.ingress_tls in ("secret", "cert_manager"):
+            ca_secret = certificate_secret
+        connect = v.ingress_connect
+        if not connect and v.ingress_type == "proxy" and v.mlflow_engine == "podman":
+            connect = v.ingress_publish.replace("0.0.0.0:", "127.0.0.1:", 1)
+        image = v.ingress_image
+        if image is None:
+            image = built(v)["caddy"] if model.instance.build else IMAGE
+        gateway = {"name": "", "section_name": "", **{key: value for key, value in v.ingress_gateway.items() if value}}
+        gateway.setdefault("namespace", model.instance.namespace)
+        preset = v.ingress_preset if v.ingress_type == "ingress" else ""
+        annotations = {**_preset_annotations(v, model, name, preset, headers, redirects), **v.ingress_annotations}
+        return IngressPart(
+            name=name, encrypted=encrypted, pod_port=_pod_port(v), service_port=v.ingress_service_port or _pod_port(v),
+            certificate_secret=certificate_secret, ca_secret=ca_secret, url=public_url(v), connect=connect, ca_dest=v.ingress_ca_dest,
+            body_bytes=int(quantity(v.ingress_max_body_size) or 0), response_headers=headers, redirects=redirects,
+            annotations={key: value for key, value in annotations.items() if value}, image=image, gateway=gateway)
+
+    def templates(self, v: Variables, model: Model) -> list[str]:
+        return [] if v.ingress_type == "none" else [f"{v.ingress_type}.yaml.j2"]
+
+    def images(self, v: Variables, model: Model) -> list[str]:
+        return ["caddy"] if v.ingress_type == "proxy" else []
+
+    def network(self, v: Variables, model: Model) -> Network | None:
+        if v.ingress_type != "proxy":
+            return None
+        rule: dict = {"ports": [{"port": model.ingress.pod_port, "protocol": "TCP"}]}
+        if v.ingress_service_type == "ClusterIP":
+            rule["from"] = common.clients(v)
+        server = {"podSelector": {"matchLabels": model.instance.selector("server")}}
+        return Network(ingress=[rule], egress=[common.DNS, {"to": [server]}])
+
+    def probes(self, v: Variables, model: Model) -> list[Probe]:
+        verify = v.ingress_type == "proxy" if v.ingress_verify is None else v.ingress_verify
+        if not verify or v.ingress_type == "none":
+            return []
+        part = model.ingress
+        parameters = {"url": part.url, "ca_secret": part.ca_secret, "environment": True,
+                      "login_elsewhere": v.mlflow_server_auth == "oidc", "expected_version": model.instance.version}
+        if v.ingress_type == "proxy" and not v.ingress_connect:
+            parameters["connect"] = f"{part.name}:{part.service_port}"
+        elif part.connect:
+            parameters["connect"] = part.connect
+        return [Probe(self.role, self.title, "server", parameters)]
+
+    def check(self, v: Variables, model: Model) -> Iterator[str]:
+        yield from self._check_hosts(v)
+        yield from self._check_type(v)
+        yield from self._check_numbers(v)
+        yield from self._check_network_policy(v)
+        yield from self._check_backend_tls(v)
+        yield from self._check_certificate(v)
+        yield from self._check_tls(v)
+
+    def _check_hosts(self, v: Variables) -> Iterator[str]:
+        kind, hosts = v.ingress_type, v.ingress_hosts
+        for host in hosts:
+            if not common.matches(HOST, host) or len(host) > 253:
+                yield (f"ingress_hosts holds {host!r}; give the bare DNS name in lower case, such as mlflow.example.com, without scheme, "
+                       f"port or path.")
+        if kind != "none" and not hosts:
+            yield f"ingress_hosts is empty while ingress_type is {kind}; name at least one host, such as mlflow.example.com."
+        elif hosts and hosts[0].startswith("*."):
+            yield f"ingress_hosts begins with {hosts[0]!r}; the first host is part of the URL, so put one without '*' before it."
+        for host in sorted({host for host in hosts if hosts.count(host) > 1}):
+            yield f"ingress_hosts holds {host!r} twice; name each host once."
+        if v.ingress_path and not common.matches(PATH, v.ingress_path):
+            yield (f"ingress_path is {v.ingress_path!r}; it must begin with '/' and not end with one, such as /team/ana/mlflow, of letters, "
+                   f"digits, '.', '_', '~' and '-'.")
+        for origin in v.ingress_cors_origins:
+            if origin != "*" and not common.matches(ORIGIN, origin):
+                yield (f"ingress_cors_origins holds {origin!r}; an origin is scheme, host and port, such as https://notebooks.example.com.")
+
+    def _check_type(self, v: Variables) -> Iterator[str]:
+        kind, preset, gateway = v.ingress_type, v.ingress_preset, v.ingress_gateway
+        if kind == "none":
+            for variable, value in (("ingress_hosts", v.ingress_hosts), ("ingress_tls_secret", v.ingress_tls_secret)):
+                if value:
+                    yield (f"{variable} is set while ingress_type is none; set ingress_type to ingress, gateway or proxy, or leave it empty "
+                           f"(names by which others lead to the server go to mlflow_server_allowed_hosts and ingress_cors_origins).")
+        if kind == "gateway" and not gateway.get("name"):
+            yield "ingress_gateway has no name while ingress_type is gateway; name the Gateway that the route is for."
+        if kind != "gateway" and any(gateway.values()):
+            yield f"ingress_gateway is set while ingress_type is {kind}; set ingress_type to gateway or leave it empty."
+        if preset and kind not in (*PRESETS[preset], "none"):
+            yield f"ingress_preset is {preset} while ingress_type is {kind}; it is for {' and '.join(PRESETS[preset])}, so leave it empty."
+        if kind in ("ingress", "gateway") and v.mlflow_engine == "podman":
+            yield f"ingress_type is {kind} while mlflow_engine is podman, where no controller runs; set ingress_type to proxy."
+
+    def _check_numbers(self, v: Variables) -> Iterator[str]:
+        kind, preset, size = v.ingress_type, v.ingress_preset, v.ingress_max_body_size
+        if not common.matches(r"[0-9]{1,12}(Ki|Mi|Gi|Ti)?", size):
+            yield f"ingress_max_body_size is {size!r}; it must be a number of bytes such as 5Gi, or 0 for no limit."
+        elif size != "0" and kind in ("ingress", "gateway") and preset != "nginx":
+            with_preset = f" with ingress_preset {preset}" if preset else ""
+            yield (f"ingress_max_body_size is {size} while ingress_type is {kind}{with_preset}, which has no such limit; only proxy and the "
+                   f"preset nginx have, so set it to 0.")
+        if not 1 <= v.ingress_timeout <= 99999:
+            yield f"ingress_timeout is {v.ingress_timeout}; it must be from 1 to 99999 seconds."
+        if not 1 <= v.ingress_replicas <= 1000:
+            yield f"ingress_replicas is {v.ingress_replicas}; it must be at least 1, and at most 1000."
+        for variable in ("ingress_service_port", "ingress_public_port"):
+            if not 0 <= v[variable] <= 65535:
+                yield f"{variable} is {v[variable]}; it must be a TCP port up to 65535, or 0."
+        if not common.host_port(v.ingress_publish):
+            yield f"ingress_publish is {v.ingress_publish!r}; it must be an address and a port such as 127.0.0.1:8443."
+        if v.ingress_connect and not common.matches(rf"({common.HOST_OR_ADDRESS}):[0-9]{{1,5}}", v.ingress_connect):
+            yield f"ingress_connect is {v.ingress_connect!r}; it must be an address and a port such as 127.0.0.1:8443."
+        for name, value in v.ingress_annotations.items():
+            if not isinstance(value, (str, type(None))):
+                yield f"ingress_annotations: the value of {name} is {value!r}; Kubernetes takes text, so put it in quotes."
+
+    def _check_network_policy(self, v: Variables) -> Iterator[str]:
+        if not v.mlflow_network_policy or v.mlflow_engine != "kubernetes":
+            return
+        kind, preset, clients = v.ingress_type, v.ingress_preset, v.mlflow_network_policy_clients
+        has_networks = any("/" in client for client in clients)
+        if v.mlflow_server_service_type != "ClusterIP" and not has_networks:
+            yield (f"mlflow_network_policy is true while mlflow_server_service_type is {v.mlflow_server_service_type}, by which clients "
+                   f"connect that are no pods; add their networks to mlflow_network_policy_clients.")
+        if kind not in ("ingress", "gateway"):
+            return
+        if preset in BALANCER_NETWORKS and not has_networks:
+            yield (f"mlflow_network_policy is true while ingress_preset is {preset}, whose load balancer is no pod; add its networks "
+                   f"({BALANCER_NETWORKS[preset]}) to mlflow_network_policy_clients.")
+        elif not clients:
+            yield (f"mlflow_network_policy_clients is empty while mlflow_network_policy is true and ingress_type is {kind}; name the "
+                   f"namespace of its controller.")
+
+    def _check_backend_tls(self, v: Variables) -> Iterator[str]:
+        if not v.mlflow_server_tls_secret:
+            return
+        policies = [obj for obj in v.mlflow_server_extra_objects if obj.get("kind") == "BackendTLSPolicy"]
+        if v.ingress_type == "gateway" and not policies:
+            yield ("mlflow_server_tls_secret is set while ingress_type is gateway, whose Gateway would speak HTTP to it; add a "
+                   "BackendTLSPolicy to mlflow_server_extra_objects, or leave it empty.")
+        scheme = "traefik.ingress.kubernetes.io/service.serversscheme"
+        if v.ingress_preset == "traefik" and scheme not in v.mlflow_server_service_annotations:
+            yield (f"mlflow_server_tls_secret is set while ingress_preset is traefik, which would speak HTTP to it; add {scheme}: https to "
+                   f"mlflow_server_service_annotations, with a ServersTransport that trusts the certificate, or leave it empty.")
+
+    def _check_certificate(self, v: Variables) -> Iterator[str]:
+        tls, certificate, key = v.ingress_tls, v.ingress_tls_certificate, v.ingress_tls_key
+        given = bool(certificate and key)
+        if bool(certificate) != bool(key):
+            yield f"{'ingress_tls_key' if certificate else 'ingress_tls_certificate'} is empty while its counterpart is set; the two go together."
+        elif given and v.ingress_tls_secret:
+            yield "ingress_tls_certificate and ingress_tls_secret are both set; keep one of them."
+        elif given and tls != "secret":
+            yield f"ingress_tls_certificate is set while ingress_tls is {tls}; set ingress_tls to secret or leave it empty."
+        elif given:
+            yield from common.certificate("ingress_tls_certificate", certificate)
+            yield from common.certificate("ingress_tls_key", key, "PRIVATE KEY")
+            yield from common.certificate("ingress_tls_ca", v.ingress_tls_ca)
+        elif tls == "secret" and not v.ingress_tls_secret:
+            yield ("ingress_tls_secret is empty while ingress_tls is secret; name the Secret that holds the certificate, or give "
+                   "ingress_tls_certificate and ingress_tls_key.")
+        if v.ingress_tls_secret and tls not in ("secret", "cert_manager") and v.ingress_type != "none":
+            yield f"ingress_tls_secret is set while ingress_tls is {tls}; set ingress_tls to secret or leave it empty."
+        if v.ingress_tls_ca and not given:
+            yield "ingress_tls_ca is set while ingress_tls_certificate is empty; with a Secret of yours, put it there under ca.crt."
+
+    def _check_tls(self, v: Variables) -> Iterator[str]:
+        kind, tls = v.ingress_type, v.ingress_tls
+        if tls == "cert_manager" and not v.ingress_issuer:
+            yield "ingress_issuer is empty while ingress_tls is cert_manager; name the issuer that is to sign."
+        if v.ingress_issuer and tls != "cert_manager":
+            yield f"ingress_issuer is set while ingress_tls is {tls}; set ingress_tls to cert_manager or leave it empty."
+        if kind == "ingress" and v.ingress_preset == "alb" and tls in ("secret", "cert_manager"):
+            yield (f"ingress_tls is {tls} while ingress_preset is alb, which reads no Secret; set it to controller, with a certificate in "
+                   f"ACM for ingress_hosts.")
+        if (kind, tls) in WRONG_TLS:
+            yield f"ingress_tls is {tls} while ingress_type is {kind}; set it to {WRONG_TLS[kind, tls]}."
+
+
+def public_url(v: Variables) -> str:
+    """The URL by which users reach the server through the ingress, or an empty text."""
+    if v.ingress_type == "none" or not v.ingress_hosts:
+        return ""
+    scheme, default = ("http", 80) if v.ingress_tls == "none" else ("https", 443)
+    port = v.ingress_public_port or default
+    if not v.ingress_public_port and v.ingress_type == "proxy":
+        published = v.ingress_publish.rpartition(":")[2]
+        port = int(published) if v.mlflow_engine == "podman" and published.isdigit() else v.ingress_service_port or _pod_port(v)
+    return f"{scheme}://{v.ingress_hosts[0]}{'' if port == default else f':{port}'}{v.ingress_path}"
+
+
+def _pod_port(v: Variables) -> int:
+    return HTTP_PORT if v.ingress_tls == "none" else HTTPS_PORT
+
+
+def _response_headers(v: Variables, encrypted: bool) -> dict[str, str]:
+    if not v.ingress_security_headers:
+        return {}
+    headers = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "strict-origin-when-cross-origin"}
+    return {**headers, "Strict-Transport-Security": "max-age=31536000"} if encrypted else headers
+
+
+def _preset_annotations(v: Variables, model: Model, name: str, preset: str, headers: dict, redirects: bool) -> dict[str, str]:
+    """What a controller must be told for large artifacts, long requests, TLS and health checks."""
+    scheme, encrypted = model.mlflow_server.scheme.upper(), v.ingress_tls != "none"
+    if preset == "nginx":
+        prefix = "nginx.ingress.kubernetes.io"
+        return {f"{prefix}/backend-protocol": scheme, f"{prefix}/proxy-body-size": str(int(quantity(v.ingress_max_body_size) or 0)),
+                f"{prefix}/proxy-request-buffering": "off", f"{prefix}/proxy-buffering": "off",
+                f"{prefix}/proxy-read-timeout": str(v.ingress_timeout), f"{prefix}/proxy-send-timeout": str(v.ingress_timeout)}
+    if preset == "traefik":
+        prefix = "traefik.ingress.kubernetes.io"
+        return {f"{prefix}/router.entrypoints": "websecure" if encrypted else "web", f"{prefix}/router.tls": str(encrypted).lower(),
+                f"{prefix}/router.middlewares": f"{model.instance.namespace}-{name}@kubernetescrd" if headers else ""}
+    if preset == "alb":
+        prefix = "alb.ingress.kubernetes.io"
+        return {f"{prefix}/scheme": "internal", f"{prefix}/target-type": "ip", f"{prefix}/backend-protocol": scheme,
+                f"{prefix}/healthcheck-protocol": scheme, f"{prefix}/healthcheck-path": f"{v.ingress_path}/health",
+                f"{prefix}/success-codes": "200",
+                f"{prefix}/load-balancer-attributes": f"idle_timeout.timeout_seconds={min(v.ingress_timeout, 4000)}",
+                f"{prefix}/listen-ports": '[{"HTTP": 80}, {"HTTPS": 443}]' if encrypted else '[{"HTTP": 80}]',
+                f"{prefix}/ssl-redirect": "443" if encrypted else ""}
+    if preset == "gce":
+        # GKE reads the class here alone, not in ingressClassName.
+        return {"networking.gke.io/v1beta1.FrontendConfig": name if redirects else "",
+                "kubernetes.io/ingress.allow-http": str(redirects or not encrypted).lower(),
+                "kubernetes.io/ingress.class": v.ingress_class}
+    return {}

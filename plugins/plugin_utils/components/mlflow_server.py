@@ -1,0 +1,451 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The MLflow server: its pods, its logins, and the Jobs that prepare and clean its stores."""
+
+from __future__ import annotations
+
+import posixpath
+import urllib.parse
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Iterator
+
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import database, ingress, object_storage
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import strategic_merge
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.program import Probe
+
+if TYPE_CHECKING:
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Instance, Model
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import Variables
+
+SIZES = {
+    "small": (2, {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"cpu": "2", "memory": "4Gi"}}),
+    "medium": (4, {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"cpu": "4", "memory": "8Gi"}}),
+    "large": (8, {"requests": {"cpu": "4", "memory": "8Gi"}, "limits": {"cpu": "8", "memory": "16Gi"}}),
+}
+"""Workers and resources by number of experiments: up to 100, up to 1000, more (docs/sizes.md)."""
+OIDC_PORT = 4180
+PRIVATE_ADDRESSES = ["localhost", "127.0.0.1", "[[]::1]", "10.*", "192.168.*", *(f"172.{number}.*" for number in range(16, 32))]
+"""MLflow's own allow-list, which naming any host would switch off: loopback, and addresses of private ranges (the check is
+against forged names, and an address is no name)."""
+METADATA_SERVERS = ("169.254.170.23/32", "169.254.169.254/32", "169.254.169.252/32")
+"""EKS Pod Identity, EC2's and Google's metadata servers."""
+OWN_ARGUMENTS = {
+    "--host": "nothing, it is always 0.0.0.0", "-h": "nothing, it is always 0.0.0.0", "--port": "mlflow_server_port",
+    "-p": "mlflow_server_port", "--workers": "mlflow_server_workers", "-w": "mlflow_server_workers",
+    "--backend-store-uri": "database_type", "--artifacts-destination": "object_storage_type",
+    "--default-artifact-root": "mlflow_server_artifacts", "--serve-artifacts": "mlflow_server_artifacts",
+    "--no-serve-artifacts": "mlflow_server_artifacts", "--allowed-hosts": "mlflow_server_allowed_hosts",
+    "--cors-allowed-origins": "ingress_cors_origins", "--static-prefix": "mlflow_server_path_prefix",
+    "--enable-workspaces": "mlflow_server_workspaces", "--trace-archival-config": "mlflow_server_trace_archival",
+    "--read-replica-backend-store-uri": "database_read_replica_host", "--app-name": "mlflow_server_auth",
+    "--disable-security-middleware": "mlflow_server_allowed_hosts and ingress_cors_origins",
+    "--uvicorn-opts": "mlflow_server_tls_secret for TLS, and mlflow_server_patches for anything else",
+}
+"""Options of `mlflow server` that variables set."""
+AUTH_LOGINS = ("mlflow_server_auth_admin_password", "mlflow_server_auth_existing_secret", "mlflow_server_auth_external_secret")
+
+
+@dataclass(frozen=True)
+class Auth:
+    """How users log in.
+
+    Attributes:
+        kind: none, basic, proxy or oidc.
+        secret: Secret of the logins.
+        keys: its keys, by what they hold.
+        env: environment variables, by what of the Secret they hold.
+        redirect_url: where the identity provider sends users back to.
+    """
+
+    kind: str
+    secret: str
+    keys: dict
+    env: dict
+    redirect_url: str
+
+    @property
+    def behind_proxy(self) -> bool:
+        """Whether a proxy names the user."""
+        return self.kind in ("proxy", "oidc")
+
+
+@dataclass(frozen=True)
+class MlflowServerPart:
+    """What the component's templates, the ingress and probes read.
+
+    Attributes:
+        name: of the Service and the Deployment.
+        port: of the server and its Service.
+        entry_port: the Service's port that the ingress leads to: oauth2-proxy's with oidc, else the server's.
+        scheme: http or https.
+        service_hosts: names of the Service.
+        allowed_hosts: Host headers that the server accepts.
+        cors_origins: origins whose pages may call the API.
+        url: by which users reach the server, or empty where nothing outside the cluster leads to it.
+        cluster_url: URL of the Service.
+        volumes: name, path and source of what is mounted into every pod that opens the stores.
+        exclusive: whether one pod at a time can mount the stores.
+        store_steps: steps of prepare.py about the artifacts.
+    """
+
+    name: str
+    image: str
+    port: int
+    entry_port: int
+    scheme: str
+    path_prefix: str
+    workers: int
+    resources: dict
+    database: database.Endpoint
+    artifact_store: object_storage.Endpoint
+    service_hosts: list
+    allowed_hosts: list
+    cors_origins: list
+    url: str
+    cluster_url: str
+    auth: Auth
+    volumes: list
+    exclusive: bool
+    store_steps: list
+
+
+class MlflowServer(Component):
+    name = "server"
+    role = "mlflow_server"
+    title = "The server"
+    needs = ("object_storage", "database")
+    multiline = ("mlflow_server_oidc_ca",)
+    secrets = ("mlflow_server_auth_admin_password", "mlflow_server_oidc_client_secret")
+
+    def resolve(self, v: Variables, model: Model) -> MlflowServerPart:
+        instance, name = model.instance, f"{model.instance.name}-server"
+        scheme = "https" if v.mlflow_server_tls_secret else "http"
+        prefix = v.ingress_path if v.mlflow_server_path_prefix is None else v.mlflow_server_path_prefix
+        backend = _endpoint(database.Endpoint, v.mlflow_server_database, model.database.endpoint)
+        store = _endpoint(object_storage.Endpoint, v.mlflow_server_artifact_store, model.object_storage.endpoint)
+        service_hosts = [f"{name}{suffix}" for suffix in (
+            "", f".{instance.namespace}", f".{instance.namespace}.svc", f".{instance.namespace}.svc.cluster.local")]
+        url = ingress.public_url(v)
+        if not url and v.mlflow_server_publish and instance.engine == "podman":
+            url = f"{scheme}://{v.mlflow_server_publish}{prefix}"
+        workers, resources = SIZES[v.mlflow_server_size]
+        image = v.mlflow_server_image
+        if image is None:
+            image = built(v)["mlflow"] if instance.build else f"ghcr.io/mlflow/mlflow:v{instance.version}-full"
+        return MlflowServerPart(
+            name=name, image=image, port=v.mlflow_server_port,
+            entry_port=OIDC_PORT if v.mlflow_server_auth == "oidc" else v.mlflow_server_port, scheme=scheme, path_prefix=prefix,
+            workers=v.mlflow_server_workers or workers, resources=strategic_merge(resources, v.mlflow_server_resources),
+            database=backend, artifact_store=store, service_hosts=service_hosts,
+            allowed_hosts=allowed_hosts(service_hosts + v.mlflow_server_allowed_hosts + v.ingress_hosts),
+            cors_origins=cors_origins(v, url), url=url,
+            cluster_url=f"{scheme}://{service_hosts[3]}:{v.mlflow_server_port}{prefix}", auth=_auth(v, name, url),
+            volumes=_volumes(v, backend, store),
+            exclusive=any(endpoint.claim and not endpoint.shared for endpoint in (backend, store)),
+            store_steps=_store_steps(store.bucket_settings))
+
+    def templates(self, v: Variables, model: Model) -> list[str]:
+        wanted = {"auth.yaml.j2": v.mlflow_server_auth != "none", "config.yaml.j2": True, "server.yaml.j2": True, "scale.yaml.j2": True,
+                  "network.yaml.j2": v.mlflow_network_policy, "gc.yaml.j2": v.mlflow_server_gc_schedule,
+                  "extra.yaml.j2": v.mlflow_server_extra_objects}
+        return [template for template, render in wanted.items() if render]
+
+    def images(self, v: Variables, model: Model) -> list[str]:
+        return ["mlflow"]
+
+    def network(self, v: Variables, model: Model) -> Network:
+        """The server, its migration and its cleaning: all that opens the stores."""
+        ports = sorted({v.mlflow_server_port, model.mlflow_server.entry_port}, key=lambda port: port != v.mlflow_server_port)
+        return Network(
+            ingress=[{"ports": [{"port": port, "protocol": "TCP"} for port in ports], "from": common.clients(v)}],
+            egress=[common.DNS, {"to": [{"podSelector": {"matchLabels": model.instance.labels}}]}, *self._egress(v, model)],
+            components=("server", "migration", "gc"))
+
+    def _egress(self, v: Variables, model: Model) -> Iterator[dict]:
+        backend, store = model.mlflow_server.database, model.mlflow_server.artifact_store
+        external_store = bool(store.bucket and not store.service)
+        if backend.host and not backend.service:
+            # Cloud SQL's proxy connects to port 3307 and asks Google over HTTPS.
+            yield _to_ports([443, 3307] if backend.proxy else [backend.port])
+        if external_store:
+            yield _to_ports([443, _port_of(store.url or "https://")])
+        if backend.proxy and store.type != "gcs" or (backend.proxy or external_store) and not store.secret:
+            yield {**_to_ports([80, 988]), "to": [{"ipBlock": {"cidr": cidr}} for cidr in METADATA_SERVERS]}
+        if v.mlflow_server_auth == "oidc":
+            yield _to_ports([_port_of(v.mlflow_server_oidc_issuer)])
+        yield from v.mlflow_network_policy_egress
+
+    def probes(self, v: Variables, model: Model) -> list[Probe]:
+        server = model.mlflow_server
+        base = {"validate_certs": False, "path_prefix": server.path_prefix}
+        probes = [Probe(self.role, self.title, "server", {
+            **base, "url": f"{server.scheme}://{server.name}:{server.port}", "environment": True,
+            "expected_version": model.instance.version, "presigned": v.mlflow_server_artifacts == "presigned",
+            "allowed_hosts": server.service_hosts + [host for host in v.mlflow_server_allowed_hosts if "*" not in host]})]
+        if v.mlflow_server_auth == "oidc":
+            probes.append(Probe("login", "The login", "server", {
+                **base, "url": f"{server.scheme}://{server.name}:{server.entry_port}", "login_elsewhere": True}))
+        return probes
+
+    def check(self, v: Variables, model: Model) -> Iterator[str]:
+        yield from self._check_scale(v)
+        yield from self._check_schedule(v)
+        yield from self._check_archival(v)
+        yield from self._check_names(v, model)
+        yield from self._check_ports(v, model)
+        yield from self._check_environment(v)
+        yield from self._check_volumes(v)
+        if v.mlflow_server_auth == "none":
+            yield from self._check_no_auth(v)
+        else:
+            yield from self._check_auth(v)
+        if v.mlflow_server_auth == "oidc":
+            yield from self._check_oidc(v, model)
+
+    def _check_scale(self, v: Variables) -> Iterator[str]:
+        if not 1 <= v.mlflow_server_replicas <= 1000:
+            yield f"mlflow_server_replicas is {v.mlflow_server_replicas}; it must be at least 1, and at most 1000."
+        if not 0 <= v.mlflow_server_workers <= 256:
+            yield (f"mlflow_server_workers is {v.mlflow_server_workers}; it must be at least 1 and at most 256, or 0 for what "
+                   f"mlflow_server_size gives.")
+        if v.mlflow_server_drain_seconds < 0:
+            yield f"mlflow_server_drain_seconds is {v.mlflow_server_drain_seconds}; it must be a number of seconds, or 0."
+        if not v.mlflow_server_autoscaling:
+            return
+        least, most = v.mlflow_server_autoscaling_min, v.mlflow_server_autoscaling_max
+        if not 1 <= least <= most:
+            yield (f"mlflow_server_autoscaling_min is {least} and mlflow_server_autoscaling_max is {most}; they must be at least 1, the "
+                   f"second not below the first.")
+        if not v.mlflow_server_autoscaling_cpu and not v.mlflow_server_autoscaling_memory:
+            yield ("mlflow_server_autoscaling_cpu and mlflow_server_autoscaling_memory are both 0; give one of them a percentage to scale "
+                   "by.")
+        for variable in ("mlflow_server_autoscaling_cpu", "mlflow_server_autoscaling_memory"):
+            if v[variable] < 0:
+                yield f"{variable} is {v[variable]}; it must be a percentage, or 0 where it does not count."
+        for key in sorted(set(v.mlflow_server_autoscaling_behavior) - {"scaleUp", "scaleDown"}):
+            yield f"mlflow_server_autoscaling_behavior holds {key!r}; it may hold scaleUp and scaleDown."
+
+    def _check_schedule(self, v: Variables) -> Iterator[str]:
+        if v.mlflow_server_gc_schedule and not common.cron(v.mlflow_server_gc_schedule):
+            yield f"mlflow_server_gc_schedule is {v.mlflow_server_gc_schedule!r}; it must be cron's five fields, such as 0 3 * * 0."
+        if not common.matches(r"(\d+(\.\d+)?[dhms])+", v.mlflow_server_gc_older_than):
+            yield f"mlflow_server_gc_older_than is {v.mlflow_server_gc_older_than!r}; it must be a span of time such as 30d or 7d12h."
+
+    def _check_archival(self, v: Variables) -> Iterator[str]:
+        archival = v.mlflow_server_trace_archival
+        if archival and not v.mlflow_server_jobs:
+            yield ("mlflow_server_trace_archival is set while mlflow_server_jobs is false, and a job does the archiving; set "
+                   "mlflow_server_jobs to true.")
+        for key in sorted({"location", "retention"} - set(archival)) if archival else ():
+            yield (f"mlflow_server_trace_archival has no {key}; it needs location (such as s3://bucket/traces) and retention (such as 30d).")
+
+    def _check_names(self, v: Variables, model: Model) -> Iterator[str]:
+        prefix = v.mlflow_server_path_prefix
+        if prefix and not common.matches(r"(/[A-Za-z0-9._~-]+)+", prefix):
+            yield f"mlflow_server_path_prefix is {prefix!r}; it must begin with '/' and not end with one, such as /team/mlflow, or be empty."
+        elif prefix is not None and v.ingress_type != "none" and prefix != v.ingress_path:
+            yield (f"mlflow_server_path_prefix is {prefix!r} while ingress_path is {v.ingress_path!r}, which goes to the server unchanged; "
+                   f"leave mlflow_server_path_prefix out.")
+        for host in v.mlflow_server_allowed_hosts:
+            if not common.matches(r"[A-Za-z0-9*?\[\]:._-]+", host):
+                yield (f"mlflow_server_allowed_hosts holds {host!r}; give the bare host name, such as mlflow.example.com, without scheme or "
+                       f"path.")
+        if v.mlflow_server_rbac_rules and not v.mlflow_server_service_account_token:
+            yield ("mlflow_server_rbac_rules gives rights that no pod could use while mlflow_server_service_account_token is false; set it "
+                   "to true, or leave the rules out.")
+        if v.mlflow_server_kaiwo and v.mlflow_engine == "podman":
+            yield "mlflow_server_kaiwo is true while mlflow_engine is podman, where no Kaiwo operator runs; set it to false."
+
+    def _check_ports(self, v: Variables, model: Model) -> Iterator[str]:
+        if not 1024 <= v.mlflow_server_port <= 65535:
+            yield f"mlflow_server_port is {v.mlflow_server_port}; it must be a TCP port from 1024 to 65535."
+        pod = {"mlflow_server_port": v.mlflow_server_port}  # the containers of a pod share its ports
+        if v.database_cloudsql_instance:
+            pod |= {"database_port": model.database.port, "the health check of Cloud SQL's proxy": 9801}
+        if v.mlflow_server_auth == "oidc":
+            pod["oauth2-proxy"] = OIDC_PORT
+        names = list(pod)
+        for number, name in enumerate(names):
+            for other in names[number + 1:]:
+                if pod[name] == pod[other]:
+                    yield f"{name} is {pod[name]}, which is also the port of {other} in the same pod; choose another."
+        if v.mlflow_server_publish and not common.host_port(v.mlflow_server_publish):
+            yield (f"mlflow_server_publish is {v.mlflow_server_publish!r}; it must be an address and a port such as 127.0.0.1:5000, or "
+                   f"empty.")
+
+    def _check_environment(self, v: Variables) -> Iterator[str]:
+        for argument in v.mlflow_server_extra_args:
+            if common.matches(r"-[^\s=]+\s+\S.*", argument):
+                yield (f"mlflow_server_extra_args holds {argument!r}, two arguments in one; give --option=value, or each as an entry of its "
+                       f"own.")
+            option = argument.split("=", 1)[0].split()[0] if argument.strip() else ""
+            if option in OWN_ARGUMENTS:
+                yield f"mlflow_server_extra_args holds {option}; use {OWN_ARGUMENTS[option]} for that."
+        given = [entry.get("name") for entry in v.mlflow_server_extra_env]
+        for name in sorted({str(name) for name in given if name and given.count(name) > 1}):
+            yield f"mlflow_server_extra_env holds {name} twice; Kubernetes takes each name once."
+        for entry in v.mlflow_server_extra_env:
+            if not isinstance(entry.get("name"), str) or not set(entry) <= {"name", "value", "valueFrom"}:
+                yield f"mlflow_server_extra_env holds {entry!r}; each entry has name, and value or valueFrom, as in a Pod."
+            elif "value" in entry and not isinstance(entry["value"], str):
+                yield f"mlflow_server_extra_env: the value of {entry['name']} is {entry['value']!r}; Kubernetes takes text, so put it in quotes."
+
+    def _check_volumes(self, v: Variables) -> Iterator[str]:
+        for entry in v.mlflow_server_extra_volumes:
+            if not entry.get("name"):
+                yield f"mlflow_server_extra_volumes holds {entry!r}; each entry has a name, and a source as in a Pod."
+        volumes = {entry.get("name") for entry in v.mlflow_server_extra_volumes} | {"tmp", "config", "database", "artifacts"}
+        for entry in v.mlflow_server_extra_volume_mounts:
+            if entry.get("name") not in volumes or not entry.get("mountPath"):
+                yield (f"mlflow_server_extra_volume_mounts holds {entry!r}; each entry has mountPath, and the name of one of "
+                       f"mlflow_server_extra_volumes.")
+
+    def _check_no_auth(self, v: Variables) -> Iterator[str]:
+        for variable in (*AUTH_LOGINS, "mlflow_server_oidc_issuer", "mlflow_server_auth_admins"):
+            if v[variable]:
+                yield (f"{variable} is set while mlflow_server_auth is none; set mlflow_server_auth to basic, proxy or oidc, or leave "
+                       f"{variable} empty.")
+
+    def _check_auth(self, v: Variables) -> Iterator[str]:
+        kind, given = v.mlflow_server_auth, [name for name in AUTH_LOGINS if v[name]]
+        if len(given) > 1:
+            yield f"{given[0]} and {given[1]} are both set; keep one of them."
+        password, user = v.mlflow_server_auth_admin_password, v.mlflow_server_auth_admin_user
+        if password and (len(password) < 12 or not password.isascii() or password == "password1234"):
+            yield ("mlflow_server_auth_admin_password is none that MLflow takes; it must have at least 12 characters, all of them ASCII, or "
+                   "be empty.")
+        if not user or ":" in user or not user.isascii():
+            yield f"mlflow_server_auth_admin_user is {user!r}; it must be ASCII and without a colon."
+        if kind != "oidc" and v.mlflow_server_oidc_issuer:
+            yield f"mlflow_server_oidc_issuer is set while mlflow_server_auth is {kind}; set mlflow_server_auth to oidc, or leave it empty."
+        if kind == "basic" and v.mlflow_server_auth_admins:
+            yield ("mlflow_server_auth_admins is set while mlflow_server_auth is basic; give users rights by module "
+                   "mlops.mlflow.mlflow_user.")
+        if not common.matches(r"[A-Za-z0-9-]+", v.mlflow_server_auth_proxy_header):
+            yield (f"mlflow_server_auth_proxy_header is {v.mlflow_server_auth_proxy_header!r}; it must be a header's name, such as "
+                   f"X-Auth-Request-Email.")
+        if v.database_type in ("mysql", "mariadb"):
+            # Its tables for models and for experiments name their foreign keys alike, which MySQL takes once in a database.
+            yield (f"mlflow_server_auth is {kind} while database_type is {v.database_type}, in which MLflow cannot make the tables of its "
+                   f"users; set database_type to postgresql or sqlite, or mlflow_server_auth to none.")
+        if v.mlflow_server_artifacts == "direct":
+            yield ("mlflow_server_artifacts is direct while mlflow_server_auth is on, so that clients with keys of the store would get "
+                   "round it; set mlflow_server_artifacts to proxied.")
+        if "*" in v.ingress_cors_origins:
+            yield (f"ingress_cors_origins holds '*' while mlflow_server_auth is {kind}, so that any page could use a user's login; name the "
+                   f"origins.")
+        if v.mlflow_server_auth_external_secret:
+            needed = {"username", "password", "secret-key"} | ({"proxy-secret"} if kind in ("proxy", "oidc") else set())
+            needed |= {"client-secret", "cookie-secret"} if kind == "oidc" else set()
+            yield from common.external_secret("mlflow_server_auth_external_secret", v.mlflow_server_auth_external_secret, needed, v)
+
+    def _check_oidc(self, v: Variables, model: Model) -> Iterator[str]:
+        issuer, redirect = v.mlflow_server_oidc_issuer, model.mlflow_server.auth.redirect_url
+        for variable in ("mlflow_server_oidc_issuer", "mlflow_server_oidc_client_id"):
+            if not v[variable]:
+                yield f"{variable} is empty while mlflow_server_auth is oidc; give what the identity provider says."
+        if issuer and not common.matches(r"https?://[^/?#\s@]+[^?#\s]*", issuer):
+            yield f"mlflow_server_oidc_issuer is {issuer!r}; it must be a whole URL, such as https://id.example.com/realms/staff."
+        elif "/.well-known/" in issuer:
+            yield (f"mlflow_server_oidc_issuer is {issuer!r}, the discovery document; give the issuer, "
+                   f"{issuer.split('/.well-known/')[0]}.")
+        if "accounts.google.com" in issuer and not v.mlflow_server_oidc_email_domains and not v.mlflow_server_oidc_groups:
+            yield ("mlflow_server_oidc_email_domains is empty while mlflow_server_oidc_issuer is Google's, which would let in everybody who "
+                   "has a Google account; name your domains.")
+        for domain in v.mlflow_server_oidc_email_domains:
+            if not common.matches(r"\*|\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", domain):
+                yield f"mlflow_server_oidc_email_domains holds {domain!r}; give the bare domain, such as example.com."
+        for argument in v.mlflow_server_oidc_extra_args:
+            if not common.matches(r"--?[A-Za-z][^\s=]*(=.*)?", argument):
+                yield f"mlflow_server_oidc_extra_args holds {argument!r}; give oauth2-proxy's options as --option=value."
+        yield from common.certificate("mlflow_server_oidc_ca", v.mlflow_server_oidc_ca)
+        if not v.mlflow_server_oidc_client_secret and not (v.mlflow_server_auth_existing_secret or v.mlflow_server_auth_external_secret):
+            yield ("mlflow_server_oidc_client_secret is empty while mlflow_server_auth is oidc; give it, or the name of a Secret that holds "
+                   "it in mlflow_server_auth_existing_secret.")
+        if not common.matches(r"https?://[^/\s]+/\S*", redirect):
+            yield (f"mlflow_server_oidc_redirect_url is {redirect!r}; it must be a whole URL, such as "
+                   f"https://mlflow.example.com/oauth2/callback, or follow from ingress_type and ingress_hosts, or from "
+                   f"mlflow_server_publish.")
+
+
+def allowed_hosts(names: list[str]) -> list[str]:
+    """MLFLOW_SERVER_ALLOWED_HOSTS: every name by which a request may rightly arrive, with any port.
+
+    MLflow answers 403 to any other Host, on all paths but /health and /version.
+    """
+    ported = [f"{name}:*" for name in names if ":" not in name]
+    return [*PRIVATE_ADDRESSES, "localhost:*", "127.0.0.1:*", "[[]::1]:*", *names, *ported]
+
+
+def cors_origins(v: Variables, url: str) -> list[str]:
+    """MLFLOW_SERVER_CORS_ALLOWED_ORIGINS: the ingress' hosts, the published address, and the origins that are named.
+
+    Each is exact. No origin follows from a wildcard, since any page that it matches could act with a user's login; and
+    MLflow's two layers read an entry with ``*`` differently, one of them as a regular expression.
+    """
+    parts = urllib.parse.urlsplit(url)
+    port = f":{parts.port}" if parts.port else ""
+    hosts = [f"{parts.scheme}://{host}{port}" for host in v.ingress_hosts if "*" not in host] if v.ingress_type != "none" else []
+    own = [f"{parts.scheme}://{parts.netloc}"] if url and parts.hostname != "0.0.0.0" else []
+    return list(dict.fromkeys([*own, *hosts, *v.ingress_cors_origins]))
+
+
+def _endpoint(kind: type, given: dict | None, default: object) -> object:
+    """An endpoint that a variable describes, or the component's own."""
+    if not given:
+        return default
+    known = {field.name for field in fields(kind)}
+    return kind(**{key: value for key, value in given.items() if key in known})
+
+
+def _auth(v: Variables, name: str, url: str) -> Auth:
+    kind = v.mlflow_server_auth
+    keys = {"user": "username", "password": "password", "secret_key": "secret-key"}
+    env = {"MLFLOW_FLASK_SERVER_SECRET_KEY": "secret_key", "MLFLOW_AUTH_ADMIN_USERNAME": "user", "MLFLOW_AUTH_ADMIN_PASSWORD": "password"}
+    if kind in ("proxy", "oidc"):
+        keys["proxy_secret"], env["AUTH_PROXY_SECRET"] = "proxy-secret", "proxy_secret"
+    if kind == "oidc":
+        keys |= {"client_secret": "client-secret", "cookie_secret": "cookie-secret"}
+    if v.mlflow_server_auth_existing_secret:
+        keys |= v.mlflow_server_auth_existing_secret_keys
+    redirect = v.mlflow_server_oidc_redirect_url
+    return Auth(kind, v.mlflow_server_auth_existing_secret or f"{name}-auth", keys, env,
+                f"{url}/oauth2/callback" if redirect is None else redirect)
+
+
+def _store_steps(bucket_settings: dict) -> list[str]:
+    """A bucket that is to be created comes before looking at it."""
+    if not bucket_settings:
+        return ["artifacts"]
+    return ["bucket", "artifacts"] if bucket_settings["create"] else ["artifacts", "bucket"]
+
+
+def _volumes(v: Variables, backend: database.Endpoint, store: object_storage.Endpoint) -> list[dict]:
+    def claim(name: str) -> dict:
+        return {"persistentVolumeClaim": {"claimName": name}}
+
+    artifacts = claim(store.claim) if store.claim else {"emptyDir": {"sizeLimit": store.ephemeral}} if store.ephemeral else {}
+    gcs = {"secret": {"secretName": store.secret}} if store.type == "gcs" and store.secret else {}
+    possible = [
+        ("database", backend.mount_path, claim(backend.claim) if backend.claim else {}),
+        ("artifacts", store.mount_path, artifacts),
+        ("database-ca", posixpath.dirname(backend.ca_path), backend.ca),
+        ("object-storage-ca", "/etc/mlflow-object-storage", {"configMap": {"name": store.ca}} if store.ca else {}),
+        ("gcs", "/etc/mlflow-gcs", gcs),
+        ("tls", "/etc/mlflow-tls", {"secret": {"secretName": v.mlflow_server_tls_secret}} if v.mlflow_server_tls_secret else {}),
+    ]
+    return [{"name": name, "path": path, "source": source} for name, path, source in possible if source]
+
+
+def _to_ports(ports: list[int]) -> dict:
+    return {"ports": [{"port": port, "protocol": "TCP"} for port in dict.fromkeys(ports)]}
+
+
+def _port_of(url: str) -> int:
+    parts = urllib.parse.urlsplit(url)
+    return parts.port or (80 if parts.scheme == "http" else 443)
