@@ -88,6 +88,7 @@ class MlflowServerPart:
         cors_origins: origins whose pages may call the API.
         url: by which users reach the server, or empty where nothing outside the cluster leads to it.
         cluster_url: URL of the Service.
+        encryption_secret: Secret with the keys of the database's secrets.
         volumes: name, path and source of what is mounted into every pod that opens the stores.
         exclusive: whether one pod at a time can mount the stores.
         store_steps: steps of prepare.py about the artifacts.
@@ -109,6 +110,7 @@ class MlflowServerPart:
     url: str
     cluster_url: str
     auth: Auth
+    encryption_secret: str
     volumes: list
     exclusive: bool
     store_steps: list
@@ -145,6 +147,7 @@ class MlflowServer(Component):
             allowed_hosts=allowed_hosts(service_hosts + v.mlflow_server_allowed_hosts + v.ingress_hosts),
             cors_origins=cors_origins(v, url), url=url,
             cluster_url=f"{scheme}://{service_hosts[3]}:{v.mlflow_server_port}{prefix}", auth=_auth(v, name, url),
+            encryption_secret=v.mlflow_server_encryption_existing_secret or f"{name}-encryption",
             volumes=_volumes(v, backend, store),
             exclusive=any(endpoint.claim and not endpoint.shared for endpoint in (backend, store)),
             store_steps=_store_steps(store.bucket_settings))
@@ -178,6 +181,8 @@ class MlflowServer(Component):
             yield {**_to_ports([80, 988]), "to": [{"ipBlock": {"cidr": cidr}} for cidr in METADATA_SERVERS]}
         if v.mlflow_server_auth == "oidc":
             yield _to_ports([_port_of(v.mlflow_server_oidc_issuer)])
+        if v.mlflow_server_webhook_receivers:
+            yield {"to": [common.peer(receiver) for receiver in v.mlflow_server_webhook_receivers]}
         yield from v.mlflow_network_policy_egress
 
     def probes(self, v: Variables, model: Model) -> list[Probe]:
@@ -185,7 +190,7 @@ class MlflowServer(Component):
         base = {"validate_certs": False, "path_prefix": server.path_prefix}
         probes = [Probe(self.role, self.title, "server", {
             **base, "url": f"{server.scheme}://{server.name}:{server.port}", "environment": True,
-            "expected_version": model.instance.version, "presigned": v.mlflow_server_artifacts == "presigned",
+            "expected_version": model.instance.version, "webhooks": True, "presigned": v.mlflow_server_artifacts == "presigned",
             "allowed_hosts": server.service_hosts + [host for host in v.mlflow_server_allowed_hosts if "*" not in host]})]
         if v.mlflow_server_auth == "oidc":
             probes.append(Probe("login", "The login", "server", {
@@ -255,6 +260,10 @@ class MlflowServer(Component):
             if not common.matches(r"[A-Za-z0-9*?\[\]:._-]+", host):
                 yield (f"mlflow_server_allowed_hosts holds {host!r}; give the bare host name, such as mlflow.example.com, without scheme or "
                        f"path.")
+        for receiver in v.mlflow_server_webhook_receivers:
+            if not (common.network(receiver) if "/" in receiver else common.matches(common.DNS_LABEL, receiver)):
+                yield (f"mlflow_server_webhook_receivers holds {receiver!r}; it must be a namespace's name, or a network such as "
+                       f"10.0.0.0/16.")
         if v.mlflow_server_rbac_rules and not v.mlflow_server_service_account_token:
             yield ("mlflow_server_rbac_rules gives rights that no pod could use while mlflow_server_service_account_token is false; set it "
                    "to true, or leave the rules out.")

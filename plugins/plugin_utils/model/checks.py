@@ -24,7 +24,7 @@ TEXTS = ("mlflow_labels", "mlflow_annotations", "mlflow_node_selector", "mlflow_
 LABELS = ("mlflow_labels", "mlflow_node_selector", "mlflow_server_pod_labels")
 OBJECT_NAMES = (
     "database_existing_secret", "database_ca_secret", "object_storage_existing_secret", "object_storage_existing_claim",
-    "mlflow_server_auth_existing_secret", "mlflow_server_tls_secret", "mlflow_server_service_account", "mlflow_priority_class",
+    "mlflow_server_auth_existing_secret", "mlflow_server_encryption_existing_secret", "mlflow_server_tls_secret", "mlflow_server_service_account", "mlflow_priority_class",
     "ingress_tls_secret", "ingress_class", "database_storage_class", "object_storage_storage_class", "ingress_issuer")
 """Variables that name an object of the cluster."""
 RESOURCES = ("cpu", "memory", "ephemeral-storage")

@@ -150,8 +150,9 @@ def convert(name: str, value: Any, spec: Mapping, multiline: bool = False) -> An
             raise VariableError(f"{name} is null; leave it out to have its default ({_shown(spec['default'])}), or give {_wanted(spec)}.")
         return None
     converted = CONVERTERS[spec.get("type", "str")](name, value, spec, multiline)
-    if spec.get("choices") and converted not in spec["choices"]:
-        raise VariableError(f"{name} is {_shown(value)}; {name} must be one of {', '.join(map(_choice, spec['choices']))}.")
+    for entry in converted if isinstance(converted, list) else [converted]:
+        if spec.get("choices") and entry not in spec["choices"]:
+            raise VariableError(f"{name} is {_shown(value)}; {name} must be one of {', '.join(map(_choice, spec['choices']))}.")
     return converted
 
 
