@@ -95,9 +95,16 @@ class KubernetesEngine(Engine):
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, refs: set[Ref], kinds: set[tuple[str, str]]) -> dict[Ref, dict]:
+        everything = not refs and not kinds
         kinds = {key for key in kinds if key in LISTED or self.resource(*key)}
-        lists = self.api.map(lambda key: self._list(key, key in kinds), _one_version_each(set(LISTED) | kinds, kinds))
-        live = {Ref.of(obj): obj for objects in lists for obj in objects}
+        listed = _one_version_each(set(LISTED) | kinds, kinds)
+        answers = dict(zip(listed, self.api.map(self._list, listed)))
+        forbidden = sorted(kind for (version, kind), objects in answers.items()
+                           if objects is None and (everything or (version, kind) in kinds))
+        if forbidden:
+            self.warn(f"This user may not list {', '.join(forbidden)} objects in namespace {self.scope.namespace}; those of "
+                      f"them that should go stay.")
+        live = {Ref.of(obj): obj for objects in answers.values() for obj in objects or []}
         version_of = {}
         for version, kind in (*STATIC, *LISTED, *kinds):
             version_of[(version.rpartition("/")[0], kind)] = version
@@ -107,20 +114,15 @@ class KubernetesEngine(Engine):
                 live[Ref.of(obj)] = obj
         return live
 
-    def _list(self, key: tuple[str, str], wanted: bool) -> list[dict]:
-        """The scope's objects of one kind.
-
-        Args:
-            key: apiVersion and kind.
-            wanted: whether objects of the kind are being applied.
-        """
+    def _list(self, key: tuple[str, str]) -> list[dict] | None:
+        """The scope's objects of one kind (apiVersion and kind); None where this user may not look."""
         api_version, kind = key
         try:
             answer = self.api.request("GET", self._path(api_version, kind, self.scope.namespace), self._selector())
         except ApiError as error:
-            if error.status == 403 and wanted:
-                self.warn(f"{kind} objects that are no longer wanted stay, since this user may not list them: {error}.")
-            if error.status in (403, 404, 405):
+            if error.status == 403:
+                return None
+            if error.status in (404, 405):
                 return []
             raise EngineError(f"Kubernetes cannot list {kind} objects: {error}.") from error
         return [{"apiVersion": api_version, "kind": kind, **obj} for obj in answer["items"]]
@@ -384,7 +386,8 @@ class KubernetesEngine(Engine):
             return ""
         finally:
             with contextlib.suppress(EngineError):  # what went wrong before is the better message
-                self.delete([after], time.monotonic() + 60)
+                # Its pods may take their time to end; nothing needs to wait for them.
+                self.api.request("DELETE", self.path(after), body={"propagationPolicy": "Background"})
 
     # -- the connection --------------------------------------------------------------------------------------------
 

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import ssl
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Iterable, NoReturn, TypeVar
@@ -39,6 +41,8 @@ FIRST_RETRY_TIMEOUT = 4
 """The same for an API that has not answered yet: its address may be wrong, or the cluster gone."""
 RETRY_PAUSES = (0.5, 8.0)
 """Seconds before the first retry, doubled each time, and the most that they may become."""
+LOG_INTERVAL = 10
+"""Seconds between two lines about retries."""
 RETRIED = (429, 500, 502, 503, 504)
 """Answers that the same request may not meet again."""
 
@@ -50,12 +54,14 @@ class ApiError(EngineError):
 
     Attributes:
         status: the HTTP status.
+        passing: whether the same request may succeed a little later.
         retry_after: seconds that the server asks to wait before the next try, if it does.
     """
 
-    def __init__(self, status: int, message: str, retry_after: float = 0) -> None:
+    def __init__(self, status: int, message: str, passing: bool = False, retry_after: float = 0) -> None:
         super().__init__(message)
         self.status = status
+        self.passing = passing
         self.retry_after = retry_after
 
 
@@ -81,7 +87,9 @@ class Api:
         self.deadline = float("inf")
         """time.monotonic() after which nothing is tried again."""
         self._log = log
+        self._logged = float("-inf")
         self._answered = False
+        self._closed = threading.Event()
         self._http = client.ApiClient(self._configuration).rest_client.pool_manager
         self._share_tls_context()
         self._threads = ThreadPoolExecutor(THREADS)
@@ -118,7 +126,9 @@ class Api:
             raise EngineError(f"The Kubernetes API at {self.host} cannot be trusted: {error}; set the cluster's CA in the "
                               f"kubeconfig.") from error
         except urllib3.exceptions.HTTPError as error:
-            raise ConnectionFault(f"The Kubernetes API at {self.host} does not answer: {error}.") from error
+            # "HTTPSConnection(host='…', port=…): Failed to establish …": the host is in the sentence already.
+            reason = str(error).rpartition("): ")[2].rstrip(".")
+            raise ConnectionFault(f"The Kubernetes API at {self.host} does not answer: {reason}.") from error
         self._answered = True
         text = answer.data.decode(errors="replace")
         if answer.status >= 400:
@@ -141,18 +151,25 @@ class Api:
             try:
                 return call()
             except (ApiError, ConnectionFault) as error:
-                if isinstance(error, ApiError) and error.status not in RETRIED:
+                if isinstance(error, ApiError) and not error.passing:
                     raise
                 patience = RETRY_TIMEOUT if self._answered else FIRST_RETRY_TIMEOUT
                 wait = max(pause * random.uniform(0.8, 1.2), getattr(error, "retry_after", 0))
                 if time.monotonic() + wait > min(begun + patience, self.deadline):
                     if isinstance(error, ApiError):
-                        raise ApiError(error.status, f"{error} (HTTP {error.status}, {_times(tries)})") from error
+                        raise ApiError(error.status, f"{error} (HTTP {error.status}, tries: {tries})") from error
                     raise
-                if tries == 2:
-                    self._log(f"Trying again: {error}")
-                time.sleep(wait)
+                if tries == 2:  # a fault of a moment needs no announcement
+                    self._log_retry(error)
+                if self._closed.wait(wait):
+                    raise
                 pause = min(2 * pause, RETRY_PAUSES[1])
+
+    def _log_retry(self, error: EngineError) -> None:
+        """Tell once, not for each of many requests at once."""
+        if time.monotonic() - self._logged > LOG_INTERVAL:
+            self._logged = time.monotonic()
+            self._log(f"Trying again: {error}")
 
     # -- streams ---------------------------------------------------------------------------------------------------
 
@@ -205,7 +222,8 @@ class Api:
 
     def close(self) -> None:
         """End threads and connections."""
-        self._threads.shutdown(wait=False)
+        self._closed.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._http.clear()
 
 
@@ -218,7 +236,9 @@ def _configuration(kubeconfig: str | None, context: str | None) -> client.Config
         else:
             config.load_incluster_config(client_configuration=configuration)
     except Exception as error:  # a malformed kubeconfig makes the library raise many types, TypeError among them
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".")
+        if not isinstance(error, (config.ConfigException, OSError)):
+            reason = f"the kubeconfig is malformed ({reason})"
         raise EngineError(f"No cluster to connect to: {reason}; set KUBECONFIG or mlflow_kubeconfig to a readable "
                           f"kubeconfig and mlflow_context to one of its contexts.") from error
     return configuration
@@ -253,18 +273,16 @@ def _tls_context(settings: dict) -> ssl.SSLContext:
 def _refused(status: int, text: str, retry_after: str | None) -> NoReturn:
     """Raise ApiError with the message of a Status object, or with what some proxy answered instead."""
     try:
-        message = json.loads(text).get("message") or text
-    except (ValueError, AttributeError):
-        message = text
-    message = message.strip().rstrip(".") or f"HTTP {status}"
+        document = json.loads(text)
+        message, reason = document["message"], document.get("reason") or ""
+    except (ValueError, TypeError, KeyError):
+        message, reason = f"HTTP {status} {' '.join(text.split())[:200]}", "InternalError"
+    message = message.strip().rstrip(".")
     if status == 401:
         message += ": the kubeconfig's credentials are wrong or have expired; log in again"
-    try:
+    seconds = 0.0
+    with contextlib.suppress(ValueError):  # a date, which no API server sends
         seconds = float(retry_after or 0)
-    except ValueError:  # a date, which no API server sends
-        seconds = 0.0
-    raise ApiError(status, message, seconds)
-
-
-def _times(count: int) -> str:
-    return "tried once" if count == 1 else f"tried {count} times"
+    # The server answers 500 without a reason also to what it will never take, such as a field that its schema lacks.
+    passing = status in RETRIED and (status != 500 or reason == "InternalError")
+    raise ApiError(status, message, passing, seconds)

@@ -22,7 +22,7 @@ from typing import Callable, Iterator, NamedTuple
 from urllib.parse import urlencode
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import EngineError
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import Api, ConnectionFault
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import Api, ApiError, ConnectionFault
 
 with contextlib.suppress(ImportError):  # what is missing is told when Api is made
     from websocket import ABNF, WebSocketException
@@ -138,7 +138,10 @@ def execute(api: Api, pod: dict, argv: list[str], stdin: str, timeout: float) ->
     name, container = pod["metadata"]["name"], pod["spec"]["containers"][0]["name"]
     path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{name}/exec"
     query = [("container", container), ("stdout", "true"), ("stderr", "true"), *(("command", word) for word in command)]
-    channels = Channels(api, path, query + ([("stdin", "true")] if data else []))
+    try:
+        channels = Channels(api, path, query + ([("stdin", "true")] if data else []))
+    except ApiError as error:
+        raise EngineError(f"{argv[0]} cannot be run in pod {name}: {error}.") from error
     if data:
         channels.send(STDIN, data)
     received: dict[int, list[bytes]] = {STDOUT: [], STDERR: [], ERROR: []}
@@ -173,7 +176,10 @@ def _exit_code(status: str, program: str, pod: str) -> int:
 def connect(api: Api, pod: dict, port: int) -> Channels:
     """A connection to a port of a pod: data on channel 0, what went wrong on channel 1."""
     path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}/portforward"
-    return Channels(api, path, [("ports", str(port))])
+    try:
+        return Channels(api, path, [("ports", str(port))])
+    except ApiError as error:
+        raise EngineError(f"Port {port} of pod {pod['metadata']['name']} cannot be forwarded: {error}.") from error
 
 
 @contextlib.contextmanager

@@ -160,10 +160,14 @@ class Inspector:
     # -- pods ------------------------------------------------------------------------------------------------------
 
     def unready_pods(self, obj: dict) -> list[dict]:
-        """The workload's pods that are not ready, newest first; of a Deployment those of its newest template."""
+        """The workload's pods that are not ready (a Job's: not done), newest first; a Deployment's only of its newest template."""
         labels = (obj["spec"].get("selector") or {}).get("matchLabels") or {}
         items = self._optional_list(obj["metadata"]["namespace"], "/api/v1", "pods", label_selector(labels))
-        pods = [pod for pod in items if not pod["metadata"].get("deletionTimestamp") and not ready(pod)]
+        pods = []
+        for pod in items:
+            done = pod["status"].get("phase") == "Succeeded" if obj["kind"] == "Job" else ready(pod)
+            if not done and not pod["metadata"].get("deletionTimestamp"):
+                pods.append(pod)
         pods.sort(key=lambda pod: pod["metadata"]["creationTimestamp"], reverse=True)
         if obj["kind"] == "Deployment" and pods:
             # Those of an earlier template may be broken and on their way out; they are no reason to give up on this one.
@@ -193,7 +197,8 @@ class Inspector:
         pod = pod or next(iter(self.unready_pods(obj)), None)
         if pod and not cause:
             cause = next(self.causes(pod), "") or pod_state(pod)
-        lines = [f"{Ref.of(obj)} {what}{': ' + cause if cause else ''}."]
+        sentence = f"{Ref.of(obj)} {what}{': ' + cause if cause else ''}"
+        lines = [sentence.rstrip(".") + "."]
         if pod:
             lines += self._log(pod)
             lines += self._unbound_claims(pod)
@@ -203,18 +208,18 @@ class Inspector:
         return "\n".join(lines)
 
     def _log(self, pod: dict) -> list[str]:
-        """The last lines of the log of the first container that is not ready."""
-        for status in containers(pod):
-            state = status.get("state") or {}
-            if status.get("ready") or not (last_end(status) or state.get("running")):
-                continue
-            previous = bool(status.get("restartCount")) and not state.get("terminated") and not state.get("running")
-            try:
-                text = self.engine.pod_log(pod, status["name"], LOG_LINES, previous)
-            except EngineError:
-                return []
-            return [f"  log of {status['name']}: {line}" for line in text.splitlines() if line.strip()]
-        return []
+        """The last lines of the log of the first container that is not ready, or else of the last one."""
+        begun = [status for status in containers(pod) if last_end(status) or (status.get("state") or {}).get("running")]
+        if not begun:
+            return []
+        status = next((status for status in begun if not status.get("ready")), begun[-1])
+        state = status.get("state") or {}
+        previous = bool(status.get("restartCount")) and not state.get("terminated") and not state.get("running")
+        try:
+            text = self.engine.pod_log(pod, status["name"], LOG_LINES, previous)
+        except EngineError:
+            return []
+        return [f"  log of {status['name']}: {line}" for line in text.splitlines() if line.strip()]
 
     def _unbound_claims(self, pod: dict) -> list[str]:
         """Why volumes of the pod are not there, if they are not."""
@@ -232,8 +237,9 @@ class Inspector:
     def _events(self, obj: dict) -> list[dict]:
         """The events of an object, oldest first."""
         metadata = obj["metadata"]
-        query = f"fieldSelector={quote('involvedObject.name=' + metadata['name'])}"
-        events = self._optional_list(metadata["namespace"], "/api/v1", "events", query)
+        # By uid as well: an earlier object of the same name had events of its own.
+        selected = f"involvedObject.name={metadata['name']},involvedObject.uid={metadata['uid']}"
+        events = self._optional_list(metadata["namespace"], "/api/v1", "events", f"fieldSelector={quote(selected)}")
         return sorted(events, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
 
     def _optional_list(self, namespace: str, root: str, plural: str, query: str) -> list[dict]:
