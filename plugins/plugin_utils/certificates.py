@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A certificate authority of an instance's own, for a Secret that asks for one (``mlops.mlflow/generate-ca``)."""
+"""A CA of an instance's own, for a Secret that asks for one (``mlops.mlflow/generate-ca``)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ import datetime
 YEARS = 10
 
 
-def authority(name: str) -> dict[str, str]:
-    """A new authority as a Secret's data: ``ca.crt`` for clients to trust, ``ca.key`` for the proxy that signs with it."""
-    # ansible-core itself needs it, for Ansible Vault; imported here, since few runs make an authority.
+def certificate_authority(name: str) -> dict[str, str]:
+    """A new CA as a Secret's data (base64 of PEM): ``ca.crt`` for clients to trust, ``ca.key`` for the proxy that signs with it.
+
+    Args:
+        name: part of the CA's common name.
+    """
+    # ansible-core itself needs it, for Ansible Vault; imported here, since few runs make a CA.
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -29,9 +33,9 @@ def authority(name: str) -> dict[str, str]:
         # Clocks of clients may be behind.
         .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=365 * YEARS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
-        .add_extension(x509.KeyUsage(digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
-                                     key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False),
-                       critical=True)
+        .add_extension(x509.KeyUsage(
+            digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
+            key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256()))
     private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

@@ -31,10 +31,12 @@ WAVE = "argocd.argoproj.io/sync-wave"
 
 # What others refer to comes first; what measures or routes to workloads comes last (the order of `helm install`).
 KIND_ORDER = (
-    "Namespace", "NetworkPolicy", "ResourceQuota", "LimitRange", "PriorityClass", "ServiceAccount", "SecretStore",
-    "ExternalSecret", "Secret", "ConfigMap", "PersistentVolumeClaim", "ClusterRole", "ClusterRoleBinding", "Role",
-    "RoleBinding", "Service", "Job", "CronJob", "StatefulSet", "Deployment", "HorizontalPodAutoscaler",
-    "PodDisruptionBudget", "Ingress", "HTTPRoute", "ServiceMonitor", "PrometheusRule",
+    "CustomResourceDefinition", "Namespace", "NetworkPolicy", "ResourceQuota", "LimitRange", "PriorityClass", "ServiceAccount", "ClusterSecretStore",
+    "SecretStore", "ExternalSecret", "Secret", "ConfigMap", "StorageClass", "PersistentVolume", "PersistentVolumeClaim",
+    "VolumeSnapshot", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
+    "ClusterIssuer", "Issuer", "Certificate", "Service", "Job", "CronJob", "DaemonSet", "StatefulSet", "Deployment",
+    "HorizontalPodAutoscaler", "VerticalPodAutoscaler", "PodDisruptionBudget", "IngressClass", "Ingress", "GatewayClass",
+    "Gateway", "ReferenceGrant", "HTTPRoute", "ServiceMonitor", "PodMonitor", "Probe", "PrometheusRule",
 )
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 
@@ -46,9 +48,9 @@ MERGE_KEYS = {
 }
 PORT_KEYS = ("containerPort", "port")
 
-NAME = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
-QUANTITY = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$")
-UNITS = {None: 1, "m": 0.001, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
+NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+QUANTITY = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))(?:[eE]([+-]?[0-9]{1,3})|([numkMGTPE]|[KMGTPE]i))?")
+UNITS = {None: 1, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
          "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
 
 
@@ -111,17 +113,19 @@ def load(source: str | dict | list, origin: str = "manifests") -> list[dict]:
 
 
 def _checked(document, origin: str) -> dict:
+    """One document as a plain object, with the values of a Secret encoded."""
     if not isinstance(document, dict):
         raise ManifestError(f"{origin} must hold Kubernetes objects; found {type(document).__name__} {document!r:.60}.")
     metadata = document.get("metadata") if isinstance(document.get("metadata"), dict) else {}
-    for field, value in (("apiVersion", document.get("apiVersion")), ("kind", document.get("kind")),
-                         ("metadata.name", metadata.get("name"))):
+    required = {"apiVersion": document.get("apiVersion"), "kind": document.get("kind"), "metadata.name": metadata.get("name")}
+    for field, value in required.items():
         if not isinstance(value, str) or not value:
             what = " ".join(str(v) for v in (document.get("kind"), metadata.get("name")) if v) or "an object"
             raise ManifestError(f"{origin}: {what} has no {field}; every Kubernetes object needs one.")
-    if not NAME.match(metadata["name"]):
-        raise ManifestError(
-            f"{origin}: {document['kind']} has the name {metadata['name']!r}; Kubernetes takes lower-case letters, digits, '-' and '.'.")
+    if not NAME.fullmatch(metadata["name"]):
+        raise ManifestError(f"{origin}: {document['kind']} has the name {metadata['name']!r}; Kubernetes takes lower-case "
+                            f"letters, digits, '-' and '.'.")
+    _refuse_labels_that_are_no_text(document, origin)
     # Through JSON, so that what engines get is plain: no YAML timestamps, no Ansible string types, no shared references.
     plain = json.loads(json.dumps(document, default=str))
     if plain["kind"] == "Secret" and plain.get("stringData"):
@@ -129,6 +133,22 @@ def _checked(document, origin: str) -> dict:
         encoded = {key: base64.b64encode(str(value).encode()).decode() for key, value in plain.pop("stringData").items()}
         plain["data"] = {**(plain.get("data") or {}), **encoded}
     return plain
+
+
+def _refuse_labels_that_are_no_text(obj: dict, origin: str) -> None:
+    """Raise ManifestError for a label or annotation whose value YAML reads as a number, a boolean, a date or nothing."""
+    places = [("metadata", obj.get("metadata"))]
+    places += [("the pod template's metadata", template.get("metadata")) for template in _pod_templates(obj)]
+    for place, metadata in places:
+        for field in ("labels", "annotations"):
+            entries = (metadata or {}).get(field) or {}
+            if not isinstance(entries, dict):
+                raise ManifestError(f"{origin}: {Ref.of(obj)} has {field} that are a {type(entries).__name__} in {place}; they must "
+                                    f"be a mapping.")
+            for key, value in entries.items():
+                if not isinstance(key, str) or not isinstance(value, str):
+                    raise ManifestError(f"{origin}: {Ref.of(obj)} has {key!r}: {value!r} among the {field} of {place}; keys and "
+                                        f"values must be text, so put them in quotes.")
 
 
 def label(objects: Iterable[dict], labels: dict[str, str], annotations: dict[str, str] | None = None) -> None:
@@ -155,10 +175,12 @@ def complete_pods(objects: Iterable[dict], spec: dict) -> None:
 
 
 def _pod_templates(obj: dict) -> list[dict]:
+    if obj["kind"] not in (*WORKLOADS, "CronJob"):
+        return []
     spec = obj.get("spec") or {}
     if obj["kind"] == "CronJob":
         spec = (spec.get("jobTemplate") or {}).get("spec") or {}
-    return [spec["template"]] if isinstance(spec.get("template"), dict) and obj["kind"] in (*WORKLOADS, "CronJob") else []
+    return [spec["template"]] if isinstance(spec.get("template"), dict) else []
 
 
 def pod_template(obj: dict) -> dict | None:
@@ -184,22 +206,31 @@ def patch(objects: list[dict], patches: list[dict], variable: str = "patches") -
     """
     for number, entry in enumerate(patches):
         where = f"{variable}[{number}]"
-        if not isinstance(entry, dict) or set(entry) != {"target", "patch"} or not all(
-                isinstance(part, dict) for part in entry.values()):
-            raise ManifestError(f"{where} must hold exactly `target` ({{kind, name}}) and `patch` (the fields to merge).")
-        target = entry["target"]
-        if not target.get("kind") or set(target) - {"kind", "name"}:
-            raise ManifestError(f"{where}.target must hold `kind` and, to reach one object only, `name`.")
-        reached = [o for o in objects if o["kind"] == target["kind"] and target.get("name") in (None, o["metadata"]["name"])]
-        if not reached:
-            there = ", ".join(sorted(str(Ref.of(o)) for o in objects))
-            raise ManifestError(f"{where} reaches no object: there is no {target['kind']} {target.get('name', '')}; there are {there}.")
-        for obj in reached:
+        for obj in _patched(objects, entry, where):
             merged = strategic_merge(obj, json.loads(json.dumps(entry["patch"], default=str)))
             if Ref.of(merged) != Ref.of(obj):
-                raise ManifestError(f"{where} would rename {Ref.of(obj)}; a patch may not change apiVersion's group, kind, name or namespace.")
+                raise ManifestError(f"{where} would rename {Ref.of(obj)}; a patch may not change apiVersion's group, kind, name or "
+                                    f"namespace.")
+            _refuse_labels_that_are_no_text(merged, where)
             obj.clear()
             obj.update(merged)
+
+
+def _patched(objects: list[dict], entry: dict, where: str) -> list[dict]:
+    """The objects that a patch reaches."""
+    if (not isinstance(entry, dict) or set(entry) != {"target", "patch"}
+            or not all(isinstance(part, dict) for part in entry.values())):
+        raise ManifestError(f"{where} must hold exactly `target` ({{kind, name}}) and `patch` (the fields to merge).")
+    target = entry["target"]
+    if not target.get("kind") or set(target) - {"kind", "name"}:
+        raise ManifestError(f"{where}.target must hold `kind` and, to reach one object only, `name`.")
+    reached = [obj for obj in objects
+               if obj["kind"] == target["kind"] and target.get("name") in (None, obj["metadata"]["name"])]
+    if not reached:
+        wanted = " ".join(filter(None, (target["kind"], target.get("name"))))
+        there = ", ".join(sorted(str(Ref.of(obj)) for obj in objects))
+        raise ManifestError(f"{where} reaches no object: there is no {wanted}; there are {there}.")
+    return reached
 
 
 def strategic_merge(base, change):
@@ -330,9 +361,15 @@ def printable(obj: dict | None, other: dict | None = None) -> str:
 
 
 def quantity(value: object) -> float | None:
-    """A Kubernetes quantity as a number (bytes or cores), None for what is none.
+    """A Kubernetes quantity as a number (bytes or cores); None for anything else.
+
+    Args:
+        value: text such as ``512Mi``, ``250m``, ``1.5``, ``1e3`` (an exponent) or ``12E`` (exa), or a number.
 
     Source: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
     """
-    match = QUANTITY.match(str(value))
-    return float(match[1]) * UNITS[match[2]] if match else None
+    match = QUANTITY.fullmatch(str(value))
+    if not match:
+        return None
+    number, exponent, unit = match.groups()
+    return float(f"{number}e{exponent}") if exponent else float(number) * UNITS[unit]

@@ -2,27 +2,24 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Engines: what runs Kubernetes manifests. ``converge`` holds what all of them share; an engine only reads, puts and removes."""
+"""Engines run Kubernetes manifests. ``converge`` and ``remove`` hold what all engines share; an engine reads, puts, removes."""
 
 from __future__ import annotations
 
-import base64
-import json
-import secrets
+import itertools
 import time
 from dataclasses import dataclass, field
-from typing import Callable, ContextManager, Iterator, NamedTuple
+from typing import Callable, ContextManager, Iterable, Iterator, NamedTuple
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import certificates, manifests
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import generated, manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
-
 
 SECRET_TIMEOUT = 120
 """Seconds that the External Secrets Operator may take to make a Secret."""
 
 
 class EngineError(Exception):
-    """What stops an apply; the message is for the operator: one sentence with the cause, then what the engine says about it."""
+    """What stops an apply; the message is for the operator: one sentence with the cause, then the engine's own output."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,23 @@ class Scope:
         return self.owns(obj) and (not self.components or component_of(obj) in self.components)
 
 
+def in_the_way(ref: Ref, obj: dict, scope: Scope) -> str:
+    """The sentence for a live object of somebody else that has the name of a wanted one."""
+    labels = obj["metadata"].get("labels") or {}
+    manager = labels.get("app.kubernetes.io/managed-by")
+    owner = manager or "nobody that it names"
+    if manager == manifests.MANAGER:
+        owner = f"instance {labels.get('app.kubernetes.io/instance')}"
+    return (f"{ref} already exists in namespace {ref.namespace or '(none)'} and belongs to {owner}, not to instance "
+            f"{scope.instance}; remove or rename it, or choose another mlflow_instance or mlflow_namespace.")
+
+
+def last_line(text: str) -> str:
+    """The last line of a program's output that is not empty: the one that usually tells what is wrong."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
 def component_of(obj: dict) -> str:
     """The component that an object's label names, or an empty text."""
     return (obj["metadata"].get("labels") or {}).get("app.kubernetes.io/component", "")
@@ -78,9 +92,16 @@ class Engine:
 
     Objects that engines return are full Kubernetes objects: with metadata.labels and annotations as put, a metadata.uid,
     Secrets with their ``data`` (base64). Engines never write to a terminal; ``log`` tells of progress.
+
+    Attributes:
+        scope: whose objects are acted on.
+        log: takes one line of progress.
+        warnings: what ``warn`` was told.
+        deadline: time.monotonic() after which faults that may pass are not tried again.
     """
 
     name = ""
+    deadline = float("inf")
     default_namespace_kinds = frozenset((
         "Namespace", "PersistentVolume", "StorageClass", "ClusterRole", "ClusterRoleBinding", "PriorityClass",
         "CustomResourceDefinition", "IngressClass", "GatewayClass", "ClusterIssuer", "ClusterSecretStore",
@@ -100,12 +121,16 @@ class Engine:
         """Whether objects of this kind live in a namespace."""
         return obj["kind"] not in self.default_namespace_kinds
 
+    def finds_by_label(self, obj: dict) -> bool:
+        """Whether ``read`` finds an object of this kind by its labels, without being given the kind."""
+        return True
+
     def unsupported_reason(self, obj: dict) -> str:
         """Why this engine has no counterpart for the object, as the end of a sentence; empty when it has one."""
         return ""
 
     def read(self, refs: set[Ref], kinds: set[tuple[str, str]]) -> dict[Ref, dict]:
-        """The live objects among ``refs``, and all objects of this component (found by label).
+        """The live objects among ``refs``, and all objects of the scope (found by label).
 
         Args:
             refs: objects to look for whoever owns them.
@@ -178,8 +203,8 @@ class Engine:
         """The instance's pods of all components: name, component, state, ready, restarts, image."""
         raise NotImplementedError
 
-    def leave(self, purge: bool) -> None:
-        """Called after everything of a component was removed: drop what the engine made context it and nobody needs now."""
+    def leave(self) -> None:
+        """Called after a scope's objects were removed: remove what the engine made for them and nothing needs any more."""
 
     def close(self) -> None:
         """Let go of connections."""
@@ -198,13 +223,14 @@ class Outcome:
         return any(a["action"] in ("created", "changed", "deleted") for a in self.actions)
 
     def add(self, action: str, before: dict | None, after: dict | None) -> None:
-        """Remember one object's fate, with its diff where there is one to show."""
+        """Record what was done to one object, with its diff where there is one to show."""
         ref = Ref.of(after or before)
         self.actions.append({"kind": ref.kind, "name": ref.name, "namespace": ref.namespace, "action": action})
         if action in ("created", "changed", "deleted"):
+            name = f"{ref.namespace}/{ref}"
             self.diff.append({
-                "before_header": f"{ref.namespace}/{ref}" if before else "absent", "before": manifests.printable(before, after),
-                "after_header": f"{ref.namespace}/{ref}" if after else "absent", "after": manifests.printable(after, before),
+                "before_header": name if before else "absent", "before": manifests.printable(before, after),
+                "after_header": name if after else "absent", "after": manifests.printable(after, before),
             })
 
 
@@ -212,91 +238,242 @@ def converge(engine: Engine, stages: list[list[dict]], dry_run: bool, wait: bool
     """Make the components of the scope consist of exactly the desired objects, and wait until they work.
 
     Nothing is touched before everything that can be refused has been: objects in the way, missing Secrets, what the
-    engine's preflight finds. Objects that this component made earlier and no longer renders are removed, except data.
+    engine's preflight finds. Objects that were made earlier and are no longer desired are removed, except data.
 
     Args:
         engine: an open engine.
-        stages: labelled and patched objects; those of a stage are put, wave by wave, and awaited before the next begins. What
-            is no longer rendered is removed after the last.
+        stages: labelled and patched objects; those of a stage are put, wave by wave, and become ready side by side before the
+            next stage begins. What is no longer desired is removed after the last.
         dry_run: only predict.
         wait: whether to wait for workloads.
         timeout: seconds for all waiting together.
-        prune: whether what is no longer rendered goes now; else it is told of as left.
+        prune: whether what is no longer desired goes now; else it is reported as left.
 
     Raises:
         EngineError: with the cause.
         ManifestError: for a malformed object.
     """
-    outcome, deadline = Outcome(), time.monotonic() + timeout
-    stages = [_supported(engine, stage, outcome) for stage in stages]
-    desired = [obj for stage in stages for obj in stage]
-    _remember_kinds(desired)
-    wanted = {Ref.of(obj): obj for obj in desired}
-    live = _look(engine, desired)
-    awaited_secrets = _refuse(engine, wanted, live, dry_run)
-    for ref, obj in wanted.items():
-        _generate(obj, live.get(ref))
-    engine.preflight(desired, live)
+    return Convergence(engine, dry_run, wait, timeout).run(stages, prune)
 
-    now = dict(live)
-    for wave in (wave for stage in stages for wave in manifests.waves(stage)):
-        for batch in _batches(wave):
-            if wait and not dry_run:
-                awaited = {ref for obj in batch for ref in _reads(engine, obj) if ref.name in awaited_secrets and ref not in now}
-                if awaited:
-                    now.update(_arrived(engine, awaited, min(deadline, time.monotonic() + SECRET_TIMEOUT)))
-            for obj in batch:
-                _revise(obj, now, engine.scope.namespace)
-            for ref, put in engine.put(batch, live, dry_run).items():
-                before = live.get(ref)
-                now[ref] = put.after
-                same = before and not put.touched and manifests.comparable(before) == manifests.comparable(put.after)
-                outcome.add("unchanged" if same else "changed" if before else "created", before, put.after)
-        if wait and not dry_run:
-            engine.wait([now[Ref.of(obj)] for obj in wave if obj["kind"] in manifests.WORKLOADS], deadline)
 
-    gone = [obj for ref, obj in live.items() if ref not in wanted and engine.scope.manages(obj) and not _controlled(obj)]
-    _remove(engine, gone, outcome, dry_run, deadline, purge=False, prune=prune)
+class Convergence:
+    """One ``converge``: collect, refuse, generate, then put and wait stage by stage, then prune."""
+
+    def __init__(self, engine: Engine, dry_run: bool, wait: bool, timeout: int) -> None:
+        self.engine = engine
+        self.dry_run = dry_run
+        self.waits = wait and not dry_run
+        self.deadline = engine.deadline = time.monotonic() + timeout
+        self.outcome = Outcome()
+        self.wanted: dict[Ref, dict] = {}
+        """What the instance shall consist of."""
+        self.live: dict[Ref, dict] = {}
+        """What there was before, of the scope and of what its workloads read."""
+        self.current: dict[Ref, dict] = {}
+        """What there is by now."""
+        self.awaited: set[Ref] = set()
+        """Secrets that are not there yet, and that an ExternalSecret will make."""
+
+    def run(self, stages: list[list[dict]], prune: bool) -> Outcome:
+        """All steps in turn."""
+        stages = self._supported(stages)
+        self._collect(stages)
+        self._refuse()
+        self._generate()
+        self.engine.preflight(list(self.wanted.values()), self.live)
+        for stage in stages:
+            for wave in manifests.waves(stage):
+                self._put_wave(wave)
+                self._wait(wave)
+        self._prune(prune)
+        self.outcome.warnings.extend(self.engine.warnings)
+        return self.outcome
+
+    def _supported(self, stages: list[list[dict]]) -> list[list[dict]]:
+        """The stages without what the engine has no counterpart for, which is named once."""
+        reasons: dict[str, str] = {}
+        kept: list[list[dict]] = []
+        for stage in stages:
+            kept.append([])
+            for obj in stage:
+                if self.engine.namespaced(obj):
+                    obj["metadata"].setdefault("namespace", self.engine.scope.namespace)
+                reason = self.engine.unsupported_reason(obj)
+                if reason:
+                    reasons.setdefault(obj["kind"], reason)
+                else:
+                    kept[-1].append(obj)
+        self.outcome.warnings.extend(f"{kind} left out: {reason}." for kind, reason in sorted(reasons.items()))
+        return kept
+
+    # -- collect ---------------------------------------------------------------------------------------------------
+
+    def _collect(self, stages: list[list[dict]]) -> None:
+        """Read what there is of the desired objects, of what they read, and of what was made before."""
+        desired = [obj for stage in stages for obj in stage]
+        _remember_kinds(self.engine, desired)
+        self.wanted = {Ref.of(obj): obj for obj in desired}
+        kinds = {(obj["apiVersion"], obj["kind"]) for obj in desired}
+        refs = set(self.wanted)
+        for obj in desired:
+            refs.update(ref for ref, _required in _references(obj))
+        self.live = self.engine.read(refs, kinds)
+        self.live.update(_read_remembered_kinds(self.engine, self.live, kinds))
+        self.current = dict(self.live)
+
+    # -- refuse ----------------------------------------------------------------------------------------------------
+
+    def _refuse(self) -> None:
+        """Raise EngineError for what no engine could do."""
+        for ref in self.wanted:
+            if ref in self.live and not self.engine.scope.owns(self.live[ref]):
+                raise EngineError(in_the_way(ref, self.live[ref], self.engine.scope))
+        missing = self._missing_references()
+        self.awaited = self._made_by_external_secrets(set(missing))
+        for ref, reader in missing.items():
+            # In check mode the Secret may be one that an earlier task of the same run would have made.
+            if ref not in self.awaited and not self.dry_run:
+                raise EngineError(f"{Ref.of(reader)} reads {ref}, which is not in namespace {ref.namespace}; create it first or "
+                                  f"name another one.")
+        for sentence in generated.lost(self.wanted, self.live):
+            raise EngineError(sentence)
+
+    def _missing_references(self) -> dict[Ref, dict]:
+        """ConfigMaps and Secrets that are neither there nor desired, and one object that reads each."""
+        missing: dict[Ref, dict] = {}
+        for obj in self.wanted.values():
+            for ref, required in _references(obj):
+                if required and ref not in self.live and ref not in self.wanted:
+                    missing.setdefault(ref, obj)
+        return missing
+
+    def _made_by_external_secrets(self, missing: set[Ref]) -> set[Ref]:
+        """Those of the missing Secrets that an ExternalSecret makes, of this apply or of an earlier one."""
+        if not missing:
+            return set()
+        targets = set()
+        for obj in self.wanted.values():
+            if obj["kind"] == "ExternalSecret":
+                targets.add(obj["spec"].get("target", {}).get("name", obj["metadata"]["name"]))
+        awaited = {ref for ref in missing if ref.kind == "Secret" and ref.name in targets}
+        others = missing - awaited
+        if others:
+            # Another component's ExternalSecret has the name of what it makes.
+            found = self.engine.read(set(map(_external_secret_of, others)), set())
+            awaited |= {ref for ref in others if _external_secret_of(ref) in found}
+        return awaited
+
+    # -- generate --------------------------------------------------------------------------------------------------
+
+    def _generate(self) -> None:
+        """Fill the values that Secrets ask to have generated."""
+        for ref, obj in self.wanted.items():
+            generated.fill(obj, self.live.get(ref))
+
+    # -- put and wait ----------------------------------------------------------------------------------------------
+
+    def _put_wave(self, wave: list[dict]) -> None:
+        """Put workloads after everything that they read, so that their revisions are known."""
+        early, late = [], []
+        for obj in wave:
+            (late if manifests.references(obj) or obj["kind"] in manifests.WORKLOADS else early).append(obj)
+        for batch in filter(None, (early, late)):
+            self._await_secrets(batch)
+            self._put(batch)
+
+    def _put(self, batch: list[dict]) -> None:
+        for obj in batch:
+            self._set_revision(obj)
+        for ref, put in self.engine.put(batch, self.live, self.dry_run).items():
+            before = self.live.get(ref)
+            self.current[ref] = put.after
+            if not before:
+                action = "created"
+            elif put.touched or manifests.comparable(before) != manifests.comparable(put.after):
+                action = "changed"
+            else:
+                action = "unchanged"
+            self.outcome.add(action, before, put.after)
+
+    def _set_revision(self, obj: dict) -> None:
+        """Mark a workload's pods with a fingerprint of the configuration that they read, so that a change restarts them."""
+        template = manifests.pod_template(obj)
+        if template is None or obj["kind"] == "CronJob":  # whose next pods read what there is by then
+            return
+        once = manifests.annotation(obj, manifests.READ_ONCE).split(",")
+        sources = [self.current[ref] for ref, _required in _references(obj) if ref.name not in once and ref in self.current]
+        if sources:
+            annotations = template.setdefault("metadata", {}).setdefault("annotations", {})
+            annotations[manifests.REVISION] = manifests.revision(sources)
+
+    def _await_secrets(self, batch: list[dict]) -> None:
+        """Wait for Secrets that an operator makes: pods would start without, and start again as soon as they are known."""
+        refs = {ref for obj in batch for ref, _required in _references(obj)} & (self.awaited - set(self.current))
+        if not refs or not self.waits:
+            return
+        deadline = min(self.deadline, time.monotonic() + SECRET_TIMEOUT)
+        self.engine.log(f"Waiting for the External Secrets Operator to make {', '.join(sorted(map(str, refs)))}")
+        while True:
+            found = self.engine.read(refs | set(map(_external_secret_of, refs)), set())
+            missing = sorted(refs - set(found))
+            if not missing:
+                self.current.update({ref: found[ref] for ref in refs})
+                return
+            if time.monotonic() > deadline:
+                raise EngineError(_not_made(missing[0], found.get(_external_secret_of(missing[0]))))
+            time.sleep(1)
+
+    def _wait(self, wave: list[dict]) -> None:
+        workloads = [self.current[Ref.of(obj)] for obj in wave if obj["kind"] in manifests.WORKLOADS]
+        if workloads and self.waits:
+            self.engine.wait(workloads, self.deadline)
+
+    # -- prune -----------------------------------------------------------------------------------------------------
+
+    def _prune(self, prune: bool) -> None:
+        """Remove, or report, what the scope's components made earlier and no longer consist of."""
+        surplus = [obj for ref, obj in self.live.items()
+                   if ref not in self.wanted and self.engine.scope.manages(obj) and not _controlled(obj)]
+        doomed = _split_off_data(surplus, self.outcome)
+        for obj in doomed:
+            self.outcome.add("deleted" if prune else "left", obj, None)
+        if prune and not self.dry_run:
+            _delete(self.engine, doomed, self.deadline)
+
+
+def remove(engine: Engine, dry_run: bool, purge: bool, timeout: int) -> Outcome:
+    """Remove everything of the scope; data (and the Secrets that open it) only with ``purge``.
+
+    Args:
+        engine: an open engine, whose scope may be some components of an instance or all.
+        dry_run: only predict.
+        purge: whether data goes too.
+        timeout: seconds until everything must be gone.
+
+    Raises:
+        EngineError: with the cause.
+    """
+    outcome = Outcome()
+    deadline = engine.deadline = time.monotonic() + timeout
+    live = engine.read(set(), set())
+    live.update(_read_remembered_kinds(engine, live, set()))
+    doomed = [obj for obj in live.values() if engine.scope.manages(obj) and not _controlled(obj)]
+    if not purge:
+        doomed = _split_off_data(doomed, outcome)
+    doomed.sort(key=_deletion_order)
+    for obj in doomed:
+        outcome.add("deleted", obj, None)
+    if not dry_run:
+        _delete(engine, doomed, deadline)
+        engine.leave()
     outcome.warnings.extend(engine.warnings)
     return outcome
 
 
-def _reads(engine: Engine, obj: dict) -> Iterator[Ref]:
-    """The ConfigMaps and Secrets without which the object's pods do not start."""
+def _references(obj: dict) -> Iterator[tuple[Ref, bool]]:
+    """The ConfigMaps and Secrets that an object's pods read, and whether these do not start without."""
     for kind, name, required in manifests.references(obj):
-        if required:
-            yield Ref("", kind, engine.scope.namespace, name)
-
-
-def _look(engine: Engine, desired: list[dict]) -> dict[Ref, dict]:
-    """What is there of the desired objects, of what they read, and of what the component made before."""
-    kinds = {(obj["apiVersion"], obj["kind"]) for obj in desired}
-    read = {Ref("", kind, engine.scope.namespace, name) for obj in desired for kind, name, _required in manifests.references(obj)}
-    live = engine.read({Ref.of(obj) for obj in desired} | read, kinds)
-    other_kinds = _remembered_kinds(live.values(), engine.scope)
-    if other_kinds - kinds:
-        live.update(engine.read(set(), other_kinds))
-    return live
-
-
-def _refuse(engine: Engine, wanted: dict[Ref, dict], live: dict[Ref, dict], dry_run: bool) -> set[str]:
-    """Raise EngineError for what no engine could do; the names of Secrets that are not there, but that an operator will make."""
-    for ref in wanted:
-        if ref in live and not engine.scope.owns(live[ref]):
-            raise EngineError(_in_the_way(ref, live[ref], engine.scope))
-    awaited_secrets = {o["spec"].get("target", {}).get("name", o["metadata"]["name"]) for o in wanted.values() if o["kind"] == "ExternalSecret"}
-    lacking = {ref: obj for obj in wanted.values() for ref in _reads(engine, obj) if ref not in live and ref not in wanted and ref.name not in awaited_secrets}
-    if lacking:
-        # Another component's ExternalSecret has the name of what it makes.
-        others = engine.read(set(map(_external_secret_of, lacking)), set())
-        awaited_secrets |= {ref.name for ref in lacking if _external_secret_of(ref) in others}
-    for ref, obj in lacking.items():
-        # In check mode the Secret may be one that an earlier role of the same run would have made.
-        if not dry_run and ref.name not in awaited_secrets:
-            raise EngineError(f"{Ref.of(obj)} reads {ref}, which is not in namespace {ref.namespace}; "
-                              f"create it first or name another one.")
-    _refuse_to_lock_out(wanted, live)
-    return awaited_secrets
+        yield Ref("", kind, obj["metadata"].get("namespace", ""), name), required
 
 
 def _external_secret_of(ref: Ref) -> Ref:
@@ -304,152 +481,70 @@ def _external_secret_of(ref: Ref) -> Ref:
     return Ref("external-secrets.io", "ExternalSecret", ref.namespace, ref.name)
 
 
-def _arrived(engine: Engine, refs: set[Ref], deadline: float) -> dict[Ref, dict]:
-    """Wait for Secrets that an operator makes: pods would start without, and start again as soon as they are known."""
-    engine.log(f"Waiting for the External Secrets Operator to make {', '.join(sorted(map(str, refs)))}")
-    while True:
-        found = engine.read(refs | set(map(_external_secret_of, refs)), set())
-        missing = sorted(refs - set(found))
-        if not missing:
-            return {ref: found[ref] for ref in refs}
-        if time.monotonic() > deadline:
-            conditions = (found.get(_external_secret_of(missing[0])) or {}).get("status", {}).get("conditions") or []
-            reason = next((c.get("message") for c in conditions if c.get("status") != "True"), "") or "no operator has looked at it"
-            raise EngineError(f"ExternalSecret {missing[0].name} has made no Secret: {reason}; mend mlflow_secret_store, or what it may read.")
-        time.sleep(1)
+def _not_made(ref: Ref, external_secret: dict | None) -> str:
+    """The sentence for a Secret that the External Secrets Operator has not made in time."""
+    reason = "no operator has looked at it"
+    for condition in ((external_secret or {}).get("status") or {}).get("conditions") or []:
+        if condition.get("status") != "True" and condition.get("message"):
+            reason = condition["message"]
+            break
+    return f"ExternalSecret {ref.name} has made no Secret: {reason}; mend mlflow_secret_store, or what it may read."
 
 
-def remove(engine: Engine, dry_run: bool, purge: bool, timeout: int) -> Outcome:
-    """Remove everything of the component; data (and the Secrets that open it) only with ``purge``."""
-    outcome, deadline = Outcome(), time.monotonic() + timeout
-    live = engine.read(set(), set())
-    live.update(engine.read(set(), _remembered_kinds(live.values(), engine.scope)))
-    gone = [obj for obj in live.values() if engine.scope.manages(obj) and not _controlled(obj)]
-    _remove(engine, gone, outcome, dry_run, deadline, purge)
-    if not dry_run:
-        engine.leave(purge)
-    return outcome
-
-
-def _supported(engine: Engine, objects: list[dict], outcome: Outcome) -> list[dict]:
-    kept: list[dict] = []
-    reasons: dict[str, str] = {}
+def _remember_kinds(engine: Engine, objects: list[dict]) -> None:
+    """Name kinds that a read by label does not find on the objects of the same component, so that a later run looks for them."""
+    unusual: dict[str, set[str]] = {}
     for obj in objects:
-        if engine.namespaced(obj):
-            obj["metadata"].setdefault("namespace", engine.scope.namespace)
-        why = engine.unsupported_reason(obj)
-        if why:
-            reasons.setdefault(obj["kind"], why)
-        else:
-            kept.append(obj)
-    outcome.warnings.extend(f"{kind} left out: {why}." for kind, why in sorted(reasons.items()))
-    return kept
+        if not engine.finds_by_label(obj):
+            unusual.setdefault(component_of(obj), set()).add(f"{obj['apiVersion']}/{obj['kind']}")
+    for obj in objects:
+        if component_of(obj) in unusual:
+            annotations = obj["metadata"].setdefault("annotations", {})
+            annotations[manifests.KINDS] = ",".join(sorted(unusual[component_of(obj)]))
 
 
-def _remember_kinds(objects: list[dict]) -> None:
-    """Note kinds that are not everyday ones on all objects, so that a later run knows to look for them when pruning."""
-    unusual = sorted({f"{o['apiVersion']}/{o['kind']}" for o in objects if o["kind"] not in manifests.KIND_ORDER})
-    if unusual:
-        for obj in objects:
-            obj["metadata"].setdefault("annotations", {})[manifests.KINDS] = ",".join(unusual)
-
-
-def _remembered_kinds(objects, scope: Scope) -> set[tuple[str, str]]:
-    names = {kind for obj in objects if scope.manages(obj) for kind in manifests.annotation(obj, manifests.KINDS).split(",") if kind}
-    return {tuple(name.rsplit("/", 1)) for name in names}
+def _read_remembered_kinds(engine: Engine, live: dict[Ref, dict], known: set[tuple[str, str]]) -> dict[Ref, dict]:
+    """Objects of kinds that an earlier run named on the objects beside them."""
+    kinds = set()
+    for obj in live.values():
+        if engine.scope.manages(obj):
+            for name in filter(None, manifests.annotation(obj, manifests.KINDS).split(",")):
+                api_version, _slash, kind = name.rpartition("/")
+                kinds.add((api_version, kind))
+    return engine.read(set(), kinds) if kinds - known else {}
 
 
 def _controlled(obj: dict) -> bool:
-    """Whether a controller made the object (a Pod's ReplicaSet, a CronJob's Job); its owner goes, then it goes."""
+    """Whether a controller made the object (a Pod's ReplicaSet, a CronJob's Job); it goes when its owner goes."""
     return any(owner.get("controller") for owner in obj["metadata"].get("ownerReferences") or [])
 
 
-def _in_the_way(ref: Ref, obj: dict, scope: Scope) -> str:
-    labels = obj["metadata"].get("labels") or {}
-    manager = labels.get("app.kubernetes.io/managed-by")
-    owner = f"instance {labels['app.kubernetes.io/instance']}" if manager == manifests.MANAGER else manager or "nobody that it names"
-    return (f"{ref} already exists in namespace {ref.namespace or '(none)'} and belongs to {owner}, not to instance {scope.instance}; "
-            f"remove or rename it, or choose another mlflow_instance or mlflow_namespace.")
-
-
-def _generated(obj: dict) -> dict[str, str]:
-    """The keys that a Secret asks to have generated, and with what they begin if not with a password."""
-    entries = (entry.strip().partition("=") for entry in manifests.annotation(obj, manifests.GENERATE).split(","))
-    return {key: first for key, _equals, first in entries if key}
-
-
-def _refuse_to_lock_out(wanted: dict[Ref, dict], live: dict[Ref, dict]) -> None:
-    """A generated password that is given instead would be forgotten, while what was made with it wants that one alone."""
-    once = {name for obj in wanted.values() for name in manifests.annotation(obj, manifests.READ_ONCE).split(",") if name}
-    for ref, obj in wanted.items():
-        if ref.kind != "Secret" or ref.name not in once or ref not in live:
-            continue
-        before = live[ref].get("data") or {}
-        for key in sorted(set(_generated(live[ref])) - set(_generated(obj))):
-            if (obj.get("data") or {}).get(key) not in (None, before.get(key)):
-                raise EngineError(f"{ref} holds a generated {key}, which another one given now does not change where it is used; leave it "
-                                  f"to be generated (playbooks/rotate.yml renews it), or put yours there and into the Secret first.")
-
-
-def _generate(obj: dict, live: dict | None) -> None:
-    """Fill the keys that a Secret asks to have generated: what lives is kept, what is missing is made once.
-
-    The annotation lists keys by comma; ``key=value`` begins with that value instead of a password.
-    """
-    wanted = _generated(obj)
-    authority = manifests.annotation(obj, manifests.GENERATE_CA)
-    if obj["kind"] != "Secret" or not (wanted or authority):
-        return
-    data = obj.setdefault("data", {}) or {}
-    if authority:
-        there = (live or {}).get("data", {})
-        pair = {key: there.get(key) for key in ("ca.crt", "ca.key")}
-        data.update(pair if all(pair.values()) else certificates.authority(authority))
-    for key, first in wanted.items():
-        if key not in data:
-            data[key] = (live or {}).get("data", {}).get(key) or base64.b64encode((first or _password()).encode()).decode()
-    obj["data"] = data
-
-
-def _password(length: int = 32) -> str:
-    # Letters and digits only: the value must survive URLs, shells and configuration files unquoted.
-    alphabet = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
-    return "".join(secrets.choice(alphabet) for position in range(length))
-
-
-def _batches(wave: list[dict]) -> list[list[dict]]:
-    """Workloads after everything that they read, so that a batch can be put at once and revisions are known."""
-    early = [o for o in wave if not manifests.references(o) and o["kind"] not in manifests.WORKLOADS]
-    late = [o for o in wave if o not in early]
-    return [batch for batch in (early, late) if batch]
-
-
-def _revise(obj: dict, now: dict[Ref, dict], namespace: str) -> None:
-    """Mark a workload's pods with a fingerprint of the configuration they read, so that a change restarts them."""
-    template = manifests.pod_template(obj)
-    once = manifests.annotation(obj, manifests.READ_ONCE).split(",")
-    sources = [now[ref] for kind, name, _required in manifests.references(obj)
-               if name not in once and (ref := Ref("", kind, obj["metadata"].get("namespace", namespace), name)) in now]
-    if template is not None and sources and obj["kind"] != "CronJob":
-        template.setdefault("metadata", {}).setdefault("annotations", {})[manifests.REVISION] = manifests.revision(sources)
-
-
-def _remove(engine: Engine, objects: list[dict], outcome: Outcome, dry_run: bool, deadline: float, purge: bool, prune: bool = True) -> None:
+def _split_off_data(objects: list[dict], outcome: Outcome) -> list[dict]:
+    """What may be deleted, in the order of deletion; data is reported as kept."""
     doomed = []
-    for obj in sorted(objects, key=lambda o: manifests.rank(o["kind"]), reverse=True):
-        if manifests.annotation(obj, manifests.KEEP) and not purge:
+    for obj in sorted(objects, key=_deletion_order):
+        data = manifests.annotation(obj, manifests.KEEP)
+        if data:
             outcome.add("kept", obj, None)
-            outcome.warnings.append(f"{Ref.of(obj)} is kept: it holds {manifests.annotation(obj, manifests.KEEP)}; "
-                                 f"playbooks/uninstall.yml with mlflow_purge_data=true removes it.")
-        elif not prune:
-            outcome.add("left", obj, None)
+            outcome.warnings.append(f"{Ref.of(obj)} is kept: it holds {data}; playbooks/uninstall.yml with "
+                                    f"mlflow_purge_data=true removes it.")
         else:
             doomed.append(obj)
-            outcome.add("deleted", obj, None)
-    if doomed and not dry_run:
-        engine.delete(doomed, deadline)
+    return doomed
 
 
-def fingerprint(obj: dict) -> str:
-    """A stable text of the object as a person means it, to tell whether what runs came from it."""
-    return json.dumps(manifests.comparable(obj), sort_keys=True, separators=(",", ":"))
+def _deletion_order(obj: dict) -> tuple[int, int]:
+    """First what leads requests to workloads or watches them, then workloads, then what workloads need."""
+    kind = obj["kind"]
+    is_workload = kind in manifests.WORKLOADS or kind == "CronJob"
+    if kind == "Service" or (not is_workload and manifests.rank(kind) > manifests.rank("Deployment")):
+        step = 0
+    else:
+        step = 1 if is_workload else 2
+    return step, -manifests.rank(kind)
+
+
+def _delete(engine: Engine, objects: Iterable[dict], deadline: float) -> None:
+    """Delete objects step by step, each gone before the next: a server, say, before the volume that it writes to."""
+    for _step, batch in itertools.groupby(objects, key=lambda obj: _deletion_order(obj)[0]):
+        engine.delete(list(batch), deadline)

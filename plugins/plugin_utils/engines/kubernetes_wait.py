@@ -2,15 +2,18 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Waiting for workloads on Kubernetes, and saying in Kubernetes' own words why one does not come up."""
+"""Waiting for workloads on Kubernetes, and reporting the cause, as Kubernetes gives it, when one does not become ready."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Iterator
+from urllib.parse import quote
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import EngineError
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import ApiError
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import ApiError, label_selector
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_status import (
+    condition, containers, last_end, memory_limit, pod_state, progress, ready, template_revision)
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
 if TYPE_CHECKING:
@@ -24,6 +27,19 @@ GRACE_PERIODS = {"misconfigured": 15, "unschedulable": 45}
 CRASHES = 3
 LOG_LINES = 15
 LOG_INTERVAL = 10
+REVISION = "deployment.kubernetes.io/revision"
+
+
+class WorkloadError(EngineError):
+    """Workloads that did not become ready, with the cause.
+
+    Attributes:
+        failed: the live objects.
+    """
+
+    def __init__(self, message: str, failed: list[dict]) -> None:
+        super().__init__(message)
+        self.failed = failed
 
 
 class Watcher:
@@ -32,229 +48,208 @@ class Watcher:
     def __init__(self, engine: KubernetesEngine, deadline: float) -> None:
         self.engine = engine
         self.deadline = deadline
-        self._since: dict[tuple, float] = {}
-        self._said: tuple[str, float] = ("", 0.0)
+        self.inspector = Inspector(engine)
+        self._logged: tuple[str, float] = ("", 0.0)
 
     def until_ready(self, objects: list[dict]) -> None:
-        """Return when all are ready; raise EngineError with the cause otherwise."""
+        """Return when all are ready.
+
+        Raises:
+            WorkloadError: with the cause.
+        """
         waiting = [obj for obj in objects if progress(obj)]
         pause = 0.25
         while waiting:
             for obj in waiting:
-                self._raise_if_hopeless(obj)
+                self._raise_if_fatal(obj)
             if time.monotonic() > self.deadline:
-                raise EngineError(self._report(waiting[0], f"is not ready in time ({progress(waiting[0])})"))
-            self._tell(waiting)
+                reports = [self.inspector.report(obj, f"is not ready in time ({progress(obj)})") for obj in waiting]
+                raise WorkloadError("\n".join(reports), waiting)
+            self._log_progress(waiting)
             time.sleep(pause)
             pause = min(pause * 1.5, 2.0)
-            waiting = [obj for obj in self.engine.api.map(self._fresh, waiting) if progress(obj)]
+            waiting = [obj for obj in self.engine.api.map(self._current, waiting) if progress(obj)]
 
-    def _fresh(self, obj: dict) -> dict:
-        return self.engine.api.request("GET", self.engine.path(obj))
+    def _current(self, obj: dict) -> dict:
+        try:
+            return self.engine.api.request("GET", self.engine.path(obj))
+        except ApiError as error:
+            raise EngineError(f"{Ref.of(obj)} cannot be waited for: {error}.") from error
 
-    def _tell(self, waiting: list[dict]) -> None:
+    def _log_progress(self, waiting: list[dict]) -> None:
         text = "; ".join(f"{Ref.of(obj)}: {progress(obj)}" for obj in waiting)
-        before, at = self._said
+        before, at = self._logged
         if text != before or time.monotonic() - at > LOG_INTERVAL:
             if before:  # what is ready at the second look needs no announcement
                 self.engine.log(text)
-            self._said = (text, time.monotonic())
+            self._logged = (text, time.monotonic())
 
-    # -- causes ----------------------------------------------------------------------------------------------------
-
-    def _raise_if_hopeless(self, obj: dict) -> None:
-        for condition in (obj.get("status") or {}).get("conditions") or []:
-            if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-                raise EngineError(self._report(obj, f"cannot make its pods: {condition.get('message')}"))
-            if condition["type"] == "Failed" and condition["status"] == "True":
-                raise EngineError(self._report(obj, f"failed ({condition.get('reason')})"))
-        if (obj.get("status") or {}).get("observedGeneration", 0) < obj["metadata"].get("generation", 1) and obj["kind"] != "Job":
-            return  # what is to be seen yet is what the workload was before
-        for pod in self._pods(obj):
-            if obj["kind"] == "StatefulSet" and _revision(pod) != obj["status"].get("updateRevision"):
-                self._unblock(pod)
+    def _raise_if_fatal(self, obj: dict) -> None:
+        """Raise WorkloadError for a workload that time alone will not make ready."""
+        if found := condition(obj, "ReplicaFailure"):
+            raise self._error(obj, f"cannot create its pods: {found.get('message')}")
+        if found := condition(obj, "Failed"):
+            raise self._error(obj, f"failed ({found.get('reason')})")
+        observed = (obj.get("status") or {}).get("observedGeneration", 0)
+        if obj["kind"] != "Job" and observed < obj["metadata"].get("generation", 1):
+            return  # its pods are those of the generation before
+        for pod in self.inspector.unready_pods(obj):
+            cause = next(self.inspector.causes(pod), None)
+            if not cause:
                 continue
-            for cause in self._causes(pod):
-                raise EngineError(self._report(obj, "cannot become ready", pod, cause))
+            if obj["kind"] == "StatefulSet" and template_revision(pod) != obj["status"].get("updateRevision"):
+                self._replace(pod)
+            else:
+                raise self._error(obj, "cannot become ready", pod, cause)
 
-    def _unblock(self, pod: dict) -> None:
+    def _error(self, obj: dict, what: str, pod: dict | None = None, cause: str = "") -> WorkloadError:
+        return WorkloadError(self.inspector.report(obj, what, pod, cause), [obj])
+
+    def _replace(self, pod: dict) -> None:
         """A StatefulSet waits for a pod of the old template to become ready before it replaces it, be that pod broken or not.
 
         Source: https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/#forced-rollback
         """
-        if any(True for _cause in self._causes(pod)):
-            self.engine.log(f"Replacing pod {pod['metadata']['name']}, which never became ready")
-            self.engine.delete([{"apiVersion": "v1", "kind": "Pod", **pod}], self.deadline)
+        self.engine.log(f"Replacing pod {pod['metadata']['name']}, which never became ready")
+        self.engine.delete([{"apiVersion": "v1", "kind": "Pod", **pod}], self.deadline)
 
-    def _causes(self, pod: dict) -> Iterator[str]:
+
+class Inspector:
+    """Finds out why pods are not ready. What its user may not read is missing in reports, and stops nothing."""
+
+    def __init__(self, engine: KubernetesEngine) -> None:
+        self.engine = engine
+        self._since: dict[tuple, float] = {}
+
+    # -- causes ----------------------------------------------------------------------------------------------------
+
+    def causes(self, pod: dict) -> Iterator[str]:
+        """Why time alone will not make the pod ready, most certain first; nothing while it still may."""
         name = pod["metadata"]["name"]
-        for condition in pod["status"].get("conditions") or []:
-            if condition["type"] == "PodScheduled" and condition["status"] == "False":
+        for found in pod["status"].get("conditions") or []:
+            if found["type"] == "PodScheduled" and found["status"] == "False":
                 if self._lasts((name, "unschedulable"), GRACE_PERIODS["unschedulable"]) and not self._scaling_up(pod):
-                    yield f"no node takes pod {name}: {condition.get('message')}"
-        for status in _containers(pod):
-            waiting = (status.get("state") or {}).get("waiting") or {}
-            reason, message = waiting.get("reason", ""), waiting.get("message", "")
-            ended = _last_end(status)
-            down = ended.get("exitCode", 0) != 0 and "running" not in (status.get("state") or {})
-            what = f"pod {name}, container {status['name']}"
-            if reason in FATAL_REASONS:
-                yield f"{what}: {reason}: {message or status.get('image')}"
-            elif reason in MISCONFIGURED and self._lasts((name, status["name"], reason), GRACE_PERIODS["misconfigured"]):
-                yield f"{what}: {reason}: {message}"
-            elif down and ended.get("reason") == "OOMKilled":
-                yield f"{what} was killed for using more than its memory limit ({_limit(pod, status['name'])})"
-            elif down and status.get("restartCount", 0) >= CRASHES:
-                yield f"{what} ended {status['restartCount']} times, last with exit code {ended.get('exitCode')} ({ended.get('reason')})"
+                    yield f"no node takes pod {name}: {found.get('message')}"
+        for status in containers(pod):
+            yield from self._container_causes(pod, status)
+
+    def _container_causes(self, pod: dict, status: dict) -> Iterator[str]:
+        name, what = pod["metadata"]["name"], f"pod {pod['metadata']['name']}, container {status['name']}"
+        waiting = (status.get("state") or {}).get("waiting") or {}
+        reason, message = waiting.get("reason", ""), waiting.get("message", "")
+        if reason in FATAL_REASONS:
+            yield f"{what}: {reason}: {message or status.get('image')}"
+        elif reason in MISCONFIGURED and self._lasts((name, status["name"], reason), GRACE_PERIODS["misconfigured"]):
+            yield f"{what}: {reason}: {message}"
+        end = last_end(status)
+        if not end.get("exitCode") or "running" in (status.get("state") or {}):
+            return
+        if end.get("reason") == "OOMKilled":
+            yield f"{what} was killed for using more than its memory limit ({memory_limit(pod, status['name'])})"
+        elif status.get("restartCount", 0) >= CRASHES:
+            yield (f"{what} ended {status['restartCount']} times, last with exit code {end.get('exitCode')} "
+                   f"({end.get('reason')})")
 
     def _lasts(self, key: tuple, seconds: float) -> bool:
         return time.monotonic() - self._since.setdefault(key, time.monotonic()) >= seconds
 
     def _scaling_up(self, pod: dict) -> bool:
-        """Whether a cluster autoscaler is already bringing a node for the pod."""
+        """Whether a cluster autoscaler is already adding a node for the pod."""
         return any(event.get("reason") == "TriggeredScaleUp" for event in self._events(pod))
 
-    # -- what Kubernetes says --------------------------------------------------------------------------------------
+    # -- pods ------------------------------------------------------------------------------------------------------
 
-    def _pods(self, obj: dict) -> list[dict]:
-        """The workload's pods that are not ready, newest first."""
+    def unready_pods(self, obj: dict) -> list[dict]:
+        """The workload's pods that are not ready (a Job's: not done), newest first; a Deployment's only of its newest template."""
         labels = (obj["spec"].get("selector") or {}).get("matchLabels") or {}
-        selector = ",".join(f"{key}%3D{value}" for key, value in labels.items())
-        answer = self.engine.api.request("GET", f"/api/v1/namespaces/{obj['metadata']['namespace']}/pods", f"labelSelector={selector}")
-        pods = [pod for pod in answer["items"] if not pod["metadata"].get("deletionTimestamp") and not _ready(pod)]
+        items = self._optional_list(obj["metadata"]["namespace"], "/api/v1", "pods", label_selector(labels))
+        pods = []
+        for pod in items:
+            done = pod["status"].get("phase") == "Succeeded" if obj["kind"] == "Job" else ready(pod)
+            if not done and not pod["metadata"].get("deletionTimestamp"):
+                pods.append(pod)
+        pods.sort(key=lambda pod: pod["metadata"]["creationTimestamp"], reverse=True)
         if obj["kind"] == "Deployment" and pods:
             # Those of an earlier template may be broken and on their way out; they are no reason to give up on this one.
-            newest = self._newest_replica_set(obj)
-            pods = [pod for pod in pods if any(owner["name"] == newest for owner in pod["metadata"].get("ownerReferences") or [])]
-        return sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"], reverse=True)
+            newest = self._newest_replica_set(obj) or _owner(pods[0])
+            pods = [pod for pod in pods if _owner(pod) == newest]
+        return pods
 
-    def _newest_replica_set(self, deployment: dict) -> str | None:
-        metadata = deployment["metadata"]
-        labels = ",".join(f"{key}%3D{value}" for key, value in deployment["spec"]["selector"]["matchLabels"].items())
-        answer = self.engine.api.request("GET", f"/apis/apps/v1/namespaces/{metadata['namespace']}/replicasets", f"labelSelector={labels}")
-        revision = (metadata.get("annotations") or {}).get("deployment.kubernetes.io/revision")
-        return next((r["metadata"]["name"] for r in answer["items"]
-                     if (r["metadata"].get("annotations") or {}).get("deployment.kubernetes.io/revision") == revision), None)
+    def _newest_replica_set(self, deployment: dict) -> str:
+        metadata, labels = deployment["metadata"], deployment["spec"]["selector"]["matchLabels"]
+        revision = (metadata.get("annotations") or {}).get(REVISION)
+        for replica_set in self._optional_list(metadata["namespace"], "/apis/apps/v1", "replicasets", label_selector(labels)):
+            if (replica_set["metadata"].get("annotations") or {}).get(REVISION) == revision:
+                return replica_set["metadata"]["name"]
+        return ""
 
-    def _events(self, obj: dict) -> list[dict]:
-        metadata = obj["metadata"]
-        answer = self.engine.api.request("GET", f"/api/v1/namespaces/{metadata['namespace']}/events",
-                                         f"fieldSelector=involvedObject.name%3D{metadata['name']}")
-        return sorted(answer["items"], key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "")
+    # -- reports ---------------------------------------------------------------------------------------------------
 
-    def _report(self, obj: dict, what: str, pod: dict | None = None, cause: str = "") -> str:
-        """One sentence with the cause, then the log's and the events' last lines."""
-        pod = pod or next(iter(self._pods(obj)), None)
+    def report(self, obj: dict, what: str, pod: dict | None = None, cause: str = "") -> str:
+        """One sentence with the cause, then the last lines of the log and of the events.
+
+        Args:
+            obj: the live workload.
+            what: what is wrong with it, without its name.
+            pod: the pod that is the cause, if it is known already.
+            cause: what is wrong with that pod.
+        """
+        pod = pod or next(iter(self.unready_pods(obj)), None)
         if pod and not cause:
-            cause = next(self._causes(pod), "") or _state(pod)
-        lines = [f"{Ref.of(obj)} {what}{': ' + cause if cause else ''}."]
+            cause = next(self.causes(pod), "") or pod_state(pod)
+        sentence = f"{Ref.of(obj)} {what}{': ' + cause if cause else ''}"
+        lines = [sentence.rstrip(".") + "."]
         if pod:
             lines += self._log(pod)
-        warnings = [e for source in (obj, pod) if source for e in self._events(source) if e.get("type") == "Warning"]
-        lines += self._claims(pod) if pod else []
-        for event in warnings[-4:]:
+            lines += self._unbound_claims(pod)
+        events = [event for source in (obj, pod) if source for event in self._events(source)]
+        for event in [event for event in events if event.get("type") == "Warning"][-4:]:
             lines.append(f"  event: {event.get('reason')}: {' '.join((event.get('message') or '').split())}")
         return "\n".join(lines)
 
     def _log(self, pod: dict) -> list[str]:
-        blamed = next((s for s in _containers(pod) if not s.get("ready") and (_last_end(s) or (s.get("state") or {}).get("running"))), None)
-        if not blamed:
+        """The last lines of the log of the first container that is not ready, or else of the last one."""
+        begun = [status for status in containers(pod) if last_end(status) or (status.get("state") or {}).get("running")]
+        if not begun:
             return []
-        running = (blamed.get("state") or {}).get("running")
-        previous = bool(blamed.get("restartCount")) and not (blamed.get("state") or {}).get("terminated") and not running
-        path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}/log"
-        query = f"container={blamed['name']}&tailLines={LOG_LINES}{'&previous=true' if previous else ''}"
+        status = next((status for status in begun if not status.get("ready")), begun[-1])
+        state = status.get("state") or {}
+        previous = bool(status.get("restartCount")) and not state.get("terminated") and not state.get("running")
         try:
-            # The log endpoint answers plain text, or JSON only for errors; it refuses to be asked for JSON alone.
-            text = self.engine.api.request("GET", path, query, accept="*/*")
-        except ApiError:
+            text = self.engine.pod_log(pod, status["name"], LOG_LINES, previous)
+        except EngineError:
             return []
-        return [f"  log of {blamed['name']}: {line}" for line in str(text).splitlines() if line.strip()]
+        return [f"  log of {status['name']}: {line}" for line in text.splitlines() if line.strip()]
 
-    def _claims(self, pod: dict) -> list[str]:
+    def _unbound_claims(self, pod: dict) -> list[str]:
         """Why volumes of the pod are not there, if they are not."""
-        lines = []
-        for volume in pod["spec"].get("volumes") or []:
-            name = (volume.get("persistentVolumeClaim") or {}).get("claimName")
-            if not name:
-                continue
-            claim = self.engine.read({Ref("", "PersistentVolumeClaim", pod["metadata"]["namespace"], name)}, set())
-            claim = next((c for r, c in claim.items() if r.kind == "PersistentVolumeClaim" and r.name == name), None)
-            if claim and claim["status"].get("phase") != "Bound":
-                why = next((e.get("message") for e in reversed(self._events(claim))), "no event tells why")
-                lines.append(f"  PersistentVolumeClaim {name} is {claim['status'].get('phase')}: {why}")
+        lines, namespace = [], pod["metadata"]["namespace"]
+        names = [(volume.get("persistentVolumeClaim") or {}).get("claimName") for volume in pod["spec"].get("volumes") or []]
+        for name in filter(None, names):
+            query = f"fieldSelector={quote(f'metadata.name={name}')}"
+            for claim in self._optional_list(namespace, "/api/v1", "persistentvolumeclaims", query):
+                phase = claim["status"].get("phase")
+                if phase != "Bound":
+                    why = next((e.get("message") for e in reversed(self._events(claim))), "no event tells why")
+                    lines.append(f"  PersistentVolumeClaim {name} is {phase}: {why}")
         return lines
 
+    def _events(self, obj: dict) -> list[dict]:
+        """The events of an object, oldest first."""
+        metadata = obj["metadata"]
+        # By uid as well: an earlier object of the same name had events of its own.
+        selected = f"involvedObject.name={metadata['name']},involvedObject.uid={metadata['uid']}"
+        events = self._optional_list(metadata["namespace"], "/api/v1", "events", f"fieldSelector={quote(selected)}")
+        return sorted(events, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
 
-def progress(obj: dict) -> str:
-    """What a workload still lacks, in words; empty when it is ready."""
-    spec, status = obj["spec"], obj.get("status") or {}
-    if obj["kind"] == "Job":
-        if any(c["type"] == "Complete" and c["status"] == "True" for c in status.get("conditions") or []):
-            return ""
-        return f"{status.get('succeeded', 0)} of {spec.get('completions', 1)} completions"
-    wanted = status.get("desiredNumberScheduled", 0) if obj["kind"] == "DaemonSet" else spec.get("replicas", 1)
-    if status.get("observedGeneration", 0) < obj["metadata"].get("generation", 1):
-        return "change not yet seen by its controller"
-    fields = {"Deployment": ("updatedReplicas", "availableReplicas"), "StatefulSet": ("updatedReplicas", "readyReplicas"),
-              "DaemonSet": ("updatedNumberScheduled", "numberAvailable")}[obj["kind"]]
-    updated, ready = (status.get(field, 0) for field in fields)
-    if updated < wanted:
-        return f"{updated} of {wanted} pods updated"
-    if ready < wanted:
-        return f"{ready} of {wanted} pods ready"
-    if obj["kind"] == "Deployment" and status.get("replicas", 0) > wanted:
-        return "old pods still ending"
-    return ""
+    def _optional_list(self, namespace: str, root: str, plural: str, query: str) -> list[dict]:
+        """What a report is better with: nothing where this user may not look, or the API has trouble."""
+        try:
+            return self.engine.api.request("GET", f"{root}/namespaces/{namespace}/{plural}", query)["items"]
+        except EngineError:
+            return []
 
 
-def _containers(pod: dict) -> list[dict]:
-    status = pod["status"]
-    return (status.get("initContainerStatuses") or []) + (status.get("containerStatuses") or [])
-
-
-def _ready(pod: dict) -> bool:
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or [])
-
-
-def _revision(pod: dict) -> str | None:
-    """Which of a StatefulSet's templates a pod came from."""
-    return (pod["metadata"].get("labels") or {}).get("controller-revision-hash")
-
-
-def _last_end(status: dict) -> dict:
-    return (status.get("state") or {}).get("terminated") or (status.get("lastState") or {}).get("terminated") or {}
-
-
-def _limit(pod: dict, container: str) -> str:
-    for spec in (pod["spec"].get("initContainers") or []) + pod["spec"]["containers"]:
-        if spec["name"] == container:
-            return ((spec.get("resources") or {}).get("limits") or {}).get("memory", "none set")
-    return "unknown"
-
-
-def _state(pod: dict) -> str:
-    """A pod's state as `kubectl get pods` would tell it, for a report that found no better cause."""
-    parts = []
-    for status in _containers(pod):
-        state = status.get("state") or {}
-        kind = next(iter(state), "unknown")
-        reason = (state.get(kind) or {}).get("reason")
-        if not status.get("ready") and reason != "Completed":
-            parts.append(f"container {status['name']} is {kind}{' (' + reason + ')' if reason else ', its probes do not pass'}")
-    return f"pod {pod['metadata']['name']}: {', '.join(parts) or pod['status'].get('phase')}"
-
-
-def describe(pod: dict) -> dict:
-    """A pod in the few words of a status panel."""
-    statuses = _containers(pod)
-    waiting = next((s["state"]["waiting"].get("reason") for s in statuses if "waiting" in (s.get("state") or {})), None)
-    phase = pod["status"].get("phase", "Unknown")
-    return {
-        "name": pod["metadata"]["name"],
-        "component": (pod["metadata"].get("labels") or {}).get("app.kubernetes.io/component", ""),
-        "state": waiting or ("Completed" if phase == "Succeeded" else phase),
-        "ready": _ready(pod) or phase == "Succeeded",
-        "restarts": sum(s.get("restartCount", 0) for s in statuses),
-        "image": pod["spec"]["containers"][0]["image"],
-    }
+def _owner(pod: dict) -> str:
+    """The name of the controller that made a pod."""
+    return next((owner["name"] for owner in pod["metadata"].get("ownerReferences") or []), "")

@@ -438,7 +438,7 @@ class PodmanEngine(Engine):
             "restarts": sum(c.get("Restarts") or 0 for c in containers), "image": containers[0]["Image"],
         } for name, containers in sorted(by_pod.items())]
 
-    def leave(self, purge: bool) -> None:
+    def leave(self) -> None:
         self.machine.leave()
 
     def close(self) -> None:

@@ -2,14 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The authority that a Secret may ask for: one that clients can trust, made once and kept."""
+"""The CA that a Secret may ask for: one that clients can trust, made once and kept."""
 
 from __future__ import annotations
 
 import base64
 
 import pytest
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import certificates, engines, manifests
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import certificates, generated, manifests
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
@@ -19,8 +19,8 @@ def secret(**data):
             **({"data": data} if data else {})}
 
 
-def test_an_authority_can_sign_and_be_trusted():
-    pair = {name: base64.b64decode(value) for name, value in certificates.authority("team-a").items()}
+def test_a_ca_can_sign_and_be_trusted():
+    pair = {name: base64.b64decode(value) for name, value in certificates.certificate_authority("team-a").items()}
     certificate = x509.load_pem_x509_certificate(pair["ca.crt"])
     key = serialization.load_pem_private_key(pair["ca.key"], None)
     assert certificate.public_key() == key.public_key()
@@ -32,14 +32,14 @@ def test_an_authority_can_sign_and_be_trusted():
 
 def test_it_is_made_once():
     first, second = secret(), secret()
-    engines._generate(first, None)
-    engines._generate(second, first)
+    generated.fill(first, None)
+    generated.fill(second, first)
     assert first["data"] == second["data"] and set(first["data"]) == {"ca.crt", "ca.key"}
 
 
 @pytest.mark.parametrize("lost", ["ca.crt", "ca.key"])
 def test_half_of_it_is_of_no_use(lost):
-    live, obj = secret(**certificates.authority("team-a")), secret()
+    live, obj = secret(**certificates.certificate_authority("team-a")), secret()
     del live["data"][lost]
-    engines._generate(obj, live)
+    generated.fill(obj, live)
     assert set(obj["data"]) == {"ca.crt", "ca.key"} and not set(live["data"].values()) & set(obj["data"].values())
