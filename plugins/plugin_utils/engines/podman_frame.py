@@ -12,6 +12,7 @@ a login banner, a become prompt or ssh's own messages stand before and after. sc
 from __future__ import annotations
 
 import base64
+import functools
 import pathlib
 import re
 import shlex
@@ -33,10 +34,11 @@ class Result(NamedTuple):
     err: str
 
 
-def script(name: str) -> str:
-    """The text of a file below ``scripts``, without its comments, which a process list need not show."""
-    lines = (SCRIPTS / name).read_text(encoding="utf-8").splitlines()
-    return "\n".join(line for line in lines if not line.lstrip().startswith("#")) + "\n"
+@functools.cache
+def script(name: str, comments: bool = False) -> str:
+    """The text of a file below ``scripts``; without comments when it is an argument, which process lists and sudo's log show."""
+    text = (SCRIPTS / name).read_text(encoding="utf-8")
+    return text if comments else "".join(line for line in text.splitlines(keepends=True) if not line.lstrip().startswith("#"))
 
 
 def frame(argv: list[str], stdin: str = NO_STDIN) -> str:

@@ -1,4 +1,4 @@
-#!/bin/sh
+# shellcheck shell=sh
 # Runs a command and writes its output and its errors base64-encoded between markers, so that they arrive whole whatever is between the
 # command and the engine: a terminal that merges both streams and rewrites line ends, a login banner, sudo's prompt.
 #   frame.sh STDIN COMMAND [ARGUMENT...]
