@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+<<<<<<< HEAD
 import shlex
 from typing import Any, Iterator
+=======
+import uuid
+from typing import Iterator
+>>>>>>> podman
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+<<<<<<< HEAD
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, engines, manifests, model
+=======
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import podman_frame
+>>>>>>> podman
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman import PodmanEngine
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import variables
@@ -89,10 +99,40 @@ class EngineAction(ModelAction):
         return self.engine(options, engines.Scope(instance.namespace, instance.name, names))
 
     def _command(self, argv: list[str], stdin: bytes | str | None = None) -> tuple[int, str, str]:
-        """Run a command on the inventory host the way Ansible reaches it (connection, become)."""
+        """Run a command on the inventory host through Ansible's connection and become.
+
+        Args:
+            argv: program and arguments; no secrets, since they show in the process list.
+            stdin: what the command reads. Where pipelining is off it travels as a file of mode 0600, as modules do, which is removed
+                before the command starts.
+
+        Returns:
+            Exit code, output, errors.
+
+        Raises:
+            EngineError: the command could not be started.
+        """
         data = stdin.encode() if isinstance(stdin, str) else stdin
-        answer = self._low_level_execute_command(shlex.join(argv), sudoable=True, in_data=data)
-        return answer["rc"], answer["stdout"], answer["stderr"]
+        if self._is_pipelining_enabled("new"):
+            # Some input, if only an empty line: without any, ssh gives the command a terminal.
+            answer = self._low_level_execute_command(podman_frame.frame(argv, podman_frame.PIPE if data else podman_frame.NO_STDIN),
+                                                     in_data=data or b"\n")
+        else:
+            answer = self._low_level_execute_command(podman_frame.frame(argv, self._stdin_file(data) if data else podman_frame.NO_STDIN))
+        result = podman_frame.unframe(answer["stdout"])
+        if result is None:
+            reason = podman_frame.complaint(answer["stdout"] + "\n" + answer["stderr"]) or f"exit code {answer['rc']}"
+            raise engines.EngineError(f"{argv[0]} cannot be run on this host ({reason}); see to it that ansible.builtin.command can be.")
+        return result
+
+    def _stdin_file(self, data: bytes) -> str:
+        """Transfer a command's input to a file on the host that only the user who runs the command may read."""
+        shell = self._connection._shell
+        folder = shell.tmpdir or self._make_tmp_path()
+        path = shell.join_path(folder, f"stdin-{uuid.uuid4().hex}")
+        self._transfer_data(path, data)
+        self._fixup_perms2((folder, path), execute=False)
+        return path
 
 
 def resolve(templar: Any, host_vars: dict, host: str) -> model.Model:

@@ -12,7 +12,10 @@ shows and what the state says can be compared.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import os
+import posixpath
 import shlex
 import time
 import uuid
@@ -21,13 +24,14 @@ from typing import Callable, Iterable, Iterator
 from ansible_collections.mlops.mlflow.plugins.module_utils.podman import secret_name
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine, EngineError, Put, Scope
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import podman_spec
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import podman_access, podman_schedule, podman_spec
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman_machine import LOST, Machine, Run, last_line
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman_spec import LABEL, Pod, Context
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
 RUNNABLE = ("Deployment", "StatefulSet", "Job")
-STORED = ("ConfigMap", "Secret", "PersistentVolumeClaim", "Service", *RUNNABLE)
+WITH_PODS = (*RUNNABLE, "CronJob")
+STORED = ("ConfigMap", "Secret", "PersistentVolumeClaim", "Service", *WITH_PODS)
 NO_COUNTERPART = {
     "ServiceAccount": "one machine has no API that pods could log in to",
     "Role": "one machine has no API to give rights to", "RoleBinding": "one machine has no API to give rights to",
@@ -35,7 +39,6 @@ NO_COUNTERPART = {
     "NetworkPolicy": "on one machine the instance's own network is the border",
     "HorizontalPodAutoscaler": "one machine runs a fixed number of pods",
     "PodDisruptionBudget": "one machine has no nodes to drain",
-    "CronJob": "podman has no scheduler",
 }
 BEYOND_HELP = (LOST, "stopping", "removing", "unknown")
 """States of containers out of which podman finds no way but their removal."""
@@ -55,13 +58,26 @@ class PodmanEngine(Engine):
         self._known: dict[Ref, dict] = {}
         self._before: dict[Ref, dict] = {}
         self._old: dict[Ref, list[str]] = {}
+        self._pods: dict[Ref, list[Pod]] = {}
         self._attempts: dict[str, int] = {}
         self._said: tuple[str, float] = ("", 0.0)
 
     def unsupported_reason(self, obj: dict) -> str:
+        if obj["kind"] == "CronJob":
+            return self._unscheduled_reason(obj)
         if obj["kind"] in STORED:
             return ""
         return NO_COUNTERPART.get(obj["kind"], "it is for clusters, and podman has no counterpart")
+
+    def _unscheduled_reason(self, cron_job: dict) -> str:
+        """Why nothing would run a CronJob on this machine; empty when something does."""
+        facts = self.machine.facts
+        if not facts.unit and not facts.cron:
+            return (f"no systemd runs {'here' if self.machine.is_root else 'for this user'} and no cron is installed; install Debian's package "
+                    f"cron, then run this again")
+        if not facts.unit and not facts.cron_runs:
+            self.warn(f"{Ref.of(cron_job)} is in the crontab of {facts.user}, but no cron daemon runs on this machine; start cron.")
+        return podman_schedule.unsupported_reason(cron_job)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -97,7 +113,7 @@ class PodmanEngine(Engine):
             if labels.get(f"{LABEL}/namespace") == self.scope.namespace and "/" in labels.get(f"{LABEL}/workload", ""):
                 kind, name = labels[f"{LABEL}/workload"].split("/", 1)
                 ours = {**labels, "app.kubernetes.io/component": labels.get(f"{LABEL}/component", "")}
-                obj = {"apiVersion": "batch/v1" if kind == "Job" else "apps/v1", "kind": kind,
+                obj = {"apiVersion": "batch/v1" if kind in ("Job", "CronJob") else "apps/v1", "kind": kind,
                        "metadata": {"name": name, "namespace": self.scope.namespace, "uid": "", "labels": ours}}
                 yield Ref.of(obj), obj
 
@@ -137,35 +153,68 @@ class PodmanEngine(Engine):
     def preflight(self, objects: list[dict], live: dict[Ref, dict]) -> None:
         self._known = {Ref.of(obj): obj for obj in [*self.machine.facts.objects, *live.values(), *objects]}
         self._before = live
-        context = self._context()
-        workloads = [obj for obj in objects if obj["kind"] in RUNNABLE]
+        workloads = [obj for obj in objects if obj["kind"] in WITH_PODS]
         for obj in workloads:
-            podman_spec.pods(obj, context)
+            self._translated(obj)
+            if obj["kind"] == "CronJob":
+                podman_schedule.parse(obj["spec"]["schedule"], str(Ref.of(obj)))
         self.machine.preflight(objects, workloads)
+
+    def _translated(self, workload: dict) -> list[Pod]:
+        """The pods that a workload means, without addresses."""
+        if workload["kind"] == "CronJob":
+            return [podman_spec.cron_job_pod(workload, self._context())]
+        return podman_spec.pods(workload, self._context())
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def put(self, objects: list[dict], live: dict[Ref, dict], dry_run: bool) -> dict[Ref, Put]:
-        result, files = {}, {}
+        result: dict[Ref, Put] = {}
+        if dry_run:
+            return {Ref.of(obj): Put(self._with_uid(obj, live)) for obj in objects}
+        self._address([obj for obj in objects if obj["kind"] in WITH_PODS])
+        files: dict[str, tuple[str, int]] = {}
         try:
             for obj in objects:
-                ref, before = Ref.of(obj), live.get(Ref.of(obj))
-                uid = (before or {}).get("metadata", {}).get("uid") or str(uuid.uuid4())
-                after = {**obj, "metadata": {**obj["metadata"], "uid": uid}}
+                ref, before, after = Ref.of(obj), live.get(Ref.of(obj)), self._with_uid(obj, live)
                 same = before is not None and manifests.comparable(before) == manifests.comparable(after)
-                touched = False
-                if not dry_run:
-                    if ref.kind == "Secret":  # remembered first: a value that is stored but not known would be generated anew
-                        files.update(self._state_of(ref, after) if not same else {})
-                    touched = getattr(self, f"_put_{ref.kind.lower()}")(ref, after, before, same)
-                    files.update(self._state_of(ref, after) if not same else {})
+                state = {} if same else self._state_of(ref, after)
+                if ref.kind == "Secret":  # remembered first: a value that is stored but not known would be generated anew
+                    files.update(state)
+                touched = getattr(self, f"_put_{ref.kind.lower()}")(ref, after, before, same)
+                files.update(state)
                 result[ref] = Put(after, touched)
         finally:
             if files:
                 self.machine.write(files)
-        if not dry_run and any(obj["kind"] in RUNNABLE for obj in objects):
+        if any(obj["kind"] in RUNNABLE for obj in objects):
             self.machine.survive_reboots()
         return result
+
+    @staticmethod
+    def _with_uid(obj: dict, live: dict[Ref, dict]) -> dict:
+        """The object with the identity that it has, or with a new one."""
+        uid = live.get(Ref.of(obj), {}).get("metadata", {}).get("uid") or str(uuid.uuid4())
+        return {**obj, "metadata": {**obj["metadata"], "uid": uid}}
+
+    def _address(self, workloads: list[dict]) -> None:
+        """Translate workloads into pods with addresses; the machine is asked only where something is new."""
+        pods = {Ref.of(obj): self._translated(obj) for obj in workloads}
+        there = {(c.get("Labels") or {}).get(f"{LABEL}/pod") for c in self.machine.facts.containers}
+        known = self.machine.addresses
+        stale = []
+        for ref, of_workload in pods.items():
+            workload = f"{ref.kind}/{ref.name}"
+            before = {hostname: names for hostname, (_address, owner, names) in known.items() if owner == workload}
+            wanted = {pod.hostname: list(dict.fromkeys(pod.names)) for pod in of_workload}
+            if before != wanted or any(pod.name not in there and ref.kind != "CronJob" for pod in of_workload):
+                stale.append(ref)
+        if stale:
+            self.machine.address({ref: pods[ref] for ref in stale})
+        for of_workload in pods.values():
+            for pod in of_workload:
+                pod.address = self.machine.addresses[pod.hostname][0]
+        self._pods.update(pods)
 
     def _state_of(self, ref: Ref, obj: dict) -> dict[str, tuple[str, int]]:
         if ref.kind == "Secret":
@@ -206,7 +255,7 @@ class PodmanEngine(Engine):
         return False  # names on the pods that it selects
 
     def _put_job(self, ref: Ref, obj: dict, before: dict | None, same: bool) -> bool:
-        (pod,) = podman_spec.pods(obj, self._context())
+        (pod,) = self._pods[ref]
         there = self._containers(ref)
         done = there and all(c["Labels"].get(f"{LABEL}/fingerprint") == pod.fingerprint for c in there) and all(
             c["State"] == "running" or (c["State"] == "exited" and c["ExitCode"] == 0) for c in there)
@@ -218,62 +267,100 @@ class PodmanEngine(Engine):
         return True
 
     def _put_deployment(self, ref: Ref, obj: dict, before: dict | None, same: bool) -> bool:
-        wanted = {pod.name: pod for pod in podman_spec.pods(obj, self._context())}
+        wanted = {pod.name: pod for pod in self._pods[ref]}
         there: dict[str, list[dict]] = {}
         for container in self._containers(ref):
             there.setdefault(container["Labels"][f"{LABEL}/pod"], []).append(container)
-        touched = bool(lost := {pod for pod, containers in there.items() if any(c["State"] in BEYOND_HELP for c in containers)})
-        if lost:
-            self.log(f"{ref}: podman has lost its pod and cannot start it again, so it is made anew")
-            self._remove_pods(lost)
-            there = {pod: containers for pod, containers in there.items() if pod not in lost}
+        touched = self._remove_lost(ref, there)
         stale = sorted(set(there) - set(wanted))
         for name, pod in wanted.items():
-            if name in there and {c["Labels"][f"{LABEL}/container"] for c in there[name]} >= {c for c, _arguments in pod.containers}:
+            if name in there and _complete(there[name], pod):
                 if any(c["State"] != "running" for c in there[name] if c["Labels"][f"{LABEL}/role"] == "main"):
                     self._start(pod)
                     touched = True
                 continue
             if name in there:
                 self._remove_pods({name})
-            self._make(pod)
+            self._replace(pod, [old for old in stale if old.startswith(f"{pod.hostname}-")])
             touched = True
-            # The old pod rests until the new one has proven itself in wait(): its port and its volumes are needed now.
-            for old in [n for n in stale if n.startswith(f"{pod.hostname}-")]:
-                self.machine.podman("pod", "stop", old, what=f"Stopping {ref}")
-                self._old.setdefault(ref, []).append(old)
-            try:
-                self._start(pod)
-            except EngineError:
-                self._restore(ref)
-                raise
-        surplus = [name for name in stale if name not in self._old.get(ref, [])]
-        if surplus:
-            self._remove_pods(set(surplus))
-            touched = True
-        return touched
+        surplus = set(stale) - set(self._old.get(ref, []))
+        self._remove_pods(surplus)
+        return touched or bool(surplus)
+
+    def _remove_lost(self, ref: Ref, there: dict[str, list[dict]]) -> bool:
+        """Remove the pods that podman cannot start or stop any more, from the machine and from ``there``; whether there were any."""
+        lost = {pod for pod, containers in there.items() if any(c["State"] in BEYOND_HELP for c in containers)}
+        if lost:
+            self.log(f"{ref}: podman has lost its pod and cannot start it again, so it is made anew")
+            self._remove_pods(lost)
+            for pod in lost:
+                del there[pod]
+        return bool(lost)
+
+    def _replace(self, pod: Pod, old: list[str]) -> None:
+        """Start a pod in place of others, which are stopped until it is ready: it needs their port, address and volumes now."""
+        self._make(pod)
+        for name in old:
+            self.machine.podman("pod", "stop", name, what=f"Stopping {pod.workload}")
+            self._old.setdefault(pod.workload, []).append(name)
+        try:
+            self._start(pod)
+        except EngineError:
+            self._restore(pod.workload)
+            raise
 
     _put_statefulset = _put_deployment
+
+    def _put_cronjob(self, ref: Ref, obj: dict, before: dict | None, same: bool) -> bool:
+        (pod,) = self._pods[ref]
+        facts, folder = self.machine.facts, f"{self.machine.folder}/cronjobs/{ref.name}"
+        schedule = podman_schedule.parse(obj["spec"]["schedule"], str(ref))
+        run = podman_schedule.run_script(obj, pod, schedule)
+        units = podman_schedule.units(ref, f"{folder}/run", schedule, obj["spec"].get("timeZone") or "")
+        line = podman_schedule.crontab_line(obj, f"{folder}/run", schedule)
+        suspended = bool(obj["spec"].get("suspend"))
+        text = "suspended\n" if suspended else "".join(units.values()) if facts.unit else f"{line}\n"
+        if facts.cron_jobs.get(ref.name) == podman_schedule.digest(run, text):
+            return False
+        self.machine.write({f"cronjobs/{ref.name}/run": (run, 0o755), f"cronjobs/{ref.name}/schedule": (text, 0o644)})
+        if suspended:
+            self._unschedule(ref)
+        elif facts.unit:
+            self.machine.linger()
+            self.machine.enable(units, f"The timer of {ref}")
+        else:
+            self._crontab(ref, line)
+        return True
+
+    def _crontab(self, ref: Ref, line: str = "") -> None:
+        """Have the user's crontab run a CronJob, or without a line no longer."""
+        rc, out, err = self.machine.script("crontab.sh", f"{self.machine.folder}/cronjobs/{ref.name}/run", *([line] if line else []))
+        if rc:
+            raise EngineError(f"{ref} cannot be written to the crontab of {self.machine.facts.user}: {last_line(err or out)}")
+
+    def _unschedule(self, ref: Ref) -> None:
+        """See that nothing starts a CronJob any more."""
+        facts = self.machine.facts
+        if facts.unit:
+            base = f"{posixpath.dirname(facts.unit)}/{podman_schedule.unit_name(ref)}"
+            self.machine.script("disable_units.sh", self.machine.manager, f"{base}.timer", f"{base}.service")
+        if facts.cron:
+            self._crontab(ref)
 
     def _context(self) -> Context:
         return Context(
             scope=self.scope, services=[o for o in self._known.values() if o["kind"] == "Service"],
-            configmaps=f"{self.machine.folder}/configmaps", scratch=f"{self.machine.folder}/scratch",
+            configmaps=f"{self.machine.folder}/configmaps", scratch=f"{self.machine.folder}/scratch", hosts=f"{self.machine.folder}/hosts",
             healthchecks=bool(self.machine.facts.unit),
             secret_keys={o["metadata"]["name"]: sorted(o.get("data") or {}) for o in self._known.values() if o["kind"] == "Secret"},
             controllers=self.machine.controllers)
 
     def _make(self, pod: Pod) -> None:
         """Create a pod with its containers, started by nobody yet; nothing is left of it when a part cannot be made."""
-        network = self.scope.namespace
-        commands = [["podman", "network", "create", "--label", f"{LABEL}/namespace={network}", network]] if self.machine.run(
-            ["podman", "network", "exists", network])[0] else []
-        if pod.scratch:
-            commands += [["mkdir", "-p", *pod.scratch], ["chmod", "1777", *pod.scratch]]
-        commands += [["podman", "pod", "create", "--name", pod.name, *pod.create]]
-        commands += [["podman", "create", "--pull", "never", *arguments] for _name, arguments in pod.containers]
-        script = "set -e\n" + "\n".join(f"{shlex.join(command)} >/dev/null" for command in commands)
-        rc, out, err = self.machine.run(["sh", "-c", script])
+        folders = [["mkdir", "-p", *pod.scratch], ["chmod", "1777", *pod.scratch]] if pod.scratch else []
+        commands = "".join(f"{shlex.join(command)} >/dev/null </dev/null\n" for command in [*folders, *pod.commands()])
+        # On standard input, where quotes need no further quotes on the way through Ansible, become and ssh.
+        rc, out, err = self.machine.run(["sh", "-es"], commands)
         if rc:
             self._remove_pods({pod.name})
             raise EngineError(f"{pod.workload} cannot be made: {last_line(err or out)}")
@@ -305,9 +392,7 @@ class PodmanEngine(Engine):
     def _remove_pods(self, names: set[str]) -> None:
         if not names:
             return
-        script = ('d=$1; shift; for p in "$@"; do podman pod stop "$p" >/dev/null 2>&1; podman pod rm --force "$p" >/dev/null 2>&1; '
-                  'rm -rf "$d/$p" 2>/dev/null || podman unshare rm -rf "$d/$p"; podman pod exists "$p" && echo "$p"; done; true')
-        _rc, out, err = self.machine.run(["sh", "-c", script, "sh", f"{self.machine.folder}/scratch", *sorted(names)])
+        _rc, out, err = self.machine.script("remove_pods.sh", f"{self.machine.folder}/scratch", *sorted(names))
         self.machine.look_again()
         if out.strip():
             raise EngineError(f"Pod {out.split()[0]} cannot be removed: {last_line(err)}")
@@ -402,18 +487,27 @@ class PodmanEngine(Engine):
             old = container["Labels"][f"{LABEL}/pod"] in self._old.get(ref, [])
             if old or (only and name != only) or not (only or failed or (running and role == "main")):
                 continue
-            _rc, out, err = self.machine.run(["sh", "-c", f"podman logs --tail {LOG_LINES} {shlex.quote(name)} 2>&1"])
+            log = self._log(name, LOG_LINES)
             short = container["Labels"][f"{LABEL}/container"]
-            lines = [f"  log of {short}: {line}" for line in (out or err).splitlines() if line.strip()]
+            lines = [f"  log of {short}: {line}" for line in log.splitlines() if line.strip()]
             return [f"{role} container {short} ended with exit code {container.get('ExitCode')}.", *lines[-LOG_LINES:]]
         return []
+
+    def _log(self, container: str, lines: int | None = None) -> str:
+        """What a container wrote, or the last lines of it."""
+        tail = [] if lines is None else ["--tail", str(lines)]
+        _rc, out, err = self.machine.run(["sh", "-c", 'exec podman logs "$@" 2>&1', "sh", *tail, container])
+        return out or err
 
     # -- removing --------------------------------------------------------------------------------------------------
 
     def delete(self, objects: list[dict], deadline: float) -> None:
         for obj in objects:
             ref = Ref.of(obj)
-            if ref.kind in RUNNABLE:
+            if ref.kind == "CronJob":
+                self._unschedule(ref)
+                self.machine.run(["rm", "-rf", f"{self.machine.folder}/cronjobs/{ref.name}"])
+            if ref.kind in WITH_PODS:
                 self._remove_pods(self._pod_names(ref))
             elif ref.kind == "PersistentVolumeClaim":
                 self.machine.podman("volume", "rm", ref.name, what=f"Removing the volume of {ref}")
@@ -423,6 +517,95 @@ class PodmanEngine(Engine):
             elif ref.kind == "ConfigMap":
                 self.machine.run(["rm", "-rf", f"{self.machine.folder}/configmaps/{ref.name}"])
             self.machine.run(["rm", "-f", f"{self.machine.folder}/objects/{ref.kind}.{ref.name}.json"])
+        owners = {owner for _address, owner, _names in self.machine.addresses.values()}
+        gone = {ref: [] for ref in map(Ref.of, objects) if f"{ref.kind}/{ref.name}" in owners}
+        if gone:
+            self.machine.address(gone)
+
+    # -- access to what runs ---------------------------------------------------------------------------------------
+
+    def execute(self, service: str, argv: list[str], stdin: str = "", timeout: float = 120) -> str:
+        container = self._container_of(service)
+        command = ["timeout", f"{timeout:g}", "podman", "exec", "--interactive", container["Id"], *argv]
+        rc, out, err = self.machine.run(command, stdin)
+        if rc == 124:
+            raise EngineError(f"{argv[0]} in pod {container['Labels'][f'{LABEL}/pod']} did not end within {timeout:g} s.")
+        if rc:
+            raise EngineError(f"{argv[0]} in pod {container['Labels'][f'{LABEL}/pod']} failed: {last_line(err or out) or f'exit code {rc}'}")
+        return out
+
+    def _container_of(self, service: str) -> dict:
+        """The first container of a running pod behind a Service."""
+        members = self._members(service)
+        if not any(c["State"] == "running" for c in members):
+            self.machine.look_again()
+            members = self._members(service)
+        running = [c for c in members if c["State"] == "running"]
+        healthy = [c for c in running if "unhealthy" not in c.get("Status", "")]
+        if running:
+            return (healthy or running)[0]
+        states = ", ".join(f"{c['Names'][0]} is {c['State']}" for c in members) or "it has none"
+        raise EngineError(f"Service {service} in namespace {self.scope.namespace} has no running pod: {states}.")
+
+    def _members(self, service: str) -> list[dict]:
+        """The first container of each pod behind a Service."""
+        found: dict[str, dict] = {}
+        for container in self.machine.facts.containers:
+            labels = container.get("Labels") or {}
+            if labels.get(f"{LABEL}/namespace") == self.scope.namespace and labels.get(f"{LABEL}/role") == "main" and (
+                    service in labels.get(f"{LABEL}/services", "").split(",")):
+                before = found.setdefault(labels[f"{LABEL}/pod"], container)
+                if container.get("Created", 0) < before.get("Created", 0):
+                    found[labels[f"{LABEL}/pod"]] = container
+        return list(found.values())
+
+    @contextlib.contextmanager
+    def forward(self, service: str, port: int) -> Iterator[tuple[str, int]]:
+        facts, container = self.machine.facts, self._container_of(service)
+        address = self._address_of(container)
+        if not podman_access.same_machine(facts.boot):
+            raise EngineError(f"Port {port} of Service {service} is on another machine than Ansible; connect there with 'ssh -L "
+                              f"{port}:{address}:{port}', or publish the Service's port.")
+        if self.machine.is_root and podman_access.answers(address, port):
+            yield address, port
+        elif facts.uid == os.geteuid():
+            environment = dict(entry.split("=", 1) for entry in facts.environment[1:])
+            with podman_access.relayed(container["Id"], port, environment) as local:
+                yield local
+        else:
+            raise EngineError(f"Port {port} of Service {service} is in the network of {facts.user}, which only a process of that user enters; run "
+                              f"Ansible as {facts.user}, or publish the Service's port.")
+
+    def _address_of(self, container: dict) -> str:
+        """A container's address on the namespace's network."""
+        hostnames = {pod: address for pod, (address, _owner, _names) in self.machine.addresses.items()}
+        labels = container["Labels"]
+        name = labels[f"{LABEL}/workload"].split("/", 1)[1]
+        return hostnames.get(f"{name}-{labels[f'{LABEL}/index']}") or hostnames.get(name) or ""
+
+    def secret(self, name: str) -> dict[str, str]:
+        ref = Ref("", "Secret", self.scope.namespace, name)
+        found = self.read({ref}, set()).get(ref)
+        if found is None:
+            raise EngineError(f"{ref} does not exist in namespace {ref.namespace} of podman on this host.")
+        return {key: base64.b64decode(value).decode() for key, value in (found.get("data") or {}).items()}
+
+    def run_job(self, job: dict, deadline: float) -> str:
+        job = {**job, "metadata": {**job["metadata"], "namespace": self.scope.namespace}}
+        ref = Ref.of(job)
+        self._known = {Ref.of(obj): obj for obj in self.machine.facts.objects} | self._known
+        self.machine.fetch_images([job])
+        self._address([job])
+        (pod,) = self._pods[ref]
+        try:
+            self._remove_pods(self._pod_names(ref))
+            self._make(pod)
+            self._start(pod)
+            self.wait([job], deadline)
+            return "".join(self._log(f"{pod.name}-{container['name']}") for container in manifests.pod_template(job)["spec"]["containers"])
+        finally:
+            self._remove_pods(self._pod_names(ref))
+            self.machine.address({ref: []})
 
     def pods(self) -> list[dict]:
         by_pod: dict[str, list[dict]] = {}
@@ -449,5 +632,10 @@ class PodmanEngine(Engine):
 
 def _done(containers: list[dict]) -> bool:
     """Whether a Job's pod has done its work."""
-    return containers[0]["Labels"][f"{LABEL}/workload"].startswith("Job/") and all(
+    return containers[0]["Labels"][f"{LABEL}/workload"].startswith(("Job/", "CronJob/")) and all(
         c["State"] == "exited" and c["ExitCode"] == 0 for c in containers)
+
+
+def _complete(containers: list[dict], pod: Pod) -> bool:
+    """Whether none of a pod's containers is missing."""
+    return {c["Labels"][f"{LABEL}/container"] for c in containers} >= {name for name, _arguments in pod.containers}

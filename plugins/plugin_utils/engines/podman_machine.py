@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import io
 import json
+import posixpath
 import re
 import tarfile
 import time
@@ -19,6 +20,8 @@ from typing import Callable
 from ansible_collections.mlops.mlflow.plugins.module_utils.podman import LABEL
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import EngineError, Scope, component_of
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman_frame import script
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman_spec import Pod
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref, quantity
 
 Run = Callable[..., "tuple[int, str, str]"]
@@ -27,19 +30,10 @@ OLDEST = (4, 3)
 LEAST_DISK = 500 * 2**20
 SECTION = "\x1e"
 LOST = "lost"
+PACKAGES = ("podman", "runc", "netavark", "aardvark-dns", "iptables", "catatonit", "uidmap", "slirp4netns", "fuse-overlayfs")
+"""Debian packages that podman needs for pods of root and of users; Debian only recommends most of them."""
 PUBLISHED_BY = {"server": "mlflow_server_publish", "ingress": "ingress_publish"}
 
-# Starts an instance's pods after a reboot, all at once, since some wait for others.
-START = """\
-#!/bin/sh
-# Starts what mlops.mlflow runs in {namespace}, as after a reboot.
-[ -e {conf} ] && export CONTAINERS_CONF={conf}
-for pod in $(podman ps --all --filter label={label}/namespace={namespace} --filter label={label}/role=main \\
-    --filter restart-policy=always --format '{{{{.Pod}}}}' | sort -u); do
-  podman pod start "$pod" &
-done
-wait
-"""
 UNIT = """\
 [Unit]
 Description=mlops.mlflow: what runs in {namespace}
@@ -55,49 +49,6 @@ ExecStart={start}
 [Install]
 WantedBy={target}
 """
-
-# Without a login of its own a process is not told where its user's systemd is.
-FIND_SYSTEMD = 'export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/run/user/$(id -u)}"; '
-
-# Everything that a run needs to know, in one go: each command costs a start of podman, and over ssh a journey.
-SURVEY = r"""
-if [ "$(id -u)" = 0 ]; then state=/var/lib/mlops.mlflow units=/etc/systemd/system
-else state=${XDG_DATA_HOME:-$HOME/.local/share}/mlops.mlflow units=${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user; fi
-unit=$units/mlops-mlflow-$1.service
-s() { printf '\036%s\n' "$1"; }
-s state; echo "$state"
-# Where podman's defaults ask for more than this machine allows, a containers.conf of our own lowers them, for our calls only.
-conf=$state/containers.conf
-files=$(awk '/^Max open files/{print $5}' /proc/self/limits)
-if [ ! -e "$conf" ] && [ "$(id -u)" = 0 ] && [ "$files" != unlimited ] && [ "$files" -lt 1048576 ]; then
-  mkdir -p "$state" && {
-    printf '[containers]\ndefault_ulimits = ["nofile=%s:%s", "nproc=4096:4096"]\n' "$files" "$files"
-    # crun cannot set up containers on hybrid cgroups (v1 controllers beside an empty v2 tree); runc can.
-    if [ -d /sys/fs/cgroup/unified ] && command -v runc >/dev/null; then printf '[engine]\nruntime = "runc"\n'; fi
-  } > "$conf"
-fi
-[ -e "$conf" ] && export CONTAINERS_CONF="$conf"
-s conf; [ -e "$conf" ] && echo "$conf"
-info=$(podman info --format json 2>/dev/null) || info=$(podman info --format json 2>&1)  # warnings are no part of the answer
-root=$(printf '%s\n' "$info" | sed -n 's/^ *"graphRoot": "\(.*\)",$/\1/p')
-s info; printf '%s\n' "$info"
-s objects; cat "$state/$1"/objects/*.json 2>/dev/null
-s containers; podman ps -a --no-trunc --format json
-s processes; (cd /proc 2>/dev/null && echo [0-9]*)
-s volumes; podman volume ls --format json
-s secrets; podman secret ls --format '{{.ID}} {{.Name}}'
-s values; cat "$root/secrets/filedriver/secretsdata.json" 2>/dev/null
-# A user's own systemd is there while somebody is logged in as that user, or for good where the user lingers.
-s systemd; [ -d /run/systemd/system ] && { [ "$(id -u)" = 0 ] || [ -S "${XDG_RUNTIME_DIR:-/run/user/$(id -u)}/systemd/private" ]; } && echo "$unit"
-s user; id -un
-s lingers; [ -e "/var/lib/systemd/linger/$(id -un)" ] && echo yes
-s lowest; cat /proc/sys/net/ipv4/ip_unprivileged_port_start 2>/dev/null
-s start; cat "$state/$1/start" 2>/dev/null
-s unit; cat "$unit" 2>/dev/null
-s disk; df -Pk "$root" | tail -n 1
-true
-"""
-
 
 @dataclasses.dataclass
 class Facts:
@@ -117,9 +68,7 @@ class Facts:
         unit_text: that of the unit.
         free_disk: bytes left where podman stores.
         user: who podman runs as.
-        lingers: whether the user's systemd runs without a login.
-        lowest_port: the first port that anybody may listen on.
-    """
+    XX    """
 
     state: str
     environment: list[str]
@@ -134,8 +83,14 @@ class Facts:
     unit_text: str
     free_disk: int
     user: str
+    uid: int
+    boot: str
     lingers: bool
     lowest_port: int
+    addresses: str
+    cron_jobs: dict[str, str]
+    cron: bool
+    cron_runs: bool
 
 
 class Machine:
@@ -162,16 +117,14 @@ class Machine:
             raise EngineError(f"{what or 'podman ' + arguments[0]} failed: {last_line(err or out)}")
         return out
 
+    def script(self, name: str, *arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
+        """Run a script of the folder ``scripts`` on the machine; its code, output and errors."""
+        return self.run(["sh", "-c", script(name), name, *arguments], stdin)
+
     def write(self, files: dict[str, tuple[str, int]]) -> None:
         """Unpack files into the namespace's state folder, all in one command."""
-        archive = io.BytesIO()
-        with tarfile.open(fileobj=archive, mode="w") as tar:
-            for name, (text, mode) in files.items():
-                entry = tarfile.TarInfo(name)
-                entry.size, entry.mode, entry.mtime = len(text.encode()), mode, int(time.time())
-                tar.addfile(entry, io.BytesIO(text.encode()))
         unpack = 'mkdir -p "$1/objects" && chmod 700 "$1/objects" && base64 -d | tar -xo --no-same-owner -C "$1" -f -'
-        rc, _out, err = self.run(["sh", "-c", unpack, "sh", self.folder], base64.b64encode(archive.getvalue()).decode())
+        rc, _out, err = self.run(["sh", "-c", unpack, "sh", self.folder], _archive(files))
         if rc:
             raise EngineError(f"The state folder {self.folder} cannot be written: {last_line(err)}")
 
@@ -180,31 +133,60 @@ class Machine:
     @functools.cached_property
     def facts(self) -> Facts:
         """The machine and what runs on it, looked up once."""
-        _rc, out, err = self._connection(["sh", "-c", SURVEY, "sh", self.scope.namespace])
+        _rc, out, err = self._connection(["sh", "-c", script("survey.sh"), "survey.sh", self.scope.namespace])
         parts = {name: body for name, _sep, body in (part.partition("\n") for part in out.split(SECTION)[1:])}
-        try:
-            info = json.loads(parts.get("info") or "")
-        except ValueError:
-            reason = last_line(parts.get("info") or err)
-            raise EngineError(f"mlflow_engine is podman, but podman does not work on this host ({reason}); install podman 4.3 or "
-                              f"newer there, or set mlflow_engine to kubernetes.") from None
-        version = info["version"]["Version"]
-        if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < OLDEST:
-            raise EngineError(f"podman on this host is {version}; mlops.mlflow needs 4.3 or newer.")
+        info = _info(parts, err)
         conf = parts["conf"].strip()
+        environment = ["env", f"PATH={parts['path'].strip()}", *([f"CONTAINERS_CONF={conf}"] if conf else [])]
+        cron_jobs = {}
+        for line in parts["cronjobs"].splitlines():
+            name, digest, installed = line.split()
+            cron_jobs[name] = digest if installed == "yes" else ""
         return Facts(
-            state=parts["state"].strip(), environment=["env", f"CONTAINERS_CONF={conf}"] if conf else [], info=info,
+            state=parts["state"].strip(), environment=environment, info=info,
             objects=[json.loads(line) for line in parts["objects"].splitlines() if line],
             containers=_honest(json.loads(parts["containers"] or "null") or [], set(parts["processes"].split()), info),
             volumes={v["Name"]: v.get("Labels") or {} for v in json.loads(parts["volumes"] or "null") or []},
             secrets=dict(reversed(line.split(" ", 1)) for line in parts["secrets"].splitlines() if line),
             values=json.loads(parts["values"] or "{}"), unit=parts["systemd"].strip(), start_script=parts["start"], unit_text=parts["unit"],
-            free_disk=int(parts["disk"].split()[3]) * 1024, user=parts["user"].strip(), lingers=bool(parts["lingers"].strip()),
-            lowest_port=int(parts["lowest"].strip() or 0))
+            free_disk=int(parts["disk"].split()[3]) * 1024, user=parts["user"].strip(), uid=int(parts["uid"]), boot=parts["boot"].strip(),
+            lingers=bool(parts["lingers"].strip()), lowest_port=int(parts["lowest"].strip() or 0), addresses=parts["addresses"],
+            cron_jobs=cron_jobs, cron="crontab" in parts["cron"], cron_runs="daemon" in parts["cron"])
 
     def look_again(self) -> None:
         """What containers there are, after some were made or removed."""
         self.facts.containers = json.loads(self.podman("ps", "--all", "--no-trunc", "--format", "json") or "null") or []
+
+    @property
+    def addresses(self) -> dict[str, tuple[str, str, list[str]]]:
+        """For each pod's host name its address, its workload (``Kind/name``) and its further names."""
+        found = {}
+        for line in self.facts.addresses.splitlines():
+            if line.strip():
+                address, workload, hostname, *names = line.split()
+                found[hostname] = (address, workload, names)
+        return found
+
+    def address(self, pods: dict[Ref, list[Pod]]) -> None:
+        """Reserve an address for each pod, and tell the namespace's pods its names.
+
+        Args:
+            pods: all pods of each workload that is given; of other workloads everything stays.
+
+        Raises:
+            EngineError: the network cannot be made, or a file not written.
+        """
+        lines = []
+        for ref, of_workload in pods.items():
+            workload = f"{ref.kind}/{ref.name}"
+            lines.append(f"workload {workload}")
+            for pod in of_workload:
+                lines.append(" ".join(["pod", workload, pod.hostname, *dict.fromkeys(pod.names)]))
+                lines += [f"alias {pod.hostname} {address} {name}" for address, name in pod.aliases]
+        rc, out, err = self.script("network.sh", self.folder, self.scope.namespace, stdin="\n".join(lines) + "\n")
+        if rc:
+            raise EngineError(f"The network {self.scope.namespace} cannot be set up: {last_line(err or out)}")
+        self.facts.addresses = out
 
     @property
     def folder(self) -> str:
@@ -230,7 +212,7 @@ class Machine:
         self._check_disk()
         self._check_memory(workloads)
         self._check_ports(objects)
-        self._fetch_images(workloads)
+        self.fetch_images(workloads)
 
     def _check_ids(self) -> None:
         ids, user = self.facts.info["host"].get("idMappings") or {}, self.facts.user
@@ -283,7 +265,7 @@ class Machine:
                 return f"{process[1]} (process {process[2]})" if process else "another process"
         return ""
 
-    def _fetch_images(self, workloads: list[dict]) -> None:
+    def fetch_images(self, workloads: list[dict]) -> None:
         """Every image is on the machine before any old pod stops."""
         wanted = {}
         for obj in workloads:
@@ -309,28 +291,48 @@ class Machine:
     def survive_reboots(self) -> None:
         """Leave a script that starts the pods, and where there is systemd a unit that runs it at boot."""
         facts, namespace = self.facts, self.scope.namespace
-        start = START.format(namespace=namespace, label=LABEL, conf=f"{facts.state}/containers.conf")
+        start = f"#!/bin/sh\n{script('start.sh', comments=True)}"
         if facts.start_script != start:
             self.write({"start": (start, 0o755)})
             facts.start_script = start
             self.tell()
         if not facts.unit:
             return
-        if not self.is_root and not facts.lingers:
-            rc, out, err = self.run(["loginctl", "--no-ask-password", "enable-linger"])
-            if rc:
-                self.warn(f"The pods end when {facts.user} logs out, and do not start at boot: lingering is off and cannot be turned on "
-                          f"({last_line(err or out)}); an administrator does so with 'loginctl enable-linger {facts.user}'.")
-            facts.lingers = True
+        self.linger()
         unit = UNIT.format(namespace=namespace, start=f"{self.folder}/start",
                            target="multi-user.target" if self.is_root else "default.target")
         if facts.unit_text != unit:
-            enable = FIND_SYSTEMD + 'mkdir -p "${1%/*}" && cat > "$1" && systemctl $2 daemon-reload && systemctl $2 --quiet enable "${1##*/}"'
-            rc, out, err = self.run(["sh", "-c", enable, "sh", facts.unit, "" if self.is_root else "--user"], unit)
-            if rc:
-                raise EngineError(f"The unit {facts.unit}, which starts the pods after a reboot, cannot be enabled: "
-                                  f"{last_line(err or out)}")
+            self.enable({posixpath.basename(facts.unit): unit}, "The unit that starts the pods after a reboot")
             facts.unit_text = unit
+
+    def linger(self) -> None:
+        """Have the user's systemd run without a login, or warn that it does not."""
+        facts = self.facts
+        if self.is_root or facts.lingers:
+            return
+        rc, out, err = self.run(["loginctl", "--no-ask-password", "enable-linger"])
+        if rc:
+            self.warn(f"The pods end when {facts.user} logs out, and do not start at boot: lingering is off and cannot be turned on "
+                      f"({last_line(err or out)}); an administrator does so with 'loginctl enable-linger {facts.user}'.")
+        facts.lingers = True
+
+    @property
+    def manager(self) -> str:
+        """Which of systemd's managers is asked: the machine's or the user's."""
+        return "system" if self.is_root else "user"
+
+    def enable(self, units: dict[str, str], what: str) -> None:
+        """Write systemd units and enable the last of them; a timer is started as well.
+
+        Raises:
+            EngineError: systemd refuses, with its words, after ``what`` was to be enabled.
+        """
+        folder, last = posixpath.dirname(self.facts.unit), list(units)[-1]
+        archive = _archive({name: (text, 0o644) for name, text in units.items()})
+        now = ["now"] if last.endswith(".timer") else []
+        rc, out, err = self.script("enable_unit.sh", folder, last, self.manager, *now, stdin=archive)
+        if rc:
+            raise EngineError(f"{what}, {folder}/{last}, cannot be enabled: {last_line(err or out)}")
 
     def tell(self) -> None:
         """What pods lack on this machine, said when the namespace's first come up."""
@@ -347,13 +349,33 @@ class Machine:
 
     def leave(self) -> None:
         """Drop the namespace's network and its start at boot when no container is left, its state folder when nothing is remembered."""
-        script = ('podman network exists "$1" && [ "$(podman network inspect "$1" --format "{{index .Labels \\"' + LABEL + '/namespace\\"}}")" = "$1" ] '
-                  '&& [ -z "$(podman ps -aq --filter network="$1")" ] && podman network rm "$1" >/dev/null; '
-                  'if [ -z "$(podman ps -aq --filter label=' + LABEL + '/namespace="$1")" ]; then rm -f "$2/start"; '
-                  'if [ -e "$3" ]; then ' + FIND_SYSTEMD + 'systemctl $4 --quiet disable "${3##*/}"; rm -f "$3"; systemctl $4 daemon-reload; fi; fi; '
-                  'rmdir "$2/objects" "$2/configmaps" "$2/scratch" "$2" 2>/dev/null; true')
-        self.run(["sh", "-c", script, "sh", self.scope.namespace, self.folder, self.facts.unit,
-                  "" if self.is_root else "--user"])
+        self.script("leave.sh", self.scope.namespace, self.folder, self.facts.unit, self.manager)
+
+
+def _archive(files: dict[str, tuple[str, int]]) -> str:
+    """A tar archive in base64 of texts and modes by name."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, (text, mode) in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode, entry.mtime = len(text.encode()), mode, int(time.time())
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    return base64.b64encode(archive.getvalue()).decode()
+
+
+def _info(parts: dict[str, str], complaint: str) -> dict:
+    """What `podman info` told the survey; raises EngineError when podman does not work, or is too old."""
+    try:
+        info = json.loads(parts.get("info") or "")
+    except ValueError:
+        reason = last_line(parts.get("info") or complaint)
+        raise EngineError(f"mlflow_engine is podman, but podman does not work on this host ({reason}); install podman 4.3 or newer there, on "
+                          f"Debian with 'apt-get install --no-install-recommends {' '.join(PACKAGES)}', or set mlflow_engine to "
+                          f"kubernetes.") from None
+    version = info["version"]["Version"]
+    if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < OLDEST:
+        raise EngineError(f"podman on this host is {version}; mlops.mlflow needs 4.3 or newer.")
+    return info
 
 
 def _honest(containers: list[dict], processes: set[str], info: dict) -> list[dict]:

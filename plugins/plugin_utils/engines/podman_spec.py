@@ -21,8 +21,10 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manif
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import EngineError, Scope
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref, quantity
 
-TRANSLATION = "1"
+TRANSLATION = "2"
 """Part of every pod's fingerprint; raised when the same template comes to mean other arguments."""
+POD_NAME = "@pod@"
+"""Stands for the name of a CronJob's pod, which is another one in each run."""
 REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 
 # Answers like a kubelet's httpGet, success below 400 whatever the certificate, with what the image has: curl, a wget, or Python.
@@ -53,9 +55,21 @@ class Pod:
     create: list[str]
     containers: list[tuple[str, list[str]]]
     """(name, arguments of `podman create`), init containers first."""
+    names: list[str] = field(default_factory=list)
+    """What other pods of the namespace call it, beside its host name."""
+    aliases: list[tuple[str, str]] = field(default_factory=list)
+    """(address, name) of what is not of the namespace: hostAliases."""
+    address: str = ""
+    """Its address on the namespace's network, which stays when the pod is replaced; empty while it has none."""
     scratch: list[str] = field(default_factory=list)
     """Folders on the host that live and die with the pod: its emptyDirs. (Podman gives a new volume the owner and mode of
     whatever the image has at that path; a folder stays as it was made.)"""
+
+    def commands(self) -> list[list[str]]:
+        """The commands that create the pod and its containers, without starting anything."""
+        address = ["--ip", self.address] if self.address else []
+        return [["podman", "pod", "create", "--name", self.name, *self.create, *address],
+                *(["podman", "create", "--pull", "never", *arguments] for _name, arguments in self.containers)]
 
 
 @dataclass
@@ -68,6 +82,8 @@ class Context:
     """Folder on the host below which every ConfigMap has a folder of files."""
     scratch: str
     """Folder on the host below which every pod may have folders of its own."""
+    hosts: str
+    """Folder on the host with an /etc/hosts file for each host name; scripts/network.sh writes them."""
     secret_keys: dict[str, list[str]]
     controllers: set[str]
     """Cgroup controllers that podman may use; without one its limits are left out."""
@@ -86,28 +102,22 @@ def pods(workload: dict, context: Context) -> list[Pod]:
     return [_pod(workload, template, index, context) for index in range(count)]
 
 
-def _pod(workload: dict, template: dict, index: int, context: Context) -> Pod:
+def cron_job_pod(cron_job: dict, context: Context) -> Pod:
+    """The pod of one run of a CronJob; POD_NAME stands for its name."""
+    return _pod(cron_job, manifests.pod_template(cron_job), 0, context, POD_NAME)
+
+
+def _pod(workload: dict, template: dict, index: int, context: Context, name: str = "") -> Pod:
     ref, spec = Ref.of(workload), template["spec"]
-    hostname = ref.name if ref.kind == "Job" else f"{ref.name}-{index}"
-    labels = template["metadata"].get("labels") or {}
-    services = [s for s in context.services if _selects(s, labels)]
-    create = ["--hostname", hostname[:63], "--network", ref.namespace]
+    hostname = f"{ref.name}-{index}" if ref.kind in ("Deployment", "StatefulSet") else ref.name
+    services = [s for s in context.services if _selects(s, template["metadata"].get("labels") or {})]
     for service in services:
-        name = service["metadata"]["name"]
-        for alias in (name, f"{name}.{ref.namespace}", f"{name}.{ref.namespace}.svc", f"{name}.{ref.namespace}.svc.cluster.local"):
-            create += ["--network-alias", alias]
-        if ref.kind == "StatefulSet":
-            create += ["--network-alias", f"{hostname}.{name}"]
         _same_ports(service, spec)
-        publish = manifests.annotation(service, manifests.PUBLISH)
-        if publish and index == 0:
-            address, port = publish.replace("localhost", "127.0.0.1").rsplit(":", 1)
-            create += ["--publish", f"{address}:{port}:{_target_port(service['spec']['ports'][0], spec)}"]
-    for alias in spec.get("hostAliases") or []:
-        for name in alias["hostnames"]:
-            create += ["--add-host", f"{name}:{alias['ip']}"]
+    create, names = _network(ref, hostname, services)
+    if index == 0:
+        create += _published(services, spec)
     marks = {
-        **labels,
+        **(template["metadata"].get("labels") or {}),
         f"{LABEL}/namespace": ref.namespace,
         f"{LABEL}/workload": f"{ref.kind}/{ref.name}",
         f"{LABEL}/services": ",".join(s["metadata"]["name"] for s in services),
@@ -116,18 +126,52 @@ def _pod(workload: dict, template: dict, index: int, context: Context) -> Pod:
     }
     seed = json.dumps([TRANSLATION, template, create, context.healthchecks], sort_keys=True)
     fingerprint = hashlib.sha256(seed.encode()).hexdigest()[:12]
-    marks[f"{LABEL}/fingerprint"] = fingerprint
-    name = f"{hostname}-{fingerprint[:6]}"
-    marks[f"{LABEL}/pod"] = name
-    pod = Pod(ref, index, name, hostname, fingerprint, create + labels_for(marks), [])
-    always = ref.kind != "Job"
-    for container, init in [(c, True) for c in spec.get("initContainers") or []] + [(c, False) for c in spec["containers"]]:
-        arguments = ["--pod", name, "--name", f"{name}-{container['name']}"]
-        arguments += labels_for({**marks, f"{LABEL}/container": container["name"], f"{LABEL}/role": "init" if init else "main"})
-        arguments += ["--init-ctr", "always"] if init else ["--restart", "always" if always else "no"]
-        arguments += _container(pod, container, spec, context, init)
-        pod.containers.append((container["name"], arguments))
+    name = name or f"{hostname}-{fingerprint[:6]}"
+    marks |= {f"{LABEL}/fingerprint": fingerprint, f"{LABEL}/pod": name}
+    aliases = [(alias["ip"], name) for alias in spec.get("hostAliases") or [] for name in alias["hostnames"]]
+    pod = Pod(ref, index, name, hostname, fingerprint, create + labels_for(marks), [], names, aliases)
+    for container in spec.get("initContainers") or []:
+        pod.containers.append((container["name"], _create_container(pod, container, spec, context, marks, init=True)))
+    for container in spec["containers"]:
+        pod.containers.append((container["name"], _create_container(pod, container, spec, context, marks, init=False)))
     return pod
+
+
+def _network(ref: Ref, hostname: str, services: list[dict]) -> tuple[list[str], list[str]]:
+    """Arguments that put a pod on the namespace's network, and its names there."""
+    names = []
+    for service in services:
+        name = service["metadata"]["name"]
+        names += [name, f"{name}.{ref.namespace}", f"{name}.{ref.namespace}.svc", f"{name}.{ref.namespace}.svc.cluster.local"]
+        if ref.kind == "StatefulSet":
+            names.append(f"{hostname}.{name}")
+    create = ["--hostname", hostname[:63], "--network", ref.namespace]
+    for name in names:
+        create += ["--network-alias", name]
+    return create, names
+
+
+def _published(services: list[dict], spec: dict) -> list[str]:
+    """Arguments that publish the first port of each Service that asks for it."""
+    arguments = []
+    for service in services:
+        publish = manifests.annotation(service, manifests.PUBLISH)
+        if publish:
+            address, port = publish.replace("localhost", "127.0.0.1").rsplit(":", 1)
+            arguments += ["--publish", f"{address}:{port}:{_target_port(service['spec']['ports'][0], spec)}"]
+    return arguments
+
+
+def _create_container(pod: Pod, container: dict, spec: dict, context: Context, marks: dict[str, str], init: bool) -> list[str]:
+    """The arguments of `podman create` for one container of a pod."""
+    name = container["name"]
+    arguments = ["--pod", pod.name, "--name", f"{pod.name}-{name}"]
+    arguments += labels_for({**marks, f"{LABEL}/container": name, f"{LABEL}/role": "init" if init else "main"})
+    if init:
+        arguments += ["--init-ctr", "always"]
+    else:
+        arguments += ["--restart", "always" if pod.workload.kind in ("Deployment", "StatefulSet") else "no"]
+    return arguments + _container(pod, container, spec, context, init)
 
 
 def labels_for(labels: dict[str, str]) -> list[str]:
@@ -262,6 +306,8 @@ def _mounts(pod: Pod, container: dict, spec: dict, context: Context) -> list[str
     volumes = {volume["name"]: volume for volume in spec.get("volumes") or []}
     security = {**(spec.get("securityContext") or {}), **(container.get("securityContext") or {})}
     arguments: list[str] = []
+    if not any(mount["mountPath"] == "/etc/hosts" for mount in container.get("volumeMounts") or []):
+        arguments += ["--volume", f"{context.hosts}/{pod.hostname}:/etc/hosts:ro,z"]
     for mount in container.get("volumeMounts") or []:
         volume = volumes.get(mount["name"])
         if volume is None:

@@ -84,13 +84,14 @@ def test_without_subordinate_ids_the_command_is_named(machine):
                                                  ("other", "the annotation mlops.mlflow/publish")])
 def test_a_port_for_root_only_is_refused(machine, component, variable):
     engine = machine.engine(component)
+    service = {**SERVICE, "metadata": {**SERVICE["metadata"], "labels": {"app.kubernetes.io/component": component}}}
     engine.machine.facts.lowest_port = 1024
     with pytest.raises(engines.EngineError, match=f"0.0.0.0:443, .* is only for root on this machine; set {variable} to a port from 1024 on, .*"
                                                   f"ip_unprivileged_port_start=443"):
-        engine.preflight([SERVICE], {})
+        engine.preflight([service], {})
     engine.machine.facts.lowest_port = 443
     engine.machine.facts.containers = [{"State": "running", "Ports": [{"host_port": 443}], "Labels": {"mlops.mlflow/namespace": "team"}}]
-    engine.preflight([SERVICE], {})
+    engine.preflight([service], {})
 
 
 @pytest.mark.parametrize("changes, controllers, words", [
@@ -104,14 +105,14 @@ def test_limits_that_are_not_enforced_are_said(machine, changes, controllers, wo
     engine = machine.engine()
     engine.machine.tell()
     assert engine.machine.controllers == controllers
-    assert words in " ".join(engine.warnings) and ("Limits" in " ".join(engine.notes)) == bool(words)
+    assert words in " ".join(engine.warnings) and ("Limits" in " ".join(engine.warnings)) == bool(words)
 
 
 def test_a_storage_that_copies_images_is_said(machine):
     machine.info["store"]["graphDriverName"] = "vfs"
     engine = machine.engine()
     engine.machine.tell()
-    assert any("storage driver is vfs" in note for text in engine.warnings)
+    assert any("storage driver is vfs" in text for text in engine.warnings)
 
 
 def test_the_unit_is_made_for_the_user_and_lingering_that_is_refused_is_said(machine):
@@ -128,7 +129,7 @@ def test_the_unit_is_made_for_the_user_and_lingering_that_is_refused_is_said(mac
     again.machine.facts.unit, again.machine.facts.unit_text, again.machine.facts.lingers = str(unit), unit.read_text(), True
     machine.commands.clear()
     again.machine.survive_reboots()
-    assert not machine.commands and not again.notes
+    assert not machine.commands and not again.warnings
 
 
 def test_without_a_systemd_of_the_user_the_script_is_named(machine):

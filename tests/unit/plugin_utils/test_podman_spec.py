@@ -27,7 +27,7 @@ CONTAINER = {"name": "c", "image": "i", "ports": [{"name": "http", "containerPor
 def pods(container=None, kind="Deployment", services=(SERVICE,), controllers=("memory", "cpu"), replicas=1, **spec):
     workload = {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "w", "namespace": "team", "labels": {}}, "spec": {
         "replicas": replicas, "template": {"metadata": {"labels": LABELS}, "spec": {"containers": [{**CONTAINER, **(container or {})}], **spec}}}}
-    around = podman_spec.Context(scope=SCOPE, services=copy.deepcopy(list(services)), configmaps="/state/configmaps", scratch="/state/scratch",
+    around = podman_spec.Context(scope=SCOPE, services=copy.deepcopy(list(services)), configmaps="/state/configmaps", scratch="/state/scratch", hosts="/state/hosts",
                                       secret_keys={"login": ["password", "username"]}, controllers=set(controllers), healthchecks=True)
     return podman_spec.pods(workload, around)
 
