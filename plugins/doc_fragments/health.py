@@ -18,9 +18,9 @@ attributes:
     description: Measures in any mode; what a check writes, it removes.
   diff_mode:
     support: none
-    description: There is nothing to show.
+    description: There is nothing to compare.
   platform:
     support: full
-    description: Where Python runs.
+    description: Target OS.
     platforms: posix
 """

@@ -2,36 +2,27 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""HTTP to an MLflow server, by its URL or by the way to its service (reach.py)."""
+"""HTTP to an MLflow server.
+
+Standard library only: this file also runs in an instance's pods (see plugin_utils/program.py).
+"""
 
 from __future__ import annotations
 
-import contextlib
+import base64
 import http.client
 import json
+import os
 import socket
-import tempfile
+import ssl
 import urllib.error
 import urllib.parse
+import urllib.request
 
-from ansible.module_utils.urls import open_url
-from ansible_collections.mlops.mlflow.plugins.module_utils import reach
-
-OPTIONS = {
-    **reach.OPTIONS,
-    "url": {"type": "str"}, "port": {"type": "int", "default": 5000}, "path_prefix": {"type": "str", "default": ""},
-    "token": {"type": "str", "no_log": True}, "ca_file": {"type": "path"}, "validate_certs": {"type": "bool", "default": True},
-    "timeout": {"type": "int", "default": 30}, "scheme": {"type": "str", "choices": ["http", "https"], "default": "http"},
-    "connect": {"type": "str"}, "ca_secret": {"type": "str", "no_log": False}, "secret": {"type": "str", "no_log": False},
-    "secret_keys": {"type": "dict", "no_log": False, "default": {"username": "username", "password": "password"}},
-}
-
-# Of the modules that manage the users of a server, whose own options are a username and a password.
-LOGIN = {"login_username": {"type": "str"}, "login_password": {"type": "str", "no_log": True}}
-LOGIN_TOGETHER = [("login_username", "login_password")]
-LOGIN_EXCLUSIVE = [("login_password", "token", "secret")]
+from ansible_collections.mlops.mlflow.plugins.module_utils.checks import retry
 
 USERS = "/api/2.0/mlflow/users/"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class ApiError(RuntimeError):
@@ -53,39 +44,156 @@ class ApiError(RuntimeError):
         return self.code == "RESOURCE_DOES_NOT_EXIST"
 
 
+def transient(error):
+    """Whether a connection failed in a way that another attempt may not: it was refused, or the host's name did not resolve."""
+    return isinstance(getattr(error, "reason", error), (ConnectionRefusedError, socket.gaierror))
+
+
+class Redirect(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect, with the login only to the same host."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        new = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if new and new.host != req.host:
+            new.remove_header("Authorization")
+        return new
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Leaves a redirect as the error that it then is, with its Location."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        return None
+
+
+class ConnectTo:
+    """Connections that go to an address of their own; Host header and certificate stay the URL's."""
+
+    address = None
+
+    def connect(self):
+        self.sock = socket.create_connection(self.address, self.timeout)
+
+
+class HttpConnectTo(ConnectTo, http.client.HTTPConnection):
+    """Without TLS."""
+
+
+class HttpsConnectTo(ConnectTo, http.client.HTTPSConnection):
+    """With TLS."""
+
+    def __init__(self, host, **options):
+        super().__init__(host, **options)
+        self.tls = options["context"]
+
+    def connect(self):
+        super().connect()
+        self.sock = self.tls.wrap_socket(self.sock, server_hostname=self.host)
+
+
+class ConnectToHandler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens http and https URLs by an address of their own."""
+
+    def __init__(self, address, tls):
+        super().__init__()
+        self.address, self.tls = address, tls
+
+    def _at_address(self, kind):
+        return type(kind.__name__, (kind,), {"address": self.address})
+
+    def http_open(self, req):
+        return self.do_open(self._at_address(HttpConnectTo), req)
+
+    def https_open(self, req):
+        return self.do_open(self._at_address(HttpsConnectTo), req, context=self.tls)
+
+
 class Server:
-    """HTTP to one MLflow server, which messages call by its name.
+    """HTTP to one MLflow server.
 
     Attributes:
-        authority: certificates of whom clients must trust, as text, where a Secret has them; else None.
+        name: what messages call the server.
+        username: user of basic authentication, or None.
     """
 
-    def __init__(self, url, params, username=None, password=None, name=None, authority=None):
-        self.url = url.rstrip("/") + "/" + params["path_prefix"].strip("/") if params["path_prefix"] else url.rstrip("/")
+    def __init__(self, url, params, username=None, password=None, name=None):
+        """Make no connection yet.
+
+        Args:
+            url: URL without the path prefix.
+            params: path_prefix, token, connect (``host:port`` to connect to instead of the URL's), ca (PEM text), ca_file,
+                validate_certs, timeout in seconds; each may be left out.
+            username: user for basic authentication.
+            password: that user's password.
+            name: what messages call the server, if not its URL.
+        """
+        prefix = (params.get("path_prefix") or "").strip("/")
+        self.url = url.rstrip("/") + ("/" + prefix if prefix else "")
         self.root, self.params, self.username, self.password, self.name = url, params, username, password, name or self.url
-        self.authority = authority
-        self.headers = {"Authorization": f"Bearer {params['token']}"} if params["token"] else {}
+        self.timeout = params.get("timeout") or 30
+        self.retries = True
+        self._opener = {}
+        if params.get("token"):
+            self.login = f"Bearer {params['token']}"
+        elif username:
+            self.login = "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+        else:
+            self.login = None
 
     def log_in_as(self, username, password):
         """The same server for another user."""
-        return Server(self.root, {**self.params, "token": None}, username, password, self.name, self.authority)
+        return Server(self.root, {**self.params, "token": None}, username, password, self.name)
+
+    def opener(self, follow):
+        """What opens URLs of this server, with its CA and address; made once."""
+        if follow not in self._opener:
+            # Reading the system's certificates takes a moment; a plain URL may still redirect to one with TLS.
+            tls = tls_context(self.params) if self.url.startswith("https:") or self.params.get("ca") else None
+            if self.params.get("connect"):
+                host, port = self.params["connect"].rsplit(":", 1)
+                handlers = [urllib.request.ProxyHandler({}), ConnectToHandler((host.strip("[]"), int(port)), tls)]
+            else:
+                handlers = [urllib.request.HTTPSHandler(context=tls)]
+                if urllib.parse.urlsplit(self.url).hostname in LOOPBACK:
+                    handlers.append(urllib.request.ProxyHandler({}))
+            self._opener[follow] = urllib.request.build_opener(*handlers, Redirect if follow else NoRedirect)
+        return self._opener[follow]
+
+    def send(self, path, data=None, headers=None, method=None, follow=True):
+        """Send a request and return the body of the answer.
+
+        Args:
+            path: path below the server's URL and prefix, with query.
+            data: body, as bytes.
+            headers: further headers.
+            method: HTTP method; without one GET, or POST with a body.
+            follow: whether to follow redirects.
+
+        Raises:
+            ApiError: the server does not answer, or with an error.
+        """
+        login = {"Authorization": self.login} if self.login else {}
+        request = urllib.request.Request(self.url + path, data, {**login, **(headers or {})}, method=method)
+
+        def attempt():
+            with self.opener(follow).open(request, timeout=self.timeout) as answer:
+                return answer.read()
+
+        try:
+            return retry(attempt, lambda error: self.retries and transient(error))
+        except urllib.error.HTTPError as error:
+            with error:
+                why, code = reason(error.read().decode(errors="replace"))
+            raise ApiError(f"{path.split('?')[0]} answers {error.code} {error.reason}{': ' + why if why else ''}", error.code, code,
+                           error.headers.get("Location")) from error
+        except (http.client.HTTPException, OSError, ValueError) as error:
+            self.retries = self.retries and not transient(error)
+            raise ApiError(f"{self.url}{path.split('?')[0]} does not answer: {getattr(error, 'reason', error) or type(error).__name__}") from error
 
     def ask(self, path, body=None, headers=None, method=None, follow=True):
-        """The answer's text; an HTTP error becomes a sentence with the server's reason."""
-        try:
-            answer = open_url(
-                self.url + path, method=method or ("GET" if body is None else "POST"), data=None if body is None else json.dumps(body),
-                headers={"Content-Type": "application/json", **self.headers, **(headers or {})}, timeout=self.params["timeout"],
-                url_username=self.username, url_password=self.password, force_basic_auth=bool(self.username),
-                follow_redirects="urllib2" if follow else "none", validate_certs=self.params["validate_certs"], ca_path=self.params["ca_file"],
-                use_proxy=urllib.parse.urlsplit(self.url).hostname not in ("localhost", "127.0.0.1", "::1"))
-            return answer.read().decode(errors="replace")
-        except urllib.error.HTTPError as error:
-            said, code = reason(error.read().decode(errors="replace"))
-            raise ApiError(f"{path.split('?')[0]} answers {error.code} {error.reason}{': ' + said if said else ''}", error.code, code,
-                           error.headers.get("Location")) from error
-        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-            raise ApiError(f"{self.url}{path.split('?')[0]} does not answer: {getattr(error, 'reason', error)}") from error
+        """The answer's text; ``body`` is sent as JSON."""
+        data = None if body is None else json.dumps(body).encode()
+        return self.send(path, data, {"Content-Type": "application/json", **(headers or {})}, method, follow).decode(errors="replace")
 
     def call(self, path, body=None, method=None, **query):
         """What MLflow's API answers, as a dict."""
@@ -96,74 +204,53 @@ class Server:
             raise ApiError(f"{self.url}{path} does not answer as MLflow does; url and path_prefix may name something else.") from error
 
 
+def tls_context(params):
+    """How certificates are checked, from ca, ca_file and validate_certs of a server's parameters."""
+    context = ssl.create_default_context(cafile=params.get("ca_file") or None, cadata=params.get("ca") or None)
+    if not params.get("validate_certs", True):
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
 def reason(text):
     """Why a request failed, short, and MLflow's error code if it gives one."""
     try:
-        said = json.loads(text)
+        answer = json.loads(text)
         # Only the first line: below it a message may hold SQL with its values, the hash of a password among them.
-        return said["message"].splitlines()[0], said["error_code"]
+        return answer["message"].splitlines()[0], answer["error_code"]
     except (ValueError, TypeError, KeyError, IndexError):
         return " ".join(text.split())[:200], None
 
 
-@contextlib.contextmanager
-def connected(params, username=None, password=None):
-    """The server that a module's options name, for the length of a block.
+def from_parameters(parameters):
+    """The server that a probe's or module's parameters name.
 
     Args:
-        params: the module's parameters, OPTIONS among them.
-        username: user for basic authentication; None for none.
-        password: that user's password.
+        parameters: url, and what ``Server`` takes; username and password, or with ``environment`` the administrator's from the
+            server's own environment, where there is one.
 
     Raises:
-        ReachError: there is no way to the server.
+        ApiError: there is no URL.
     """
-    way = reach.reach(params)
-    if not way and not params["url"]:
-        raise reach.ReachError("url is empty while engine is none; name the URL of the server.")
-    if params["secret"]:
-        login = reach.from_secret(way, "secret", params["secret"], params["secret_keys"])
-        username, password = login["username"], login["password"]
-    with contextlib.ExitStack() as stack:
-        authority = reach.from_secret(way, "ca_secret", params["ca_secret"]).get("ca.crt") if params["ca_secret"] else None
-        if authority:
-            params = {**params, "ca_file": stack.enter_context(_written(authority))}
-        if params["connect"]:
-            address = params["connect"].rsplit(":", 1)
-        else:
-            address = stack.enter_context(way.forward(params["port"])) if way else None
-        if address and params["url"]:
-            stack.enter_context(resolved(urllib.parse.urlsplit(params["url"]), *address))
-        # A forwarded port says nothing to who reads a message.
-        name = f"service {params['service']} in namespace {params['namespace']}" if way and not params["url"] else None
-        url = params["url"] or "{0}://{1}:{2}".format(params["scheme"], *address)
-        yield Server(url, params, username, password, name, authority)
+    if not parameters.get("url"):
+        raise ApiError("url is empty while engine is none; name the URL of the server.")
+    username, password = parameters.get("username"), parameters.get("password")
+    if parameters.get("environment") and not username and not parameters.get("token"):
+        username, password = (os.environ.get(f"MLFLOW_AUTH_ADMIN_{part}") for part in ("USERNAME", "PASSWORD"))
+    return Server(parameters["url"], parameters, username, password, parameters.get("server_name"))
 
 
-@contextlib.contextmanager
-def _written(text):
-    """A file with the text, as long as the block lasts."""
-    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
-        file.write(text)
-        file.flush()
-        yield file.name
+def for_administrator(parameters):
+    """The server that the options of a module name which manages its users.
 
+    Args:
+        parameters: as ``from_parameters`` takes them, with login_username and login_password instead of username and password.
 
-@contextlib.contextmanager
-def resolved(url, address, port):
-    """Connections to the URL's host and port lead to the address, whatever DNS says; Host header and TLS stay the URL's."""
-    original, there = socket.getaddrinfo, url.port or {"http": 80, "https": 443}[url.scheme]
-
-    def getaddrinfo(host, service, *arguments, **named):
-        if (host, str(service)) == (url.hostname, str(there)):
-            host, service = address, int(port)
-        return original(host, service, *arguments, **named)
-
-    socket.getaddrinfo = getaddrinfo
-    try:
-        yield
-    finally:
-        socket.getaddrinfo = original
+    Raises:
+        ApiError: there is no URL.
+    """
+    login = {"username": parameters.get("login_username"), "password": parameters.get("login_password")}
+    return from_parameters({**parameters, **login})
 
 
 def administrator(server):
@@ -194,3 +281,8 @@ def find_user(server, username):
         if error.missing:
             return None
         raise
+
+
+def version(parameters):
+    """Version of the server that the parameters name, see ``from_parameters``."""
+    return from_parameters(parameters).ask("/version").strip()

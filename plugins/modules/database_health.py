@@ -72,7 +72,7 @@ options:
     type: bool
     default: true
 extends_documentation_fragment:
-  - mlops.mlflow.reach
+  - mlops.mlflow.engine
   - mlops.mlflow.health
 """
 
@@ -157,57 +157,37 @@ revision_wanted:
   returned: always
 """
 
-import contextlib
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.mlops.mlflow.plugins.module_utils import reach
-from ansible_collections.mlops.mlflow.plugins.module_utils.probes import database
-from ansible_collections.mlops.mlflow.plugins.module_utils.remote import run_probe
+from ansible_collections.mlops.mlflow.plugins.module_utils import checks
+from ansible_collections.mlops.mlflow.plugins.module_utils.options import ENGINE, need_no_engine
+from ansible_collections.mlops.mlflow.plugins.module_utils.probes import database  # noqa: F401  # pylint: disable=unused-import
 
 PORTS = {"postgresql": 5432, "mysql": 3306}
+SPEC = {
+    "argument_spec": {
+        **ENGINE,
+        "dialect": {"type": "str", "choices": ["postgresql", "mysql", "sqlite"]},
+        "inside": {"type": "bool", "default": False},
+        "host": {"type": "str"}, "port": {"type": "int"}, "database": {"type": "str"}, "user": {"type": "str"},
+        "password": {"type": "str", "no_log": True},
+        "secret": {"type": "str", "no_log": False},
+        "secret_keys": {"type": "dict", "default": {"user": "username", "password": "password"}, "no_log": False},
+        "sslmode": {"type": "str", "choices": ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]},
+        "ca_file": {"type": "path"}, "path": {"type": "path"},
+        "connect_timeout": {"type": "int", "default": 5}, "samples": {"type": "int", "default": 20},
+        "write": {"type": "bool", "default": True},
+    },
+    "required_if": [("inside", False, ("dialect",)), ("dialect", "sqlite", ("path",))],
+}
 
 
 def main():
-    module = AnsibleModule(
-        argument_spec={
-            **reach.OPTIONS,
-            "dialect": {"type": "str", "choices": ["postgresql", "mysql", "sqlite"]},
-            "inside": {"type": "bool", "default": False},
-            "host": {"type": "str"}, "port": {"type": "int"}, "database": {"type": "str"}, "user": {"type": "str"},
-            "password": {"type": "str", "no_log": True},
-            "secret": {"type": "str", "no_log": False},
-            "secret_keys": {"type": "dict", "default": {"user": "username", "password": "password"}, "no_log": False},
-            "sslmode": {"type": "str", "choices": ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]},
-            "ca_file": {"type": "path"}, "path": {"type": "path"},
-            "connect_timeout": {"type": "int", "default": 5}, "samples": {"type": "int", "default": 20},
-            "write": {"type": "bool", "default": True},
-        },
-        required_if=[("inside", False, ("dialect",)), ("dialect", "sqlite", ("path",))],
-        supports_check_mode=True,
-    )
-    params = module.params
-    if params["inside"] and params["engine"] == "none":
-        module.fail_json(msg="engine is none while inside is true; name the engine whose pod is to ask.")
-    try:
-        module.exit_json(**ask(params))
-    except reach.ReachError as error:
-        module.fail_json(msg=str(error))
-    except ImportError as error:
-        module.fail_json(msg=f"The questions cannot be asked here: {error}.")
-
-
-def ask(params):
-    """The report of the database's checks, asked the way the options say."""
-    way = reach.reach(params)
-    question = {key: params[key] for key in (
-        "dialect", "host", "port", "database", "user", "password", "sslmode", "ca_file", "path", "connect_timeout", "samples", "write")}
-    if params["inside"]:
-        return run_probe(database, {**question, "environment": True}, way)
-    if params["secret"]:
-        question.update(reach.from_secret(way, "secret", params["secret"], params["secret_keys"]))
-    question["port"] = question["port"] or PORTS.get(params["dialect"])
-    with way.forward(question["port"]) if way else contextlib.nullcontext((question["host"], question["port"])) as (host, port):
-        return run_probe(database, {**question, "host": host, "port": port})
+    module = AnsibleModule(**SPEC, supports_check_mode=True)
+    need_no_engine(module, ("secret",))
+    if module.params["inside"]:
+        module.fail_json(msg="engine is none while inside is true; name the engine whose pod runs the checks.")
+    parameters = {**module.params, "port": module.params["port"] or PORTS.get(module.params["dialect"])}
+    module.exit_json(changed=False, **checks.measure("database", parameters))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ attributes:
 seealso:
   - module: mlops.mlflow.mlflow_permission
 extends_documentation_fragment:
-  - mlops.mlflow.reach
+  - mlops.mlflow.engine
   - mlops.mlflow.server
   - mlops.mlflow.server.login
   - ansible.builtin.action_common_attributes
@@ -124,121 +124,27 @@ password_changed:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_api, reach
-from ansible_collections.mlops.mlflow.plugins.module_utils.mlflow_api import USERS, ApiError
+from ansible_collections.mlops.mlflow.plugins.module_utils import users
+from ansible_collections.mlops.mlflow.plugins.module_utils.options import (
+    LOGIN, LOGIN_EXCLUSIVE, LOGIN_TOGETHER, SERVER, SERVER_REQUIRED_BY, need_no_engine, run_and_exit)
 
-SHORTEST = 12
-
-
-def refuse(params):
-    """Raise ApiError when MLflow would refuse the options, or take what nobody could log in with."""
-    username, password = params["username"], params["password"]
-    if not username or password is not None and (":" in username or not username.isascii()):
-        raise ApiError(f"username {username!r} cannot log in; it must be ASCII, without colon, and not empty.")
-    if password is not None and len(password) < SHORTEST:
-        raise ApiError(f"password of {username} is {'too short' if password else 'empty'}; MLflow wants at least {SHORTEST} characters.")
-    if password is not None and not password.isascii():
-        raise ApiError(f"password of {username} has characters outside ASCII; MLflow lets them in only at some of its paths.")
-
-
-def log_in(server, params):
-    """The server with a login that works, and the administrator that it takes it for."""
-    try:
-        return server, mlflow_api.administrator(server)
-    except ApiError as error:
-        rotates = (params["state"] == "present" and params["update_password"] == "always" and params["password"]
-                   and params["username"] == server.username)
-        if error.status != 401 or not rotates:
-            raise
-        # An earlier run may have changed the very password that this one logs in with.
-        server = server.log_in_as(server.username, params["password"])
-        return server, mlflow_api.administrator(server)
-
-
-def is_password(server, username, password):
-    """Whether the server lets a user in with a password."""
-    try:
-        server.log_in_as(username, password).call(USERS + "current")
-    except ApiError as error:
-        if error.status == 401:
-            return False
-        raise
-    return True
-
-
-def manage(server, params, check_mode):
-    """Make the user what the options say.
-
-    Returns:
-        What the module returns.
-    """
-    username, password = params["username"], params["password"]
-    if params["state"] == "present":
-        refuse(params)
-    server, myself = log_in(server, params)
-    before = mlflow_api.find_user(server, username)
-    if params["state"] == "absent":
-        return remove(server, username, before, myself, check_mode)
-    if before is None:
-        return create(server, params, check_mode)
-    after = {**before, "is_admin": before["is_admin"] if params["admin"] is None else params["admin"]}
-    if username == myself["username"] and not after["is_admin"]:
-        raise ApiError(f"User {username} is the one that this task logs in as; it stays an administrator, log in as another to change that.")
-    new_password = params["update_password"] == "always" and password is not None and not is_password(server, username, password)
-    if not check_mode:
-        if after != before:
-            server.call(USERS + "update-admin", {"username": username, "is_admin": after["is_admin"]}, "PATCH")
-        if new_password:
-            proof = {"current_password": server.password} if username == myself["username"] else {}
-            server.call(USERS + "update-password", {"username": username, "password": password, **proof}, "PATCH")
-    return {
-        "changed": after != before or new_password, "user": after, "password_changed": new_password,
-        "diff": {"before": {**before, "password": "the old one" if new_password else "kept"},
-                 "after": {**after, "password": "the new one" if new_password else "kept"}},
-    }
-
-
-def create(server, params, check_mode):
-    """Make a user that does not exist."""
-    username, admin = params["username"], bool(params["admin"])
-    if not params["password"]:
-        raise ApiError(f"User {username} does not exist yet, and password is empty; a new user needs one.")
-    user = {"id": None, "username": username, "is_admin": admin}
-    if not check_mode:
-        user = server.call(USERS + "create", {"username": username, "password": params["password"]})["user"]
-        if admin:
-            server.call(USERS + "update-admin", {"username": username, "is_admin": True}, "PATCH")
-            user["is_admin"] = True
-    return {"changed": True, "user": user, "password_changed": False, "diff": {"before": {}, "after": user}}
-
-
-def remove(server, username, before, myself, check_mode):
-    """Remove a user, unless it is the one who would remove it."""
-    if username == myself["username"]:
-        raise ApiError(f"User {username} is the one that this task logs in as; log in as another administrator to remove it.")
-    if before and not check_mode:
-        server.call(USERS + "delete", {"username": username}, "DELETE")
-    return {"changed": bool(before), "password_changed": False, "diff": {"before": before or {}, "after": {}}}
+SPEC = {
+    "argument_spec": {
+        **SERVER, **LOGIN,
+        "username": {"type": "str", "required": True}, "password": {"type": "str", "no_log": True}, "admin": {"type": "bool"},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        "update_password": {"type": "str", "choices": ["always", "on_create"], "default": "on_create", "no_log": False},
+    },
+    "required_together": LOGIN_TOGETHER,
+    "mutually_exclusive": LOGIN_EXCLUSIVE,
+    "required_by": SERVER_REQUIRED_BY,
+}
 
 
 def main():
-    module = AnsibleModule(
-        argument_spec={
-            **mlflow_api.OPTIONS, **mlflow_api.LOGIN,
-            "username": {"type": "str", "required": True}, "password": {"type": "str", "no_log": True}, "admin": {"type": "bool"},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "update_password": {"type": "str", "choices": ["always", "on_create"], "default": "on_create", "no_log": False},
-        },
-        required_together=mlflow_api.LOGIN_TOGETHER,
-        mutually_exclusive=mlflow_api.LOGIN_EXCLUSIVE,
-        supports_check_mode=True,
-    )
-    params = module.params
-    try:
-        with mlflow_api.connected(params, params["login_username"], params["login_password"]) as server:
-            module.exit_json(**manage(server, params, module.check_mode))
-    except (ApiError, reach.ReachError) as error:
-        module.fail_json(msg=str(error))
+    module = AnsibleModule(**SPEC, supports_check_mode=True)
+    need_no_engine(module)
+    run_and_exit(module, users.run)
 
 
 if __name__ == "__main__":

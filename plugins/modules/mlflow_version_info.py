@@ -66,7 +66,7 @@ attributes:
     description: Where Python runs.
     platforms: posix
 extends_documentation_fragment:
-  - mlops.mlflow.reach
+  - mlops.mlflow.engine
   - mlops.mlflow.server
   - ansible.builtin.action_common_attributes
 """
@@ -119,7 +119,8 @@ import urllib.error
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.urls import open_url
-from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_api, reach
+from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_api
+from ansible_collections.mlops.mlflow.plugins.module_utils.options import SERVER, SERVER_EXCLUSIVE, SERVER_REQUIRED_BY, need_no_engine
 
 try:
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -193,10 +194,9 @@ def released(url, timeout):
 
 def installed(params):
     """Version of the running server, or None when none is named."""
-    if params["engine"] == "none" and not params["url"]:
+    if not params["url"]:
         return None
-    with mlflow_api.connected(params, params["username"], params["password"]) as server:
-        return server.ask("/version").strip()
+    return mlflow_api.version({**params, "ca": params["ca_certificate"]})
 
 
 def look(params):
@@ -206,7 +206,7 @@ def look(params):
     said = []
     try:
         result["installed"] = installed(params)
-    except (reach.ReachError, mlflow_api.ApiError) as error:
+    except mlflow_api.ApiError as error:
         said.append(f"The server cannot be asked: {error}.")
     index = params["index_url"] or os.environ.get("PIP_INDEX_URL") or "https://pypi.org/simple"
     try:
@@ -224,20 +224,24 @@ def look(params):
     return result
 
 
+SPEC = {
+    "argument_spec": {
+        **SERVER, "username": {"type": "str"}, "password": {"type": "str", "no_log": True},
+        "source": {"type": "str", "choices": ["index", "github"], "default": "index"},
+        "index_url": {"type": "str"},
+        "github_url": {"type": "str", "default": "https://api.github.com/repos/mlflow/mlflow/releases?per_page=100"},
+        "python_version": {"type": "str", "default": "3.11"}, "pinned": {"type": "str"},
+        "limit": {"type": "int", "default": 20}, "timeout": {"type": "int", "default": 15},
+    },
+    "required_together": [("username", "password")],
+    "mutually_exclusive": [("password", "token", "secret"), *SERVER_EXCLUSIVE],
+    "required_by": SERVER_REQUIRED_BY,
+}
+
+
 def main():
-    module = AnsibleModule(
-        argument_spec={
-            **mlflow_api.OPTIONS, "username": {"type": "str"}, "password": {"type": "str", "no_log": True},
-            "source": {"type": "str", "choices": ["index", "github"], "default": "index"},
-            "index_url": {"type": "str"},
-            "github_url": {"type": "str", "default": "https://api.github.com/repos/mlflow/mlflow/releases?per_page=100"},
-            "python_version": {"type": "str", "default": "3.11"}, "pinned": {"type": "str"},
-            "limit": {"type": "int", "default": 20}, "timeout": {"type": "int", "default": 15},
-        },
-        required_together=[("username", "password")],
-        mutually_exclusive=[("password", "token")],
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(**SPEC, supports_check_mode=True)
+    need_no_engine(module)
     if not HAS_PACKAGING:
         module.fail_json(msg=missing_required_lib("packaging"))
     module.exit_json(**look(module.params))

@@ -92,7 +92,7 @@ options:
     type: int
     default: 4
 extends_documentation_fragment:
-  - mlops.mlflow.reach
+  - mlops.mlflow.engine
   - mlops.mlflow.health
 """
 
@@ -167,58 +167,39 @@ download_mb_s:
   returned: when read
 """
 
-import contextlib
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.mlops.mlflow.plugins.module_utils import reach
-from ansible_collections.mlops.mlflow.plugins.module_utils.probes import object_store
-from ansible_collections.mlops.mlflow.plugins.module_utils.remote import run_probe
+from ansible_collections.mlops.mlflow.plugins.module_utils import checks
+from ansible_collections.mlops.mlflow.plugins.module_utils.options import ENGINE, need_no_engine
+from ansible_collections.mlops.mlflow.plugins.module_utils.probes import object_store  # noqa: F401  # pylint: disable=unused-import
+
+SPEC = {
+    "argument_spec": {
+        **ENGINE,
+        "type": {"type": "str", "choices": ["s3", "gcs", "azure", "volume"]},
+        "inside": {"type": "bool", "default": False},
+        "url": {"type": "str"}, "port": {"type": "int", "default": 8333}, "region": {"type": "str", "default": "us-east-1"},
+        "bucket": {"type": "str"}, "prefix": {"type": "str"},
+        "access_key": {"type": "str", "no_log": True}, "secret_key": {"type": "str", "no_log": True},
+        "service_account_file": {"type": "path"}, "service_account_contents": {"type": "jsonarg", "no_log": True},
+        "account_key": {"type": "str", "no_log": True}, "connection_string": {"type": "str", "no_log": True},
+        "secret": {"type": "str", "no_log": False},
+        "secret_keys": {"type": "dict", "no_log": False,
+                        "default": {"access_key": "AWS_ACCESS_KEY_ID", "secret_key": "AWS_SECRET_ACCESS_KEY"}},
+        "ca_file": {"type": "path"}, "path": {"type": "path"}, "size_mb": {"type": "int", "default": 4},
+    },
+    "required_if": [("inside", False, ("type",)), ("type", "s3", ("bucket",)), ("type", "gcs", ("bucket",)),
+                    ("type", "azure", ("bucket",)), ("type", "azure", ("url", "connection_string", "secret"), True),
+                    ("type", "volume", ("path",))],
+    "mutually_exclusive": [("service_account_file", "service_account_contents"), ("account_key", "connection_string")],
+}
 
 
 def main():
-    module = AnsibleModule(
-        argument_spec={
-            **reach.OPTIONS,
-            "type": {"type": "str", "choices": ["s3", "gcs", "azure", "volume"]},
-            "inside": {"type": "bool", "default": False},
-            "url": {"type": "str"}, "port": {"type": "int", "default": 8333}, "region": {"type": "str", "default": "us-east-1"},
-            "bucket": {"type": "str"}, "prefix": {"type": "str"},
-            "access_key": {"type": "str", "no_log": True}, "secret_key": {"type": "str", "no_log": True},
-            "service_account_file": {"type": "path"}, "service_account_contents": {"type": "jsonarg", "no_log": True},
-            "account_key": {"type": "str", "no_log": True}, "connection_string": {"type": "str", "no_log": True},
-            "secret": {"type": "str", "no_log": False},
-            "secret_keys": {"type": "dict", "no_log": False,
-                            "default": {"access_key": "AWS_ACCESS_KEY_ID", "secret_key": "AWS_SECRET_ACCESS_KEY"}},
-            "ca_file": {"type": "path"}, "path": {"type": "path"}, "size_mb": {"type": "int", "default": 4},
-        },
-        required_if=[("inside", False, ("type",)), ("type", "s3", ("bucket",)), ("type", "gcs", ("bucket",)), ("type", "azure", ("bucket",)),
-                     ("type", "azure", ("url", "connection_string", "secret"), True), ("type", "volume", ("path",))],
-        mutually_exclusive=[("service_account_file", "service_account_contents"), ("account_key", "connection_string")],
-        supports_check_mode=True,
-    )
-    params = module.params
-    if params["inside"] and params["engine"] == "none":
-        module.fail_json(msg="engine is none while inside is true; name the engine whose pod is to ask.")
-    try:
-        module.exit_json(**ask(params))
-    except reach.ReachError as error:
-        module.fail_json(msg=str(error))
-
-
-def ask(params):
-    """The report of the store's checks, asked the way the options say."""
-    way = reach.reach(params)
-    question = {key: params[key] for key in (
-        "type", "url", "region", "bucket", "prefix", "access_key", "secret_key", "service_account_file", "service_account_contents",
-        "account_key", "connection_string", "ca_file", "path", "size_mb")}
-    if params["inside"]:
-        return run_probe(object_store, {**question, "environment": True}, way)
-    if params["secret"]:
-        question.update(reach.from_secret(way, "secret", params["secret"], params["secret_keys"]))
-    with way.forward(params["port"]) if way and params["type"] == "s3" else contextlib.nullcontext() as address:
-        if address:
-            question["url"] = "http://{0}:{1}".format(*address)
-        return run_probe(object_store, question)
+    module = AnsibleModule(**SPEC, supports_check_mode=True)
+    need_no_engine(module, ("secret",))
+    if module.params["inside"]:
+        module.fail_json(msg="engine is none while inside is true; name the engine whose pod runs the checks.")
+    module.exit_json(changed=False, **checks.measure("object_store", module.params))
 
 
 if __name__ == "__main__":

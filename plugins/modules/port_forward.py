@@ -6,39 +6,47 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: port_forward
-short_description: Lead a port of this machine to a service of an instance
+short_description: Forward a local port to a service of an instance
 version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
   - Starts a process in the background that listens on a loopback port and passes connections on to a pod of the service. It
     outlives the playbook and ends by itself.
-  - When the port already leads somewhere through an earlier call, nothing is started.
+  - With O(engine=kubernetes) the process runs on the controller, with O(engine=podman) on the inventory host.
+  - When something listens on the port already, as after an earlier call, nothing is started.
 options:
   port:
-    description: Port of the Service.
+    description: Port of the Service. Required unless O(engine=none).
     type: int
-    required: true
   local_port:
     description: Port of 127.0.0.1 to listen on.
     type: int
     required: true
   seconds:
-    description: After how many seconds it ends.
+    description: After how many seconds the process ends.
     type: int
     default: 3600
+  address:
+    description: With O(engine=none), address and port to pass connections on to from the inventory host, such as V(10.89.0.7:5000).
+    type: str
+  container:
+    description:
+      - With O(engine=none), ID of a podman container on the inventory host. Connections go to O(port) of its loopback address, by
+        way of a process in it, since networks of rootless podman are not the host's.
+    type: str
 attributes:
   check_mode:
     support: full
     description: Starts nothing.
   diff_mode:
     support: none
-    description: There is nothing to show.
+    description: There is nothing to compare.
   platform:
     support: full
-    description: Where Python runs.
+    description: Target OS.
     platforms: posix
 extends_documentation_fragment:
-  - mlops.mlflow.reach
+  - mlops.mlflow.engine
   - ansible.builtin.action_common_attributes
 """
 
@@ -54,69 +62,77 @@ EXAMPLES = r"""
 
 RETURN = r"""
 url:
-  description: Where the service answers now.
+  description: Where the service answers now, on the host that listens.
   type: str
   returned: always
 pid:
-  description: Process that passes connections on; none when one was there before.
+  description: ID of the process that passes connections on; none when something listened already.
   type: int
   returned: always
+tunnel:
+  description: Command that makes RV(url) answer on the controller as well; empty where it answers there already.
+  type: str
+  returned: with an engine
 """
 
 import os
+import shutil
 import socket
-import time
+import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.mlops.mlflow.plugins.module_utils import reach
+from ansible_collections.mlops.mlflow.plugins.module_utils import relay
+from ansible_collections.mlops.mlflow.plugins.module_utils.options import ENGINE, need_no_engine
+
+SPEC = {
+    "argument_spec": {
+        **ENGINE, "port": {"type": "int"}, "local_port": {"type": "int", "required": True},
+        "seconds": {"type": "int", "default": 3600}, "address": {"type": "str"}, "container": {"type": "str"},
+    },
+    "mutually_exclusive": [("address", "container")],
+    "required_by": {"container": ("port",)},
+}
+# Images have one or the other.
+IN_CONTAINER = ('if command -v nc >/dev/null; then exec nc 127.0.0.1 {0}; else exec bash -c '
+                '"exec 3<>/dev/tcp/127.0.0.1/{0}; cat <&3 & cat >&3; wait"; fi')
 
 
-def serve(way, port, local_port, seconds):
-    """Listen in a process of its own, detached from this one; return its number."""
-    pid = os.fork()
-    if pid:
-        return pid
-    os.setsid()
-    null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(null, number)
-    with reach.listening(lambda: way.connect(port), local_port):
-        time.sleep(seconds)
-    os._exit(0)
+def to_address(address):
+    """What connects to an address."""
+    host, port = address.rsplit(":", 1)
+    return lambda: socket.create_connection((host, int(port)))
 
 
-def listens(port):
-    """Whether something accepts connections on a loopback port."""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
+def to_container(container, port, environment):
+    """What connects to a port in a podman container, by a process there that passes bytes on."""
+    def connect():
+        ours, theirs = socket.socketpair()
+        with theirs:
+            subprocess.Popen(["podman", "exec", "--interactive", container, "sh", "-c", IN_CONTAINER.format(port)], stdin=theirs,
+                             stdout=theirs, stderr=subprocess.DEVNULL, env=environment)
+        return ours
+    return connect
 
 
 def main():
-    module = AnsibleModule(
-        argument_spec={**reach.OPTIONS, "port": {"type": "int", "required": True}, "local_port": {"type": "int", "required": True},
-                       "seconds": {"type": "int", "default": 3600}},
-        supports_check_mode=True)
-    params = module.params
-    if params["engine"] == "none":
-        module.fail_json(msg="engine is none; name the engine that runs the service.")
-    result = {"changed": False, "url": f"http://127.0.0.1:{params['local_port']}", "pid": None}
-    if module.check_mode or listens(params["local_port"]):
+    module = AnsibleModule(**SPEC, supports_check_mode=True)
+    need_no_engine(module, ())
+    address, container, port = module.params["address"], module.params["container"], module.params["local_port"]
+    if not address and not container:
+        module.fail_json(msg="engine is none; name the engine that runs the service, or an address.")
+    if container and not shutil.which("podman"):
+        module.fail_json(msg="container is set, and this host has no podman; name a host that has.")
+    result = {"changed": False, "url": f"http://127.0.0.1:{port}", "pid": None}
+    if relay.listens(port):
         module.exit_json(**result)
-    try:
-        way = reach.reach(params)
-        with way.forward(params["port"]):
-            pass  # in this process, so that what is wrong can still be told
-        result["pid"] = serve(way, params["port"], params["local_port"], params["seconds"])
-    except reach.ReachError as error:
-        module.fail_json(msg=str(error))
-    for _attempt in range(50):
-        if listens(params["local_port"]):
-            module.exit_json(**{**result, "changed": True})
-        time.sleep(0.1)
-    module.fail_json(msg=f"Port {params['local_port']} of this machine cannot be listened on; choose another local_port.")
+    result["changed"] = True
+    if module.check_mode:
+        module.exit_json(**result)
+    connect = to_address(address) if address else to_container(container, module.params["port"], dict(os.environ))
+    result["pid"] = relay.detach(lambda: relay.serve(connect, port, module.params["seconds"]))
+    if relay.wait_until_listens(port):
+        module.exit_json(**result)
+    module.fail_json(msg=f"Port {port} of this host cannot be listened on; choose another local_port.")
 
 
 if __name__ == "__main__":

@@ -321,7 +321,7 @@ def test_people_log_in_at_a_published_port(tmp_path):
 @pytest.mark.parametrize("inventory", ["kubernetes", "gke-cloudsql"])
 def test_no_care_of_the_bucket_unless_asked(inventory, tmp_path):
     objects = render(inventory, tmp_path)
-    assert "MLFLOW_BUCKET_CARE" not in yaml.safe_dump([o for o in objects if o["kind"] != "ConfigMap"])
+    assert "MLFLOW_BUCKET_SETTINGS" not in yaml.safe_dump([o for o in objects if o["kind"] != "ConfigMap"])
     assert not any("bucket.py" in o["data"] for o in objects if o["kind"] == "ConfigMap")
 
 
@@ -331,12 +331,12 @@ def test_care_of_the_bucket(tmp_path, database, kind):
     objects = render("kubernetes", tmp_path, database_type=database, mlflow_server_replicas=1, object_storage_type="seaweedfs",
                      object_storage_bucket_versioning=False, object_storage_bucket_expire_days="30")
     assert ["bucket.py" in o["data"] for o in objects if o["kind"] == "ConfigMap" and "prepare.py" in o["data"]] == [True]
-    (workload,) = [o for o in objects if "MLFLOW_BUCKET_CARE" in yaml.safe_dump(o) and o["kind"] != "ConfigMap"]
+    (workload,) = [o for o in objects if "MLFLOW_BUCKET_SETTINGS" in yaml.safe_dump(o) and o["kind"] != "ConfigMap"]
     assert workload["kind"] == kind
     spec = workload["spec"]["template"]["spec"]
-    (container,) = [c for c in spec.get("initContainers", []) + spec["containers"] if "MLFLOW_BUCKET_CARE" in yaml.safe_dump(c)]
+    (container,) = [c for c in spec.get("initContainers", []) + spec["containers"] if "MLFLOW_BUCKET_SETTINGS" in yaml.safe_dump(c)]
     assert container["command"][-3:] == ["artifacts", "bucket", "migrate"]
-    care = json.loads(next(e["value"] for e in container["env"] if e["name"] == "MLFLOW_BUCKET_CARE"))
+    care = json.loads(next(e["value"] for e in container["env"] if e["name"] == "MLFLOW_BUCKET_SETTINGS"))
     assert care == {"create": False, "versioning": False, "expire_days": 30, "expire_noncurrent_days": None, "abort_multipart_days": None,
                     "encryption": None, "kms_key": None}
 
@@ -345,7 +345,7 @@ def test_google_s_bucket_is_made_in_its_region(tmp_path):
     def cares(name, **variables):
         (job,) = [o for o in render("gke-cloudsql", tmp_path / name, object_storage_bucket_create=True, **variables) if o["kind"] == "Job"]
         env = job["spec"]["template"]["spec"]["containers"][0]["env"]
-        return json.loads(next(entry["value"] for entry in env if entry["name"] == "MLFLOW_BUCKET_CARE"))
+        return json.loads(next(entry["value"] for entry in env if entry["name"] == "MLFLOW_BUCKET_SETTINGS"))
 
     assert cares("europe", object_storage_region="europe-west1")["location"] == "europe-west1"
     assert "location" not in cares("anywhere")
@@ -415,7 +415,7 @@ def test_one_s_own_environment_stands_in_for_ours(tmp_path):
         names = [entry["name"] for entry in container["env"]]
         assert len(names) == len(set(names)) and container["envFrom"] == [{"secretRef": {"name": "more"}}]
         assert next(e for e in container["env"] if e["name"] == "MLFLOW_BACKEND_STORE_URI")["valueFrom"]
-    assert sum("MLFLOW_BUCKET_CARE" in yaml.safe_dump(container["env"]) for container in containers) == 1
+    assert sum("MLFLOW_BUCKET_SETTINGS" in yaml.safe_dump(container["env"]) for container in containers) == 1
 
 
 def test_other_keys_of_a_secret_keep_their_defaults(tmp_path):

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Questions to a tracking database. Self-contained: runs on the controller and inside the server's pod alike."""
+"""The probe of a tracking database. Of the collection it imports only what plugin_utils/program.py can bring into a pod."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ import sqlite3
 import time
 import urllib.parse
 
+from ansible_collections.mlops.mlflow.plugins.module_utils.checks import retry
+
 PROBE_TABLE = "mlops_mlflow_probe"
+TRANSIENT = ("refused", "could not translate host name", "name resolution", "Name or service not known", "failed to resolve host",
+             "No route to host", "the database system is starting up")
+"""What drivers report of a connection that another attempt may make, as libpq, psycopg and PyMySQL word it."""
 
 
 def probe(checks, parameters):
-    """Connect, measure, compare the schema, try to write.
+    """Connect, measure, compare the schema's revision, write.
 
     Args:
         checks: collects the results.
@@ -30,7 +35,7 @@ def probe(checks, parameters):
     dialect = {"postgresql": Postgresql, "mysql": Mysql, "sqlite": Sqlite}[parameters["dialect"]](parameters)
     checks.facts.update(latency_p95_ms=None, size_bytes=None, connections_used=None, connections_max=None, revision=None,
                         revision_wanted=wanted_revision())
-    checks.run("connect", dialect.connect)
+    checks.run("connect", lambda: retry(dialect.connect, transient))
 
     def latency():
         for _sample in range(parameters.get("samples") or 20):
@@ -55,13 +60,13 @@ def probe(checks, parameters):
         checks.facts["revision"] = rows[0][0] if rows else None
         wanted = checks.facts["revision_wanted"]
         if wanted and checks.facts["revision"] != wanted:
-            raise RuntimeError(f"the schema is at {checks.facts['revision']}, and this MLflow wants {wanted}; bring it there with the "
-                               f"migration (playbooks/site.yml) after a backup")
+            raise RuntimeError(f"the schema is at {checks.facts['revision']}, and this MLflow needs {wanted}; migrate it (playbooks/site.yml) "
+                               f"after a backup")
         return f"revision {checks.facts['revision']}{'' if wanted else ' (MLflow is not installed here to compare with)'}"
 
     def write():
         dialect.write()
-        return "a table was made, filled and dropped"
+        return "a table was created, filled and dropped"
 
     for name, function in (("latency", latency), ("size", size), ("connections", connections), ("schema", schema)):
         checks.run(name, function, needs=("connect",))
@@ -69,10 +74,26 @@ def probe(checks, parameters):
         checks.run("write", write, needs=("connect",))
 
 
+def transient(error):
+    """Whether another attempt to connect may succeed: nobody listened, or the host's name did not resolve."""
+    return any(text in str(error) for text in TRANSIENT)
+
+
 def _from_environment(parameters):
+    """Complete the parameters from the server's environment: address, login and TLS, as its SQLAlchemy URI has them."""
     uri = urllib.parse.urlsplit(os.environ["MLFLOW_BACKEND_STORE_URI"])
-    found = {"dialect": uri.scheme.split("+")[0], "host": uri.hostname, "port": uri.port, "database": uri.path.lstrip("/"),
-             "user": os.environ.get("PGUSER") or uri.username, "password": os.environ.get("PGPASSWORD") or uri.password, "path": uri.path[1:]}
+    query = dict(urllib.parse.parse_qsl(uri.query))
+    found = {
+        "dialect": uri.scheme.split("+")[0], "host": uri.hostname, "port": uri.port, "path": uri.path[1:],
+        "database": urllib.parse.unquote(uri.path.lstrip("/")),
+        "user": os.environ.get("PGUSER") or urllib.parse.unquote(uri.username or "") or None,
+        "password": os.environ.get("PGPASSWORD") or urllib.parse.unquote(uri.password or "") or None,
+        "sslmode": query.get("sslmode"), "ca_file": query.get("sslrootcert"),
+    }
+    tls = {name[len("ssl_"):]: value for name, value in query.items() if name.startswith("ssl_") and name != "ssl_disabled"}
+    if tls:
+        tls["check_hostname"] = tls.get("check_hostname") == "true"
+        found["ssl"] = tls
     parameters.update({key: value for key, value in found.items() if value is not None})
 
 
@@ -107,9 +128,10 @@ class Postgresql:
             import psycopg as driver
         except ImportError:
             import psycopg2 as driver
-        wanted = {"host": "host", "port": "port", "user": "user", "password": "password", "database": "dbname",
-                  "sslmode": "sslmode", "ca_file": "sslrootcert", "connect_timeout": "connect_timeout"}
-        self.connection = driver.connect(**{theirs: self.parameters[ours] for ours, theirs in wanted.items() if self.parameters.get(ours)})
+        names = {"host": "host", "port": "port", "user": "user", "password": "password", "database": "dbname",
+                 "sslmode": "sslmode", "ca_file": "sslrootcert", "connect_timeout": "connect_timeout"}
+        options = {names[name]: value for name, value in self.parameters.items() if name in names and value}
+        self.connection = driver.connect(**options)
         self.connection.autocommit = True
         return "PostgreSQL " + self.query("SHOW server_version")[0][0]
 
@@ -122,10 +144,12 @@ class Postgresql:
         return self.query("SELECT pg_database_size(current_database())")[0][0]
 
     def connections(self):
-        return self.query("SELECT count(*), current_setting('max_connections')::int FROM pg_stat_activity WHERE backend_type = 'client backend'")[0]
+        return self.query("SELECT count(*), current_setting('max_connections')::int FROM pg_stat_activity "
+                          "WHERE backend_type = 'client backend'")[0]
 
     def write(self):
-        self.query(f"CREATE TEMPORARY TABLE {PROBE_TABLE} AS SELECT repeat('x', 8192) AS t FROM generate_series(1, 8)")
+        self.query(f"CREATE TEMPORARY TABLE {PROBE_TABLE} AS SELECT repeat('x', 8192) AS t "
+                   "FROM generate_series(1, 8)")
         self.query(f"DROP TABLE {PROBE_TABLE}")
 
 
@@ -138,10 +162,10 @@ class Mysql:
     def connect(self):
         import pymysql
 
-        wanted = {"host": "host", "port": "port", "user": "user", "password": "password", "database": "database",
-                  "ca_file": "ssl_ca", "connect_timeout": "connect_timeout"}
-        self.connection = pymysql.connect(autocommit=True, **{theirs: self.parameters[ours] for ours, theirs in wanted.items()
-                                                              if self.parameters.get(ours)})
+        names = {"host": "host", "port": "port", "user": "user", "password": "password", "database": "database",
+                 "ca_file": "ssl_ca", "ssl": "ssl", "connect_timeout": "connect_timeout"}
+        options = {names[name]: value for name, value in self.parameters.items() if name in names and value}
+        self.connection = pymysql.connect(autocommit=True, **options)
         return "MySQL " + self.query("SELECT version()")[0][0]
 
     def query(self, text):
@@ -150,7 +174,8 @@ class Mysql:
             return cursor.fetchall()
 
     def size(self):
-        return self.query("SELECT coalesce(sum(data_length + index_length), 0) FROM information_schema.tables WHERE table_schema = database()")[0][0]
+        return self.query("SELECT coalesce(sum(data_length + index_length), 0) FROM information_schema.tables "
+                          "WHERE table_schema = database()")[0][0]
 
     def connections(self):
         used = self.query("SHOW STATUS LIKE 'Threads_connected'")[0][1]
@@ -162,7 +187,7 @@ class Mysql:
 
 
 class Sqlite:
-    """A file; it must exist, since connecting would otherwise make an empty one."""
+    """A file; it must exist, since connecting would otherwise create an empty one."""
 
     def __init__(self, parameters):
         self.path, self.connection = parameters["path"], None

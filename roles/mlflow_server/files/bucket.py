@@ -1,325 +1,323 @@
-"""Bring the bucket of the artifacts to what is asked for, with the server's own credentials; run in its own image.
+"""Apply the settings of the bucket of the artifacts, with the server's own credentials; run in its own image.
 
-Reads the environment of the server, and MLFLOW_BUCKET_CARE, a JSON object:
+Reads the environment of the server, and MLFLOW_BUCKET_SETTINGS, a JSON object:
 
-create                  make the bucket where there is none
-location                where Google Cloud Storage makes it, if not where Google likes
+create                  create the bucket where there is none
+location                where Google Cloud Storage creates it, if not at its default
 versioning              true or false
 expire_days             delete artifacts this many days after they were written
-expire_noncurrent_days  delete former versions this many days after they were replaced
-abort_multipart_days    delete what was begun to be uploaded and never finished
-encryption, kms_key     "AES256" or "aws:kms" by default, and with which key
+expire_noncurrent_days  delete noncurrent versions this many days after they were replaced
+abort_multipart_days    delete multipart uploads that were never completed
+encryption, kms_key     default encryption, "AES256" or "aws:kms", and its key
 
 What is null is left as it is; of the days, null or 0 also removes the rule that an earlier run made. Rules that others made
-stay, a bucket is never deleted, and a second run changes nothing.
+stay, a bucket is never deleted, and a second run changes nothing. The clients of the stores are in stores.py beside this file.
 """
 
 import hashlib
 import json
 import os
 import sys
-import urllib.parse
 import uuid
 import warnings
+
+import stores
 
 DAYS = ("expire_days", "expire_noncurrent_days", "abort_multipart_days")
 
 
-class Refused(Exception):
-    """A cause that waiting does not mend, as a sentence that names the variable to mend."""
+class RefusedError(Exception):
+    """A cause that waiting does not remove, as a sentence that names the variable to change."""
 
 
-def variables(*parts):
-    return " and ".join(f"object_storage_bucket_{part}" for part in parts)
+def variables(*settings):
+    return " and ".join(f"object_storage_bucket_{setting}" for setting in settings)
 
 
-def say(text):
+def log(text):
     print(f"bucket: {text}", flush=True)
 
 
-class Store:
-    """What the three kinds of store share: what is asked for, of which bucket."""
+class Settings:
+    """What the three kinds of store share: which settings are wanted, of which bucket."""
 
-    def __init__(self, uri, asked):
-        self.bucket, self.host, self.asked = uri.username or uri.netloc, uri.hostname, asked
-        self.prefix = uri.path.strip("/") + "/" if uri.path.strip("/") else ""
-        self.days = {part: asked[part] for part in DAYS if asked.get(part)}
+    def __init__(self, store, wanted):
+        self.store, self.bucket, self.wanted = store, store.bucket, wanted
+        self.prefix = store.prefix + "/" if store.prefix else ""
+        self.days = {setting: wanted[setting] for setting in DAYS if wanted.get(setting)}
 
-    def care(self):
+    def apply(self):
         self.create()
-        if self.asked.get("encryption") or self.asked.get("kms_key"):
+        if self.wanted.get("encryption") or self.wanted.get("kms_key"):
             self.encryption()
-        if self.asked.get("versioning") is not None:
+        if self.wanted.get("versioning") is not None:
             self.versioning()
         self.lifecycle()
 
-    def refused(self, parts, reason, denied=False):
-        """The sentence for a request about variables that the store has turned down."""
+    def refused(self, settings, reason, denied=False):
+        """The sentence for a request about settings that the store has turned down."""
+        names = variables(*settings)
         if denied:
-            return Refused(f"the server's credentials may not bring bucket {self.bucket!r} to {variables(*parts)}: {reason}; "
-                           f"let them, or leave {variables(*parts)} out")
-        return Refused(f"the store cannot do for bucket {self.bucket!r} what {variables(*parts)} asks for: {reason}; "
-                       f"leave {variables(*parts)} out, or set what the store can do")
+            return RefusedError(f"the server's credentials may not apply {names} to bucket {self.bucket!r}: {reason}; grant them that, "
+                                f"or leave {names} out")
+        return RefusedError(f"the store cannot apply {names} to bucket {self.bucket!r}: {reason}; leave {names} out, or set what the "
+                            f"store can do")
 
-    def absent(self):
-        return Refused(f"bucket {self.bucket!r} does not exist; create it, or set {variables('create')} to true")
+    def missing(self):
+        return RefusedError(f"bucket {self.bucket!r} does not exist; create it, or set {variables('create')} to true")
 
 
-class S3(Store):
-    """AWS and other S3 endpoints. The rules of ours carry ids of ours, with the path in the bucket that they are for."""
+class S3(Settings):
+    """AWS and other S3 endpoints. The rules that this file makes have ids of its own, with the path in the bucket that they are for."""
 
-    def __init__(self, uri, asked):
-        super().__init__(uri, asked)
-        import boto3
-        from botocore.config import Config
-
-        endpoint = os.environ.get("MLFLOW_S3_ENDPOINT_URL")
-        self.client = boto3.client("s3", endpoint_url=endpoint, config=Config(connect_timeout=5, read_timeout=10, retries={"max_attempts": 1}))
-
-    def request(self, parts, method, **parameters):
-        """Make a request about variables; what is not there is empty, and only a busy or broken store is worth waiting for."""
-        from botocore.exceptions import ClientError
-
+    def request(self, settings, method, **parameters):
+        """Make a request about settings; what is not there is empty, and only a busy or broken store is worth waiting for."""
         try:
-            return getattr(self.client, method)(Bucket=self.bucket, **parameters)
-        except ClientError as error:
-            status, found = error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]
-            if status == 404 and method.startswith("get_"):
+            with self.store.errors():
+                return getattr(self.store.client, method)(Bucket=self.bucket, **parameters)
+        except stores.StoreError as error:
+            if error.missing and method.startswith("get_"):
                 return {}
-            if status >= 500 and status != 501:
+            if error.status is None or error.status >= 500 and error.status != 501:
                 raise
-            raise self.refused(parts, f"{found.get('Code')} {found.get('Message', '')}".strip(), denied=status in (401, 403)) from error
+            raise self.refused(settings, f"{error.code} {error.reason}".strip(), denied=error.denied) from error
 
     def create(self):
-        from botocore.exceptions import ClientError
-
         try:
-            self.client.head_bucket(Bucket=self.bucket)
-            return say(f"{self.bucket!r} exists")
-        except ClientError as error:
-            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-            if status in (400, 401, 403):
-                raise Refused(f"bucket {self.bucket!r} may not be read with the server's credentials ({status}); check those of "
-                              f"object_storage, and that the bucket is nobody else's") from error
-            if status != 404:
+            self.store.look()
+            return log(f"{self.bucket!r} exists")
+        except stores.StoreError as error:
+            if error.denied or error.status == 400:
+                raise RefusedError(f"bucket {self.bucket!r} may not be read with the server's credentials ({error.status}); check those of "
+                                   f"object_storage, and that the bucket is not another account's") from error
+            if not error.missing:
                 raise
-        if not self.asked.get("create"):
-            raise self.absent()
-        region = self.client.meta.region_name
+        if not self.wanted.get("create"):
+            raise self.missing()
+        region = self.store.client.meta.region_name
         try:
             self.request(("create",), "create_bucket",
                          **({} if region in (None, "us-east-1") else {"CreateBucketConfiguration": {"LocationConstraint": region}}))
-        except Refused as error:
-            if "BucketAlreadyOwnedByYou" not in str(error):  # made by somebody else in the meantime
+        except RefusedError as error:
+            if "BucketAlreadyOwnedByYou" not in str(error):  # created by another pod in the meantime
                 raise
-        say(f"{self.bucket!r} created")
+        log(f"{self.bucket!r} created")
 
     def versioning(self):
-        wanted = "Enabled" if self.asked["versioning"] else "Suspended"
+        wanted = "Enabled" if self.wanted["versioning"] else "Suspended"
         found = self.request(("versioning",), "get_bucket_versioning").get("Status", "Suspended")
         if found == wanted:
-            return say("versioning is as asked")
+            return log("versioning is as wanted")
         self.request(("versioning",), "put_bucket_versioning", VersioningConfiguration={"Status": wanted})
-        say(f"versioning changed to {wanted}")
+        log(f"versioning changed to {wanted}")
 
     def lifecycle(self):
-        actions = {
-            "expire_days": lambda days: {"Expiration": {"Days": days}},
-            "expire_noncurrent_days": lambda days: {"NoncurrentVersionExpiration": {"NoncurrentDays": days}},
-            "abort_multipart_days": lambda days: {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": days}},
-        }
-        ids = {part: f"mlops-mlflow-{part.removesuffix('_days').replace('_', '-')}" + (f"-{self.prefix}" if self.prefix else "") for part in DAYS}
-        wanted = [{"ID": ids[part], "Status": "Enabled", "Filter": {"Prefix": self.prefix}, **actions[part](days)} for part, days in self.days.items()]
+        ids, wanted = {}, []
+        for setting in DAYS:
+            ids[setting] = f"mlops-mlflow-{setting.removesuffix('_days').replace('_', '-')}" + (f"-{self.prefix}" if self.prefix else "")
+        for setting, days in self.days.items():
+            wanted.append({"ID": ids[setting], "Status": "Enabled", "Filter": {"Prefix": self.prefix}, **self.action(setting, days)})
         try:
             found = self.request(self.days or DAYS, "get_bucket_lifecycle_configuration")
-        except Refused:
+        except RefusedError:
             if wanted:
                 raise
-            return  # whoever may not look has made no rules either
-        rules = found.get("Rules", [])
-        ours = [{**rule, "Filter": {"Prefix": (rule.get("Filter") or {}).get("Prefix", "")}} for rule in rules if rule.get("ID") in ids.values()]
-        if sorted(ours, key=lambda rule: rule["ID"]) == sorted(wanted, key=lambda rule: rule["ID"]):
-            return say("lifecycle is as asked") if wanted else None
-        others = [rule for rule in rules if rule.get("ID") not in ids.values()]
+            return  # credentials that may not read rules have made none either
+        own, others = [], []
+        for rule in found.get("Rules", []):
+            if rule.get("ID") in ids.values():
+                own.append({**rule, "Filter": {"Prefix": (rule.get("Filter") or {}).get("Prefix", "")}})
+            else:
+                others.append(rule)
+        if sorted(own, key=lambda rule: rule["ID"]) == sorted(wanted, key=lambda rule: rule["ID"]):
+            return log("lifecycle is as wanted") if wanted else None
         if others + wanted:
             kept = {key: found[key] for key in ("TransitionDefaultMinimumObjectSize",) if key in found}
             self.request(self.days or DAYS, "put_bucket_lifecycle_configuration", LifecycleConfiguration={"Rules": others + wanted}, **kept)
         else:
             self.request(DAYS, "delete_bucket_lifecycle")
-        say(f"lifecycle changed to {self.days or 'no rule of ours'}")
+        log(f"lifecycle changed to {self.days or 'no rule of this instance'}")
+
+    @staticmethod
+    def action(setting, days):
+        """What a lifecycle rule does, in S3's words."""
+        return {"expire_days": {"Expiration": {"Days": days}},
+                "expire_noncurrent_days": {"NoncurrentVersionExpiration": {"NoncurrentDays": days}},
+                "abort_multipart_days": {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": days}}}[setting]
 
     def encryption(self):
-        wanted, key = self.asked.get("encryption") or "aws:kms", self.asked.get("kms_key")
-        parts = [part for part in ("encryption", "kms_key") if self.asked.get(part)]
-        found = self.request(parts, "get_bucket_encryption").get("ServerSideEncryptionConfiguration", {}).get("Rules", [{}])[0]
+        wanted, key = self.wanted.get("encryption") or "aws:kms", self.wanted.get("kms_key")
+        settings = [setting for setting in ("encryption", "kms_key") if self.wanted.get(setting)]
+        found = self.request(settings, "get_bucket_encryption").get("ServerSideEncryptionConfiguration", {}).get("Rules", [{}])[0]
         default = found.get("ApplyServerSideEncryptionByDefault", {})
         if default.get("SSEAlgorithm") == wanted and key in (None, default.get("KMSMasterKeyID")):
-            return say("encryption is as asked")
-        self.try_encryption(parts, {"ServerSideEncryption": wanted, **({"SSEKMSKeyId": key} if key else {})})
+            return log("encryption is as wanted")
+        self.try_encryption(settings, {"ServerSideEncryption": wanted, **({"SSEKMSKeyId": key} if key else {})})
         rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": wanted, **({"KMSMasterKeyID": key} if key else {})},
                 "BucketKeyEnabled": wanted == "aws:kms"}
-        self.request(parts, "put_bucket_encryption", ServerSideEncryptionConfiguration={"Rules": [rule]})
-        say(f"encryption changed to {wanted} {key or ''}".strip())
+        self.request(settings, "put_bucket_encryption", ServerSideEncryptionConfiguration={"Rules": [rule]})
+        log(f"encryption changed to {wanted} {key or ''}".strip())
 
-    def try_encryption(self, parts, how):
+    def try_encryption(self, settings, parameters):
         """Write an object that way first: a store without that key, or without any, takes the setting and then fails every write."""
-        from botocore.exceptions import ClientError
-
         name = {"Bucket": self.bucket, "Key": f"{self.prefix}.mlops-mlflow-probe-{uuid.uuid4().hex}"}
         try:
-            written = self.client.put_object(**name, Body=b"x", **how)
-        except ClientError as error:
-            raise self.refused(parts, f"an object written that way fails with {error.response['Error'].get('Code')}") from error
-        self.client.delete_object(**name, **({"VersionId": written["VersionId"]} if written.get("VersionId") else {}))
+            with self.store.errors():
+                written = self.store.client.put_object(**name, Body=b"x", **parameters)
+        except stores.StoreError as error:
+            if error.status is None:
+                raise
+            raise self.refused(settings, f"an object written that way fails with {error.code}") from error
+        version = {"VersionId": written["VersionId"]} if written.get("VersionId") else {}
+        with self.store.errors():
+            self.store.client.delete_object(**name, **version)
 
 
-class Gcs(Store):
-    """Google Cloud Storage. Its rules have no names, so a label of the bucket remembers each of ours."""
+class Gcs(Settings):
+    """Google Cloud Storage. Its rules have no names, so a label of the bucket records each rule that this file makes."""
 
-    OPTIONS = {"timeout": (5, 30), "retry": None}
+    def __init__(self, store, wanted):
+        super().__init__(store, wanted)
+        self.found = None
 
-    def __init__(self, uri, asked):
-        super().__init__(uri, asked)
-        from google.cloud import storage
-
-        self.client = storage.Client()
-        self.found = self.client.bucket(self.bucket)
-
-    def request(self, parts, call, *arguments, **parameters):
-        from google.api_core.exceptions import ClientError, TooManyRequests
-
+    def request(self, settings, call, *arguments, **parameters):
+        """Make a request about settings; only a busy, broken or silent store is worth waiting for."""
         try:
-            return call(*arguments, **parameters, **self.OPTIONS)
-        except TooManyRequests:
-            raise
-        except ClientError as error:
-            raise self.refused(parts, error.message, denied=error.code in (401, 403)) from error
+            with self.store.errors():
+                return call(*arguments, **parameters, **self.store.OPTIONS)
+        except stores.StoreError as error:
+            if error.status is None or error.status == 429 or error.status >= 500:
+                raise
+            raise self.refused(settings, error.reason, denied=error.denied) from error
 
     def create(self):
-        from google.api_core.exceptions import Forbidden, NotFound, Unauthorized
-
         try:
-            self.found.reload(**self.OPTIONS)
-            return say(f"{self.bucket!r} exists")
-        except (Forbidden, Unauthorized) as error:
-            raise Refused(f"bucket {self.bucket!r} may not be looked at with the server's credentials: {error.message}; give them "
-                          f"roles/storage.admin on it, or leave every {variables('*')} out") from error
-        except NotFound:
-            if not self.asked.get("create"):
-                raise self.absent() from None
-        self.found = self.request(("create",), self.client.create_bucket, self.bucket, location=self.asked.get("location"))
-        say(f"{self.bucket!r} created")
+            with self.store.errors():
+                self.found = self.store.client.bucket(self.bucket)
+                self.found.reload(**self.store.OPTIONS)
+            return log(f"{self.bucket!r} exists")
+        except stores.StoreError as error:
+            if error.denied:
+                raise RefusedError(f"the server's credentials may not read bucket {self.bucket!r}: {error.reason}; grant them "
+                                   f"roles/storage.admin on it, or leave every {variables('*')} out") from error
+            if not error.missing:
+                raise
+        if not self.wanted.get("create"):
+            raise self.missing()
+        self.found = self.request(("create",), self.store.client.create_bucket, self.bucket, location=self.wanted.get("location"))
+        log(f"{self.bucket!r} created")
 
     def versioning(self):
-        wanted = self.asked["versioning"]
+        wanted = self.wanted["versioning"]
         if self.found.versioning_enabled == wanted:
-            return say("versioning is as asked")
+            return log("versioning is as wanted")
         self.found.versioning_enabled = wanted
         self.request(("versioning",), self.found.patch)
-        say(f"versioning changed to {'on' if wanted else 'off'}")
+        log(f"versioning changed to {'on' if wanted else 'off'}")
 
     def encryption(self):
-        if self.asked.get("encryption") == "aws:kms":
-            raise Refused(f"{variables('encryption')} is aws:kms, which Google Cloud Storage has not; leave it out and name a key of "
-                          f"Cloud KMS in {variables('kms_key')}")
-        key = self.asked.get("kms_key")
-        if key in (None, self.found.default_kms_key_name):  # encrypted by AES256 it always is
-            return say("encryption is as asked")
+        if self.wanted.get("encryption") == "aws:kms":
+            raise RefusedError(f"{variables('encryption')} is aws:kms, which Google Cloud Storage does not have; leave it out and name a "
+                               f"key of Cloud KMS in {variables('kms_key')}")
+        key = self.wanted.get("kms_key")
+        if key in (None, self.found.default_kms_key_name):  # it is always encrypted by AES256
+            return log("encryption is as wanted")
         self.found.default_kms_key_name = key
         self.request(("kms_key",), self.found.patch)
-        say(f"encryption changed to {key}")
+        log(f"encryption changed to {key}")
 
-    def rule(self, part, days):
+    def rule(self, setting, days):
+        """A lifecycle rule, in Google's words."""
         prefix = {"matchesPrefix": [self.prefix]} if self.prefix else {}
-        action = "AbortIncompleteMultipartUpload" if part == "abort_multipart_days" else "Delete"
-        # Of live objects only: as on S3, what expires in a bucket with versions becomes a former version first.
+        action = "AbortIncompleteMultipartUpload" if setting == "abort_multipart_days" else "Delete"
+        # Of live objects only: as on S3, what expires in a bucket with versions becomes a noncurrent version first.
         age = {"expire_days": {"age": days, "isLive": True}, "expire_noncurrent_days": {"daysSinceNoncurrentTime": days},
-               "abort_multipart_days": {"age": days}}[part]
+               "abort_multipart_days": {"age": days}}[setting]
         return {"action": {"type": action}, "condition": {**age, **prefix}}
 
-    def lifecycle(self):
-        suffix = f"-{hashlib.sha256(self.prefix.encode()).hexdigest()[:8]}" if self.prefix else ""
-        names = {part: f"mlops-mlflow-{part.replace('_', '-')}{suffix}" for part in DAYS}
-        labels = {name: value for name, value in self.found.labels.items() if value}
+    def rules(self):
+        """The bucket's lifecycle rules."""
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # the library warns of a rule it does not know, and leaves it out
             try:
-                rules = list(map(dict, self.found.lifecycle_rules))
+                return list(map(dict, self.found.lifecycle_rules))
             except UserWarning as error:
                 raise self.refused(self.days or DAYS, str(error)) from error
+
+    def lifecycle(self):
+        suffix = f"-{hashlib.sha256(self.prefix.encode()).hexdigest()[:8]}" if self.prefix else ""
+        names = {setting: f"mlops-mlflow-{setting.replace('_', '-')}{suffix}" for setting in DAYS}
+        labels = {name: value for name, value in self.found.labels.items() if value}
+        rules = self.rules()
         before = list(rules), dict(labels)
-        for part in DAYS:
-            made = labels.get(names[part])
-            if made == str(self.days.get(part)):
+        for setting in DAYS:
+            made = labels.get(names[setting])
+            if made == str(self.days.get(setting)):
                 continue
-            if made and made.isdigit() and self.rule(part, int(made)) in rules:
-                rules.remove(self.rule(part, int(made)))
-            labels.pop(names[part], None)
-        for part, days in self.days.items():
-            if self.rule(part, days) not in rules:
-                rules.append(self.rule(part, days))
-                labels[names[part]] = str(days)
+            if made and made.isdigit() and self.rule(setting, int(made)) in rules:
+                rules.remove(self.rule(setting, int(made)))
+            labels.pop(names[setting], None)
+        for setting, days in self.days.items():
+            if self.rule(setting, days) not in rules:
+                rules.append(self.rule(setting, days))
+                labels[names[setting]] = str(days)
         if (rules, labels) == before:
-            return say("lifecycle is as asked") if self.days else None
+            return log("lifecycle is as wanted") if self.days else None
         self.found.lifecycle_rules = rules
         self.found.labels = labels
         self.request(self.days or DAYS, self.found.patch)
-        say(f"lifecycle changed to {self.days or 'no rule of ours'}")
+        log(f"lifecycle changed to {self.days or 'no rule of this instance'}")
 
 
-class Azure(Store):
+class Azure(Settings):
     """Azure Blob Storage, where all but the container itself belongs to the storage account."""
 
-    def care(self):
-        parts = [part for part in ("versioning", *DAYS, "encryption", "kms_key") if self.asked.get(part) or self.asked.get(part) is False]
-        if parts:
-            raise Refused(f"{variables(*parts)} asks for what Azure keeps as a setting of the storage account, beyond a container; "
-                          f"set it there, and leave {variables(*parts)} out")
+    def apply(self):
+        settings = []
+        for setting in ("versioning", *DAYS, "encryption", "kms_key"):
+            if self.wanted.get(setting) or self.wanted.get(setting) is False:
+                settings.append(setting)
+        if settings:
+            raise RefusedError(f"{variables(*settings)} asks for what Azure keeps as a setting of the storage account, beyond a container; "
+                               f"set it there, and leave {variables(*settings)} out")
         self.create()
 
     def create(self):
-        from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceExistsError, ResourceNotFoundError
-
-        container = self.client().get_container_client(self.bucket)
         try:
-            try:
-                container.get_container_properties()
-                return say(f"{self.bucket!r} exists")
-            except ResourceNotFoundError:
-                if not self.asked.get("create"):
-                    raise self.absent() from None
-            container.create_container()
-        except ResourceExistsError as error:
-            if error.error_code != "ContainerAlreadyExists":  # one that is being deleted takes a while
-                raise
-        except HttpResponseError as error:
-            if error.status_code in (400, 401, 403) or isinstance(error, ClientAuthenticationError):
-                reason = getattr(error.error_code, "value", error.error_code) or error.message
-                raise self.refused(("create",), reason, denied=True) from error
-            raise
-        say(f"{self.bucket!r} created")
+            with self.store.errors():
+                self.store.client.get_container_properties()
+            return log(f"{self.bucket!r} exists")
+        except stores.StoreError as error:
+            if not error.missing:
+                raise self.denied(error) from error
+        if not self.wanted.get("create"):
+            raise self.missing()
+        try:
+            with self.store.errors():
+                self.store.client.create_container()
+        except stores.StoreError as error:
+            if error.code != "ContainerAlreadyExists":  # one that is being deleted takes a while
+                raise self.denied(error) from error
+        log(f"{self.bucket!r} created")
 
-    def client(self):
-        from azure.storage.blob import BlobServiceClient
-
-        options = {"connection_timeout": 5, "read_timeout": 30, "retry_total": 0}
-        if os.environ.get("AZURE_STORAGE_CONNECTION_STRING"):
-            return BlobServiceClient.from_connection_string(os.environ["AZURE_STORAGE_CONNECTION_STRING"], **options)
-        from azure.identity import DefaultAzureCredential
-
-        return BlobServiceClient(f"https://{self.host}", os.environ.get("AZURE_STORAGE_ACCESS_KEY") or DefaultAzureCredential(), **options)
+    def denied(self, error):
+        """What to raise for a request that failed: waiting gives nobody a right, but may bring a store back."""
+        if error.denied or error.status == 400:
+            return self.refused(("create",), error.reason, denied=True)
+        return error
 
 
-def care():
-    uri = urllib.parse.urlsplit(os.environ["MLFLOW_ARTIFACTS_DESTINATION"])
-    stores = {"s3": S3, "gs": Gcs, "wasbs": Azure}
-    if uri.scheme not in stores:
-        raise Refused(f"the artifacts are at {uri.geturl()}, which is no bucket; leave every {variables('*')} out")
-    stores[uri.scheme](uri, json.loads(os.environ["MLFLOW_BUCKET_CARE"])).care()
+def apply():
+    uri = os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
+    parameters = stores.from_uri(uri)
+    kinds = {"s3": S3, "gcs": Gcs, "azure": Azure}
+    if parameters["type"] not in kinds:
+        raise RefusedError(f"the artifacts are at {uri}, which is no bucket; leave every {variables('*')} out")
+    kinds[parameters["type"]](stores.open_store(parameters), json.loads(os.environ["MLFLOW_BUCKET_SETTINGS"])).apply()
 
 
 if __name__ == "__main__":
     try:
-        care()
+        apply()
     except Exception as problem:
         sys.exit(f"bucket: {' '.join(str(problem).split())}")

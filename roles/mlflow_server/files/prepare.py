@@ -1,49 +1,51 @@
-"""What must be true before MLflow's server starts, checked from where it stands; run in its own image.
+"""What must be true before MLflow's server starts, checked from its own pod; run in its own image.
 
 usage: prepare.py STEP...
 
 database   wait until the database answers; end at once, with the reason, when waiting cannot help
-bucket     bring the bucket of the artifacts to what MLFLOW_BUCKET_CARE asks for, see bucket.py beside this file
+bucket     apply MLFLOW_BUCKET_SETTINGS to the bucket of the artifacts, see bucket.py beside this file
 artifacts  wait in the same way for the bucket or the folder of the artifacts
 migrate    bring the schema of the database up to date
-gc         remove for good what people deleted longer ago than GC_OLDER_THAN; of a CronJob, while the server runs
+gc         remove for good what was deleted longer ago than GC_OLDER_THAN; of a CronJob, while the server runs
 
-Reads the environment of the server. PREPARE_TIMEOUT is how many seconds to wait for each store (120).
+Reads the environment of the server. PREPARE_TIMEOUT is how many seconds to wait for each store (120). The file stores.py, the
+collection's plugins/module_utils/stores.py, is beside this one.
 """
 
 import os
 import pathlib
 import sys
 import time
-import urllib.parse
+
+import stores
 
 TIMEOUT = float(os.environ.get("PREPARE_TIMEOUT", "120"))
 DATABASE = os.environ["MLFLOW_BACKEND_STORE_URI"]
 ARTIFACTS = os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
 # A store that has just started may answer before it has made its bucket.
 BUCKET_GRACE = 10
-# What no waiting mends, as PostgreSQL and its client library word it.
-FINAL = ("password authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied", "certificate verify failed",
-         "server does not support SSL")
+# Causes that waiting does not remove, as PostgreSQL and its client library word them.
+FATAL_REASONS = ("password authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied",
+                 "certificate verify failed", "server does not support SSL")
 
 
-class Final(Exception):
-    """A cause that waiting does not mend."""
+class FatalError(Exception):
+    """A cause that waiting does not remove."""
 
 
 def wait_for(what, attempt):
-    """Call ``attempt`` until it succeeds, once a second; say what is missing when that changes."""
-    deadline, said = time.monotonic() + TIMEOUT, None
+    """Call ``attempt`` until it succeeds, once a second; print what is missing when that changes."""
+    deadline, printed = time.monotonic() + TIMEOUT, None
     while True:
         try:
             return attempt()
-        except Final as error:
+        except FatalError as error:
             sys.exit(f"prepare: {what} refuses: {error}")
         except Exception as error:
             reason = " ".join(str(error).split())
-            if reason != said:
+            if reason != printed:
                 print(f"prepare: waiting for {what}: {reason}", flush=True)
-                said = reason
+                printed = reason
             if time.monotonic() > deadline:
                 sys.exit(f"prepare: {what} did not answer within {TIMEOUT:.0f} s: {reason}")
             time.sleep(1)
@@ -59,43 +61,44 @@ def database():
             with engine.connect() as connection:
                 connection.execute(sqlalchemy.text("SELECT 1"))
         except sqlalchemy.exc.DBAPIError as error:
-            if any(text in str(error.orig) for text in FINAL):
-                raise Final(str(error.orig).strip()) from error
+            if any(text in str(error.orig) for text in FATAL_REASONS):
+                raise FatalError(str(error.orig).strip()) from error
             raise ConnectionError(error.orig) from error
 
     wait_for(f"database {engine.url.render_as_string(hide_password=True)}", connect)
 
 
 def bucket():
-    import bucket as care
+    import bucket as settings
 
-    def bring():
+    def apply():
         try:
-            care.care()
-        except care.Refused as error:
-            raise Final(error) from error
+            settings.apply()
+        except settings.RefusedError as error:
+            raise FatalError(error) from error
 
-    wait_for("the store of the artifacts", bring)
+    wait_for("the store of the artifacts", apply)
 
 
 def artifacts():
-    uri = urllib.parse.urlsplit(ARTIFACTS)
-    stores = {"s3": s3, "gs": gcs, "wasbs": azure}
-    if uri.scheme not in stores:
-        return folder(pathlib.Path(ARTIFACTS))
-    name, begun = uri.username or uri.netloc, time.monotonic()
-    where, ask = stores[uri.scheme](uri, name)
+    parameters = stores.from_uri(ARTIFACTS)
+    if parameters["type"] == "volume":
+        return folder(pathlib.Path(parameters["path"]))
+    store, begun = stores.open_store(parameters), time.monotonic()
 
     def look():
-        status, reason = ask()
-        if status == 404 and time.monotonic() - begun > BUCKET_GRACE:
-            raise Final(f"bucket {name!r} does not exist; create it, or name an existing one in object_storage_bucket")
-        if status in (400, 401, 403):
-            raise Final(f"bucket {name!r} may not be read with these credentials ({reason}); check those of object_storage")
-        if status != 200:
-            raise ConnectionError(f"bucket {name!r} answers {status} ({reason})")
+        try:
+            store.look()
+        except stores.StoreError as error:
+            if error.missing and time.monotonic() - begun > BUCKET_GRACE:
+                raise FatalError(f"{store.noun} {store.bucket!r} does not exist; create it, or name an existing one in "
+                                 f"object_storage_bucket") from error
+            if error.denied or error.status == 400:
+                raise FatalError(f"{store.noun} {store.bucket!r} may not be read with these credentials ({error.code or error.reason}); "
+                                 f"check those of object_storage") from error
+            raise
 
-    return wait_for(f"object storage {where}", look)
+    return wait_for(f"object storage {store.location}", look)
 
 
 def folder(path):
@@ -106,65 +109,6 @@ def folder(path):
         probe.unlink()
     except OSError as error:
         sys.exit(f"prepare: the artifact folder {path} cannot be written: {error.strerror}")
-
-
-def s3(_uri, name):
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import ClientError
-
-    endpoint = os.environ.get("MLFLOW_S3_ENDPOINT_URL")
-    store = boto3.client("s3", endpoint_url=endpoint, config=Config(connect_timeout=5, read_timeout=10, retries={"max_attempts": 1}))
-
-    def ask():
-        try:
-            store.head_bucket(Bucket=name)
-        except ClientError as error:
-            return error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"].get("Code")
-        return 200, ""
-
-    return endpoint or "AWS S3", ask
-
-
-def gcs(uri, name):
-    from google.api_core.exceptions import GoogleAPICallError
-    from google.cloud import storage
-
-    def ask():
-        try:
-            # By listing, which MLflow needs anyway; asking for the bucket itself takes a right of its own. The client is made
-            # here, since a new pod's Workload Identity takes a moment to answer.
-            next(iter(storage.Client().list_blobs(name, prefix=uri.path.lstrip("/"), max_results=1, timeout=(5, 10), retry=None)), None)
-        except GoogleAPICallError as error:
-            return error.code, error.message
-        return 200, ""
-
-    return os.environ.get("STORAGE_EMULATOR_HOST") or "Google Cloud Storage", ask
-
-
-def azure(uri, name):
-    from azure.core.exceptions import HttpResponseError
-    from azure.storage.blob import BlobServiceClient
-
-    options = {"connection_timeout": 5, "read_timeout": 10, "retry_total": 0}
-    connection, key = os.environ.get("AZURE_STORAGE_CONNECTION_STRING"), os.environ.get("AZURE_STORAGE_ACCESS_KEY")
-    if connection:
-        service = BlobServiceClient.from_connection_string(connection, **options)
-    else:
-        from azure.identity import DefaultAzureCredential
-
-        service = BlobServiceClient(f"https://{uri.hostname}", key or DefaultAzureCredential(), **options)
-
-    def ask():
-        try:
-            next(service.get_container_client(name).list_blob_names(name_starts_with=uri.path.lstrip("/"), results_per_page=1), None)
-        except HttpResponseError as error:
-            if error.status_code is None:  # no credentials, so far
-                raise
-            return error.status_code, getattr(error.error_code, "value", error.error_code)
-        return 200, ""
-
-    return service.primary_hostname, ask
 
 
 def migrate():
@@ -191,10 +135,12 @@ def users():
 
 
 def gc():
-    """Remove for good what was deleted so long ago. Called here since its URI, as an argument, would show the login to all."""
+    """Remove for good what was deleted so long ago. Called here since its URI, as an argument, would show the login to everybody."""
     from mlflow.cli import cli
 
-    options = ["--older-than", os.environ["GC_OLDER_THAN"], *(["--all-workspaces"] if os.environ.get("MLFLOW_ENABLE_WORKSPACES") else [])]
+    options = ["--older-than", os.environ["GC_OLDER_THAN"]]
+    if os.environ.get("MLFLOW_ENABLE_WORKSPACES"):
+        options.append("--all-workspaces")
     cli(["gc", "--backend-store-uri", DATABASE, *options])
 
 

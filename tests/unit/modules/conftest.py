@@ -17,6 +17,7 @@ import pathlib
 import pwd
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -177,13 +178,14 @@ def azure(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def mlflow_running(folder: pathlib.Path, *options: str, prefix: str = "", **environment: str):
-    """URL of an MLflow server on SQLite."""
+def mlflow_running(folder: pathlib.Path, *options: str, prefix: str = "", scheme: str = "http", **environment: str):
+    """URL of an MLflow server on SQLite, with its prefix; of its certificate nothing is checked."""
     port = free_port()
-    url = f"http://127.0.0.1:{port}{prefix}"
+    url = f"{scheme}://127.0.0.1:{port}{prefix}"
+    unverified = ssl._create_unverified_context() if scheme == "https" else None
     with running([BIN / "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1", f"--backend-store-uri=sqlite:///{folder}/mlflow.db",
                   f"--artifacts-destination={folder}/artifacts", *options],
-                 lambda: urllib.request.urlopen(url + "/health", timeout=2).close(), folder / "log", cwd=folder,
+                 lambda: urllib.request.urlopen(url + "/health", timeout=2, context=unverified).close(), folder / "log", cwd=folder,
                  env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
                       "PATH": f"{BIN}:{os.environ['PATH']}", **environment}):
         yield url
@@ -191,7 +193,7 @@ def mlflow_running(folder: pathlib.Path, *options: str, prefix: str = "", **envi
 
 @contextlib.contextmanager
 def mlflow_with_users(folder: pathlib.Path, *options: str, more_ini: str = "", **environment: str):
-    """Login options of the administrator of an MLflow server that asks who comes."""
+    """Login options of the administrator of an MLflow server with basic authentication."""
     (folder / "auth.ini").write_text(
         f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\nauth_cache_ttl_seconds = 60\n{more_ini}")
     with mlflow_running(folder, "--app-name=basic-auth", *options, MLFLOW_AUTH_CONFIG_PATH=str(folder / "auth.ini"), MLFLOW_FLASK_SERVER_SECRET_KEY="static",
@@ -217,7 +219,7 @@ def mlflow_auth_server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def mlflow_proxied_server(tmp_path_factory):
-    """The same behind a proxy that says who comes, with the files that the role gives the server, below a path."""
+    """The same behind a proxy that names the user, with the files that the role gives the server, below a path."""
     with mlflow_with_users(
             tmp_path_factory.mktemp("mlflow-proxied"), "--static-prefix=/team", prefix="/team", more_ini="authorization_function = proxy_login:login\n",
             PYTHONPATH=str(ROLE_FILES), AUTH_PROXY_HEADER="X-Auth-Request-Email", AUTH_PROXY_SECRET="only-the-proxy-has-it",

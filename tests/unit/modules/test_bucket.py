@@ -15,9 +15,9 @@ import json
 import os
 import pathlib
 import runpy
+import shutil
 import subprocess
 import sys
-import urllib.parse
 import uuid
 
 import boto3
@@ -26,10 +26,21 @@ from azure.storage.blob import BlobServiceClient
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
-FILES = pathlib.Path(__file__).parents[3] / "roles/mlflow_server/files"
+ROOT = pathlib.Path(__file__).parents[3]
+FILES = ("roles/mlflow_server/files/prepare.py", "roles/mlflow_server/files/bucket.py", "plugins/module_utils/stores.py")
 NOTHING = {"create": False, "versioning": None, "expire_days": None, "expire_noncurrent_days": None, "abort_multipart_days": None,
            "encryption": None, "kms_key": None}
 ALL_DAYS = {"expire_days": 30, "expire_noncurrent_days": 7, "abort_multipart_days": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server_files(tmp_path_factory):
+    """The folder that the server's ConfigMap is mounted at."""
+    folder = tmp_path_factory.mktemp("etc-mlflow")
+    for name in FILES:
+        shutil.copy(ROOT / name, folder)
+    Pod.folder = folder
+    return folder
 
 
 class Pod:
@@ -42,10 +53,12 @@ class Pod:
     def run(self, script, *arguments, prefix="", **asked):
         destination = self.uri.format(bucket=self.name) + prefix
         environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": "sqlite://", "MLFLOW_ARTIFACTS_DESTINATION": destination,
-                       "MLFLOW_BUCKET_CARE": json.dumps({**NOTHING, **asked}), "PREPARE_TIMEOUT": "2", **self.environment}
-        return subprocess.run([sys.executable, FILES / script, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=60)
+                       "MLFLOW_BUCKET_SETTINGS": json.dumps({**NOTHING, **asked}), "PREPARE_TIMEOUT": "2", "PYTHONPATH": str(self.folder),
+                       **self.environment}
+        return subprocess.run([sys.executable, self.folder / script, *arguments], env=environment, capture_output=True, text=True,
+                              check=False, timeout=60)
 
-    def care(self, **asked):
+    def apply(self, **asked):
         """What bucket.py prints; a second run must find all of it right."""
         done = self.run("bucket.py", **asked)
         assert done.returncode == 0, done.stderr
@@ -84,7 +97,7 @@ def test_s3_missing(s3):
 def test_s3_all_that_is_asked(request, store):
     url = request.getfixturevalue(store)
     s3 = s3_pod(url["url"] if store == "seaweedfs" else url)
-    out = s3.care(create=True, versioning=True, encryption="AES256", **ALL_DAYS)
+    out = s3.apply(create=True, versioning=True, encryption="AES256", **ALL_DAYS)
     for line in (f"'{s3.name}' created", "versioning changed to Enabled", "lifecycle changed to"):
         assert line in out
     client, name = s3_client(s3), {"Bucket": s3.name}
@@ -101,16 +114,16 @@ def test_s3_all_that_is_asked(request, store):
 
 
 def test_s3_null_leaves_alone_and_false_suspends(s3):
-    s3.care(create=True, versioning=True)
-    s3.care(expire_days=1)
+    s3.apply(create=True, versioning=True)
+    s3.apply(expire_days=1)
     client = s3_client(s3)
     assert client.get_bucket_versioning(Bucket=s3.name)["Status"] == "Enabled"
-    assert "versioning changed to Suspended" in s3.care(versioning=False)
+    assert "versioning changed to Suspended" in s3.apply(versioning=False)
     assert client.get_bucket_versioning(Bucket=s3.name)["Status"] == "Suspended"
 
 
 def test_s3_rules_of_others_stay_and_ours_go(s3):
-    s3.care(create=True)
+    s3.apply(create=True)
     client, name = s3_client(s3), {"Bucket": s3.name}
     theirs = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "tmp/"}, "Expiration": {"Days": 3}}
     client.put_bucket_lifecycle_configuration(**name, LifecycleConfiguration={"Rules": [theirs]})
@@ -118,20 +131,20 @@ def test_s3_rules_of_others_stay_and_ours_go(s3):
     def rules():
         return {rule["ID"]: rule for rule in client.get_bucket_lifecycle_configuration(**name)["Rules"]}
 
-    s3.care(expire_days=30, prefix="a")
-    s3.care(expire_days=60, prefix="b")  # another instance, below another path of the same bucket
+    s3.apply(expire_days=30, prefix="a")
+    s3.apply(expire_days=60, prefix="b")  # another instance, below another path of the same bucket
     assert {name: rule["Filter"]["Prefix"] for name, rule in rules().items()} == {
         "theirs": "tmp/", "mlops-mlflow-expire-a/": "a/", "mlops-mlflow-expire-b/": "b/"}
-    s3.care(expire_days=10, prefix="a")
+    s3.apply(expire_days=10, prefix="a")
     assert rules()["mlops-mlflow-expire-a/"]["Expiration"] == {"Days": 10} and rules()["theirs"] == theirs
-    assert "lifecycle changed to no rule of ours" in s3.care(expire_days=0, prefix="a")
-    assert "lifecycle changed to no rule of ours" in s3.care(create=True, prefix="b")
+    assert "lifecycle changed to no rule of this instance" in s3.apply(expire_days=0, prefix="a")
+    assert "lifecycle changed to no rule of this instance" in s3.apply(create=True, prefix="b")
     assert rules() == {"theirs": theirs}
 
 
 def test_s3_the_last_rule_goes_too(s3):
-    s3.care(create=True, expire_days=30)
-    s3.care(expire_days=0)
+    s3.apply(create=True, expire_days=30)
+    s3.apply(expire_days=0)
     with pytest.raises(s3_client(s3).exceptions.ClientError, match="NoSuchLifecycleConfiguration"):
         s3_client(s3).get_bucket_lifecycle_configuration(Bucket=s3.name)
 
@@ -139,16 +152,16 @@ def test_s3_the_last_rule_goes_too(s3):
 def test_s3_kms(moto):
     pod = s3_pod(moto)
     key = s3_client(pod, "kms").create_key()["KeyMetadata"]["Arn"]
-    assert f"encryption changed to aws:kms {key}" in pod.care(create=True, encryption="aws:kms", kms_key=key)
+    assert f"encryption changed to aws:kms {key}" in pod.apply(create=True, encryption="aws:kms", kms_key=key)
     client = s3_client(pod)
     client.put_object(Bucket=pod.name, Key="a", Body=b"x")
     assert client.head_object(Bucket=pod.name, Key="a")["SSEKMSKeyId"] == key
-    assert "encryption is as asked" in pod.care(encryption="aws:kms")
+    assert "encryption is as wanted" in pod.apply(encryption="aws:kms")
 
 
 def test_s3_without_kms_is_refused_before_it_breaks_the_bucket(s3):
     """SeaweedFS takes the setting, and fails every write afterwards."""
-    s3.care(create=True)
+    s3.apply(create=True)
     sentence = s3.refusal(encryption="aws:kms", kms_key="none")
     assert "object_storage_bucket_encryption and object_storage_bucket_kms_key" in sentence and "InternalError" in sentence
     s3_client(s3).put_object(Bucket=s3.name, Key="a", Body=b"x")
@@ -161,7 +174,7 @@ def test_s3_denied(seaweedfs):
 def test_s3_request_that_the_store_turns_down(s3):
     s3_client(s3).create_bucket(Bucket=s3.name, ObjectLockEnabledForBucket=True)
     sentence = s3.refusal(versioning=False)
-    assert "the store cannot do for bucket" in sentence and "what object_storage_bucket_versioning asks for: InvalidBucketState" in sentence
+    assert "the store cannot apply object_storage_bucket_versioning to bucket" in sentence and "InvalidBucketState" in sentence
 
 
 @pytest.fixture
@@ -180,7 +193,7 @@ def test_gcs_missing(gs):
 
 def test_gcs_all_that_is_asked(gs):
     key = "projects/p/locations/eu/keyRings/r/cryptoKeys/k"
-    out = gs.care(create=True, versioning=True, kms_key=key, **ALL_DAYS)
+    out = gs.apply(create=True, versioning=True, kms_key=key, **ALL_DAYS)
     for line in (f"'{gs.name}' created", "versioning changed to on", f"encryption changed to {key}", "lifecycle changed to"):
         assert line in out
     bucket = gcs_bucket(gs)
@@ -189,10 +202,10 @@ def test_gcs_all_that_is_asked(gs):
         {"action": {"type": "Delete"}, "condition": {"age": 30, "isLive": True}},
         {"action": {"type": "Delete"}, "condition": {"daysSinceNoncurrentTime": 7}},
         {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 2}}]
-    assert "versioning changed to off" in gs.care(versioning=False, **ALL_DAYS)
+    assert "versioning changed to off" in gs.apply(versioning=False, **ALL_DAYS)
 
 
-def test_gcs_bucket_is_made_where_it_is_to_be(gs, monkeypatch):
+def test_gcs_bucket_is_made_where_it_is_to_be(gs, server_files, monkeypatch):
     """What is sent: the emulator has one location only."""
     sent = []
 
@@ -204,13 +217,15 @@ def test_gcs_bucket_is_made_where_it_is_to_be(gs, monkeypatch):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gs.environment["STORAGE_EMULATOR_HOST"])
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "test")
     monkeypatch.setattr(storage, "Client", Spy)
-    script = runpy.run_path(str(FILES / "bucket.py"))
-    script["Gcs"](urllib.parse.urlsplit(f"gs://{gs.name}/"), {**NOTHING, "create": True, "location": "europe-west1"}).create()
+    monkeypatch.syspath_prepend(str(server_files))
+    script = runpy.run_path(str(server_files / "bucket.py"))
+    store = script["stores"].open_store({"type": "gcs", "bucket": gs.name})
+    script["Gcs"](store, {**NOTHING, "create": True, "location": "europe-west1"}).create()
     assert [data["location"] for data in sent] == ["europe-west1"]
 
 
 def test_gcs_rules_of_others_stay_and_ours_go(gs):
-    gs.care(create=True)
+    gs.apply(create=True)
     theirs = [{"action": {"type": "Delete"}, "condition": {"age": 60, "isLive": True, "matchesPrefix": ["b/"]}},
               {"action": {"type": "SetStorageClass", "storageClass": "COLDLINE"}, "condition": {"age": 3}}]
     bucket = gcs_bucket(gs)
@@ -222,13 +237,13 @@ def test_gcs_rules_of_others_stay_and_ours_go(gs):
         assert [rule for rule in rules if rule in theirs] == theirs
         return [rule["condition"] for rule in rules if rule not in theirs]
 
-    gs.care(expire_days=30, prefix="a")
-    gs.care(expire_days=60, prefix="b")  # which somebody has asked for already
+    gs.apply(expire_days=30, prefix="a")
+    gs.apply(expire_days=60, prefix="b")  # which somebody has wanted for already
     assert ours() == [{"age": 30, "isLive": True, "matchesPrefix": ["a/"]}]
-    gs.care(expire_days=10, prefix="a")
+    gs.apply(expire_days=10, prefix="a")
     assert ours() == [{"age": 10, "isLive": True, "matchesPrefix": ["a/"]}]
-    gs.care(expire_days=0, prefix="b")
-    gs.care(versioning=True, prefix="a")
+    gs.apply(expire_days=0, prefix="b")
+    gs.apply(versioning=True, prefix="a")
     assert not ours()
     assert {name: value for name, value in gcs_bucket(gs).labels.items() if value} == {"team": "theirs"}
 
@@ -240,7 +255,7 @@ def test_gcs_has_no_aws_kms(gs):
 def test_azure_container(azure):
     pod = Pod("wasbs://{bucket}@mlops.blob.core.windows.net/", AZURE_STORAGE_CONNECTION_STRING=azure)
     assert "does not exist" in pod.refusal()
-    assert f"'{pod.name}' created" in pod.care(create=True)
+    assert f"'{pod.name}' created" in pod.apply(create=True)
     assert BlobServiceClient.from_connection_string(azure).get_container_client(pod.name).exists()
 
 
@@ -272,7 +287,7 @@ def any_store(request):
 
 def test_prepare_makes_the_bucket_and_finds_it(any_store):
     missing = any_store.run("prepare.py", "artifacts")
-    assert missing.returncode and f"bucket '{any_store.name}'" in missing.stderr, missing.stderr
+    assert missing.returncode and f"{any_store.name} does not exist" in missing.stderr, missing.stderr
     made = any_store.run("prepare.py", "bucket", "artifacts", prefix="team/a", create=True)
     assert made.returncode == 0 and "created" in made.stdout, made.stderr
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import sqlite3
 
 import pytest
+from ansible_collections.mlops.mlflow.plugins.module_utils import checks
 from ansible_collections.mlops.mlflow.plugins.module_utils.probes import database
-from ansible_collections.mlops.mlflow.plugins.module_utils.remote import run_probe
 
 REVISION = database.wanted_revision()
 
 
 def ask(options, **changes):
-    return run_probe(database, {"samples": 5, "connect_timeout": 3, **options, **changes})
+    return checks.measure("database", {"samples": 5, "connect_timeout": 3, **options, **changes})
 
 
 def detail(report, name):
@@ -51,7 +51,7 @@ def test_healthy(server):
 def test_an_old_schema_is_told(server):
     with_schema(server, "728d730b5ebd")
     report = ask(server)
-    assert not report["healthy"] and f"this MLflow wants {REVISION}" in detail(report, "schema")
+    assert not report["healthy"] and f"this MLflow needs {REVISION}" in detail(report, "schema")
     with_schema(server, REVISION)
 
 
@@ -88,5 +88,5 @@ def test_sqlite_that_cannot_be_written(tmp_path):
     connection.execute("PRAGMA user_version = 1")
     connection.commit()
     connection.close()
-    report = run_probe(database, {"dialect": "sqlite", "path": f"{path}", "samples": 1})
+    report = checks.measure("database", {"dialect": "sqlite", "path": f"{path}", "samples": 1})
     assert report["healthy"], report["failures"]

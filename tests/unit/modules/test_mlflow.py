@@ -10,30 +10,24 @@ import contextlib
 import functools
 import http.server
 import json
+import socket
 import threading
-import urllib.parse
 
 import mlflow
 import pytest
-from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_api
-from ansible_collections.mlops.mlflow.plugins.module_utils.checks import Checks
-from ansible_collections.mlops.mlflow.plugins.modules import mlflow_health, mlflow_version_info
-
-OPTIONS = {"path_prefix": "", "username": None, "password": None, "token": None, "ca_file": None, "validate_certs": True,
-           "expected_version": None, "allowed_hosts": [], "login_elsewhere": False, "roundtrip": False, "artifact_size_mb": 1, "samples": 3, "timeout": 10}
-
+from ansible_collections.mlops.mlflow.plugins.module_utils import checks, relay
+from ansible_collections.mlops.mlflow.plugins.module_utils.options import SERVER
+from ansible_collections.mlops.mlflow.plugins.modules import mlflow_version_info
 
 def ask(url, **changes):
-    options, checks = {**OPTIONS, **changes}, Checks()
-    mlflow_health.measure(checks, mlflow_api.Server(url, options), options, False)
-    return checks.report()
+    return checks.measure("server", {"url": url, "samples": 3, "timeout": 10, **changes})
 
 
 def details(report):
     return {c["name"]: c["detail"] for c in report["checks"]}
 
 
-def test_healthy_and_the_whole_story(mlflow_server):
+def test_healthy_with_a_round_trip(mlflow_server):
     report = ask(mlflow_server[0], roundtrip=True, expected_version=mlflow.__version__, allowed_hosts=["localhost"])
     assert report["healthy"], report["failures"]
     assert report["version"] == mlflow.__version__
@@ -41,7 +35,7 @@ def test_healthy_and_the_whole_story(mlflow_server):
     assert report["upload_mb_s"] > 0
 
 
-def test_nothing_is_left_of_the_story(mlflow_server):
+def test_nothing_is_left_of_the_round_trip(mlflow_server):
     ask(mlflow_server[0], roundtrip=True)
     client = mlflow.MlflowClient(mlflow_server[0], mlflow_server[0])
     assert [e.name for e in client.search_experiments()] == ["Default"]
@@ -49,21 +43,22 @@ def test_nothing_is_left_of_the_story(mlflow_server):
 
 
 @pytest.mark.parametrize("changes, check, words", [
-    ({"expected_version": "1.0.0"}, "version", "1.0.0 is wanted"),
+    ({"expected_version": "1.0.0"}, "version", "1.0.0 is expected"),
     ({"allowed_hosts": ["evil.example.com"]}, "hosts", "a request to the name evil.example.com is refused"),
     ({"path_prefix": "/nowhere"}, "http", "404"),
 ])
-def test_what_is_wrong_is_said(mlflow_server, changes, check, words):
+def test_what_is_wrong_is_reported(mlflow_server, changes, check, words):
     report = ask(mlflow_server[0], **changes)
     assert not report["healthy"] and words in details(report)[check], details(report)
 
 
 @contextlib.contextmanager
-def oauth2_proxy(location, api=401):
+def oauth2_proxy(location, api=401, seen=None):
     """What oauth2-proxy answers to who has not logged in."""
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             path = self.path.removeprefix("/team")
+            (seen if seen is not None else []).append(self.headers.get("Authorization"))
             self.send_response({"/health": 200, "/": 302}.get(path, 404))
             if path == "/":
                 self.send_header("Location", location)
@@ -85,14 +80,14 @@ def oauth2_proxy(location, api=401):
 PROVIDER = "https://id.example.com/auth?client_id=mlflow&redirect_uri=https%3A%2F%2Fm.example.com%2Fteam%2Foauth2%2Fcallback&state=x"
 
 
-def test_people_log_in_elsewhere():
+def test_users_log_in_elsewhere():
     with oauth2_proxy(PROVIDER) as url:
         report = ask(url, login_elsewhere=True, path_prefix="/team")
     assert report["healthy"], report["failures"]
-    assert details(report)["login"] == "at id.example.com, from where people come back to https://m.example.com/team/oauth2/callback"
+    assert details(report)["login"] == "at id.example.com, which redirects back to https://m.example.com/team/oauth2/callback"
 
 
-def test_a_door_that_is_no_door_is_noticed(mlflow_server):
+def test_a_missing_login_is_noticed(mlflow_server):
     said = details(ask(mlflow_server[0], login_elsewhere=True))
     assert "without a login" in said["refusal"] and "without a login" in said["login"]
 
@@ -105,21 +100,46 @@ def test_a_login_that_leads_nowhere_is_noticed(location, api, check):
     assert [c["name"] for c in report["checks"] if not c["ok"]] == [check]
 
 
-def test_a_name_that_nobody_knows_leads_where_connect_says(mlflow_server):
+def test_the_identity_provider_is_checked_without_a_login(monkeypatch):
+    """Also where the environment has the administrator's, which the server would let in."""
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_USERNAME", "chief")
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "not-the-default-one")
+    seen = []
+    with oauth2_proxy(PROVIDER, seen=seen) as url:
+        assert ask(url, login_elsewhere=True, environment=True)["healthy"]
+    assert seen and not any(seen)
+
+
+def test_a_host_that_does_not_resolve_is_asked_where_connect_says(mlflow_server):
     port = mlflow_server[0].rpartition(":")[2]
-    url = urllib.parse.urlsplit("http://mlflow.localhost.test:8000")
-    with mlflow_api.resolved(url, "127.0.0.1", port):
-        report = ask(url.geturl())
-    said = details(report)
-    assert said["http"] == "OK" and "403" in said["api"], "the server must see the URL's host, which it does not allow"
-    assert "does not answer" in details(ask(url.geturl()))["http"]
+    report = ask("http://mlflow.localhost.test:8000", connect=f"127.0.0.1:{port}")
+    found = details(report)
+    assert found["http"] == "OK" and "403" in found["api"], "the server must see the URL's host, which it does not allow"
+    assert "does not answer" in details(ask("http://mlflow.localhost.test:8000"))["http"]
 
 
 def test_a_server_that_is_not_there():
     report = ask("http://127.0.0.1:9", roundtrip=True)
     assert not report["healthy"]
     assert "does not answer" in details(report)["http"]
-    assert details(report)["roundtrip: experiment made"].startswith("not run")
+    assert details(report)["roundtrip: experiment created"].startswith("not run")
+
+
+def test_a_refused_connection_is_tried_again(mlflow_server):
+    """As while a Service's pods are replaced: nobody listens for a moment."""
+    target = int(mlflow_server[0].rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    timer = threading.Timer(1.5, lambda: relay.serve(lambda: socket.create_connection(("127.0.0.1", target)), port, 20))
+    timer.daemon = True
+    timer.start()
+    report = ask(f"http://127.0.0.1:{port}")
+    assert report["healthy"], report["failures"]
+    assert report["checks"][0]["duration_ms"] > 1000
+
+
+def test_webhooks_are_listed(mlflow_server):
+    assert details(ask(mlflow_server[0], webhooks=True))["webhooks"] == "0 webhooks"
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +165,7 @@ def index(tmp_path_factory):
 
 
 def versions(**changes):
-    connection = {name: option.get("default") for name, option in mlflow_api.OPTIONS.items()}
+    connection = {name: option.get("default") for name, option in SERVER.items()}
     return mlflow_version_info.look({**connection, "source": "index", "index_url": None, "github_url": None, "python_version": "3.11",
                                      "pinned": "3.0.0", "limit": 10, "username": None, "password": None, "timeout": 5, **changes})
 

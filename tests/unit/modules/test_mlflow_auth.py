@@ -15,9 +15,8 @@ import uuid
 import mlflow
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_api
-from ansible_collections.mlops.mlflow.plugins.module_utils.checks import Checks
-from ansible_collections.mlops.mlflow.plugins.modules import mlflow_health, mlflow_permission, mlflow_user, mlflow_version_info
+from ansible_collections.mlops.mlflow.plugins.module_utils import checks, mlflow_api
+from ansible_collections.mlops.mlflow.plugins.modules import mlflow_permission, mlflow_user, mlflow_version_info
 
 PASSWORD = "a-password-of-its-own"
 PARAMS = {"path_prefix": "", "token": None, "ca_file": None, "validate_certs": True, "timeout": 10}
@@ -356,12 +355,9 @@ def test_what_is_wrong_with_a_permission_is_said(permission, somebody, options, 
 # What the modules share
 
 def test_health_needs_a_login(login):
-    options = {**PARAMS, "expected_version": mlflow.__version__, "allowed_hosts": [], "login_elsewhere": False, "roundtrip": False,
-               "artifact_size_mb": 1, "samples": 1}
     for user, healthy in (((login["login_username"], login["login_password"]), True), ((None, None), False)):
-        checks = Checks()
-        mlflow_health.measure(checks, mlflow_api.Server(login["url"], PARAMS, *user), options, False)
-        assert checks.report()["healthy"] is healthy, checks.report()["failures"]
+        report = checks.measure("server", {"url": login["url"], "username": user[0], "password": user[1], "samples": 1})
+        assert report["healthy"] is healthy, report["failures"]
 
 
 def test_the_version_needs_a_login(login):

@@ -18,8 +18,7 @@ import sys
 import threading
 
 import pytest
-from ansible_collections.mlops.mlflow.plugins.module_utils.probes import object_store
-from ansible_collections.mlops.mlflow.plugins.module_utils.remote import run_probe
+from ansible_collections.mlops.mlflow.plugins.module_utils.checks import measure
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -29,13 +28,13 @@ def details(report):
 
 
 def test_s3(seaweedfs):
-    report = run_probe(object_store, dict(seaweedfs))
+    report = measure("object_store", dict(seaweedfs))
     assert report["healthy"], report["failures"]
     assert report["upload_mb_s"] > 0 and report["download_mb_s"] > 0
 
 
 def test_s3_below_a_prefix(seaweedfs):
-    report = run_probe(object_store, {**seaweedfs, "prefix": "team/a"})
+    report = measure("object_store", {**seaweedfs, "prefix": "team/a"})
     assert report["healthy"], report["failures"]
 
 
@@ -45,7 +44,7 @@ def test_s3_below_a_prefix(seaweedfs):
     ({"url": "http://127.0.0.1:9"}, "cannot be reached"),
 ])
 def test_s3_says_what_is_wrong(seaweedfs, changes, words):
-    report = run_probe(object_store, {**seaweedfs, **changes})
+    report = measure("object_store", {**seaweedfs, **changes})
     assert not report["healthy"]
     assert words in details(report)["exists"], details(report)
     assert details(report)["write"] == "not run, since exists failed"
@@ -60,19 +59,19 @@ def at_google(gcs, monkeypatch):
 
 @pytest.mark.parametrize("prefix", ["", "team/a/"])
 def test_gcs(at_google, prefix):
-    report = run_probe(object_store, {**at_google, "prefix": prefix})
+    report = measure("object_store", {**at_google, "prefix": prefix})
     assert report["healthy"], report["failures"]
     assert report["upload_mb_s"] > 0 and report["download_mb_s"] > 0
 
 
 def test_gcs_without_the_bucket(at_google):
-    report = run_probe(object_store, {**at_google, "bucket": "nowhere"})
+    report = measure("object_store", {**at_google, "bucket": "nowhere"})
     assert "bucket nowhere does not exist at http://127.0.0.1" in details(report)["exists"]
 
 
 def test_gcs_unreachable(at_google, monkeypatch):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
-    assert "http://127.0.0.1:9 cannot be reached" in details(run_probe(object_store, at_google))["exists"]
+    assert "http://127.0.0.1:9 cannot be reached" in details(measure("object_store", at_google))["exists"]
 
 
 def test_gcs_denied(at_google, monkeypatch):
@@ -90,7 +89,7 @@ def test_gcs_denied(at_google, monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Google) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
-        report = run_probe(object_store, at_google)
+        report = measure("object_store", at_google)
         server.shutdown()
     assert "access to bucket mlflow is denied with these credentials" in details(report)["exists"]
     assert "storage.objects.list" in details(report)["exists"]
@@ -100,7 +99,7 @@ def test_gcs_denied(at_google, monkeypatch):
 def test_gcs_with_a_service_account_that_is_none(at_google, tmp_path, contents, words):
     (tmp_path / "key.json").write_text(contents)
     for options in ({"service_account_file": str(tmp_path / "key.json")}, {"service_account_contents": contents}):
-        assert words in details(run_probe(object_store, {**at_google, **options}))["exists"]
+        assert words in details(measure("object_store", {**at_google, **options}))["exists"]
 
 
 def test_gcs_with_a_service_account(at_google, tmp_path):
@@ -110,7 +109,7 @@ def test_gcs_with_a_service_account(at_google, tmp_path):
     account = {"type": "service_account", "project_id": "p", "client_email": "mlflow@p", "private_key": key, "private_key_id": "1",
                "token_uri": "http://127.0.0.1:9/token"}
     (tmp_path / "key.json").write_text(json.dumps(account))
-    report = run_probe(object_store, {**at_google, "service_account_file": str(tmp_path / "key.json")})
+    report = measure("object_store", {**at_google, "service_account_file": str(tmp_path / "key.json")})
     assert "gives no access with these credentials" in details(report)["exists"] and "port=9" in details(report)["exists"]
 
 
@@ -125,13 +124,13 @@ def parts(connection):
 
 @pytest.mark.parametrize("prefix", ["", "team/a/"])
 def test_azure(azure, prefix):
-    report = run_probe(object_store, at_azure(azure, prefix=prefix))
+    report = measure("object_store", at_azure(azure, prefix=prefix))
     assert report["healthy"], report["failures"]
 
 
 def test_azure_by_key(azure):
     account = parts(azure)
-    report = run_probe(object_store, at_azure(None, url=account["BlobEndpoint"], account_key=account["AccountKey"]))
+    report = measure("object_store", at_azure(None, url=account["BlobEndpoint"], account_key=account["AccountKey"]))
     assert report["healthy"], report["failures"]
 
 
@@ -142,12 +141,12 @@ def test_azure_says_what_is_wrong(azure):
         ({"connection_string": wrong}, "access to container mlflow is denied with these credentials (AuthorizationFailure)"),
         ({"connection_string": wrong.replace(parts(azure)["BlobEndpoint"], "http://127.0.0.1:9/mlops")}, "http://127.0.0.1:9/mlops cannot be reached"),
     ):
-        assert words in details(run_probe(object_store, at_azure(azure, **changes)))["exists"]
+        assert words in details(measure("object_store", at_azure(azure, **changes)))["exists"]
 
 
 def test_azure_without_credentials(monkeypatch):
     monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
-    report = run_probe(object_store, at_azure(None, url="https://127.0.0.1:9"))
+    report = measure("object_store", at_azure(None, url="https://127.0.0.1:9"))
     assert "gives no access: no credentials were found" in details(report)["exists"], details(report)
 
 
@@ -161,7 +160,7 @@ def test_from_the_environment_of_the_server(seaweedfs, gcs, azure, tmp_path, mon
                                ("wasbs://mlflow@mlops.blob.core.windows.net/team/a", "container mlflow at http://127.0.0.1"),
                                (str(tmp_path), f"folder {tmp_path}")):
         monkeypatch.setenv("MLFLOW_ARTIFACTS_DESTINATION", destination)
-        report = run_probe(object_store, {"environment": True, "size_mb": 1})
+        report = measure("object_store", {"environment": True, "size_mb": 1})
         assert report["healthy"], report["failures"]
         assert found in details(report)["exists"]
 
@@ -169,25 +168,25 @@ def test_from_the_environment_of_the_server(seaweedfs, gcs, azure, tmp_path, mon
 def test_the_account_of_a_wasbs_uri(monkeypatch):
     monkeypatch.setenv("MLFLOW_ARTIFACTS_DESTINATION", "wasbs://mlflow@no-such-account-of-mlops.blob.core.windows.net/")
     monkeypatch.setenv("AZURE_STORAGE_ACCESS_KEY", "d3Jvbmc=")
-    report = run_probe(object_store, {"environment": True})
+    report = measure("object_store", {"environment": True})
     assert "https://no-such-account-of-mlops.blob.core.windows.net" in details(report)["exists"]
 
 
 @pytest.mark.parametrize("options, module", [({"type": "gcs"}, "google.cloud"), ({"type": "azure", "url": "https://x"}, "azure.storage.blob")])
 def test_a_missing_library_is_named(options, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    report = run_probe(object_store, {"bucket": "mlflow", **options})
-    assert "is missing where the store is asked" in details(report)["exists"]
+    report = measure("object_store", {"bucket": "mlflow", **options})
+    assert "is missing where the store is probed" in details(report)["exists"]
 
 
 def test_volume(tmp_path):
-    report = run_probe(object_store, {"type": "volume", "path": str(tmp_path), "size_mb": 1})
+    report = measure("object_store", {"type": "volume", "path": str(tmp_path), "size_mb": 1})
     assert report["healthy"], report["failures"]
     assert not list(tmp_path.iterdir())
 
 
 def test_volume_that_is_not_there(tmp_path):
-    report = run_probe(object_store, {"type": "volume", "path": str(tmp_path / "none")})
+    report = measure("object_store", {"type": "volume", "path": str(tmp_path / "none")})
     assert "there is no folder" in details(report)["exists"]
 
 
@@ -196,7 +195,7 @@ def test_volume_that_is_full(tmp_path):
         pytest.skip("a full disk is a tiny tmpfs here, which only root can mount")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], check=True)
     try:
-        report = run_probe(object_store, {"type": "volume", "path": str(tmp_path), "size_mb": 4})
+        report = measure("object_store", {"type": "volume", "path": str(tmp_path), "size_mb": 4})
         assert "No space left on device" in details(report)["write"]
         assert not list(tmp_path.iterdir())
     finally:

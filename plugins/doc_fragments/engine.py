@@ -1,0 +1,34 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Documentation that modules share: options for the engine that runs a service."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Fragment ``mlops.mlflow.engine``."""
+
+    DOCUMENTATION = r"""
+options:
+  engine:
+    description:
+      - Engine that runs the service. V(none) connects to the given address, from the inventory host.
+      - V(kubernetes) works through the API server, from where Ansible runs. V(podman) works through podman on the inventory host.
+    type: str
+    choices: [none, kubernetes, podman]
+    default: none
+  namespace:
+    description: Namespace of the instance. Required unless O(engine=none).
+    type: str
+  service:
+    description: Name of the Service whose pods are meant. Required unless O(engine=none).
+    type: str
+  kubeconfig:
+    description: Path of the kubeconfig, on the controller. Without it, E(KUBECONFIG), C(~/.kube/config) or the pod's own service account.
+    type: path
+  context:
+    description: Context of the kubeconfig. Without it, its current context.
+    type: str
+"""
