@@ -111,85 +111,11 @@ message:
   returned: success
 """
 
-import contextlib
-import html.parser
-import json
 import os
-import urllib.error
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible.module_utils.urls import open_url
-from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_api
+from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_api, versions
 from ansible_collections.mlops.mlflow.plugins.module_utils.options import SERVER, SERVER_EXCLUSIVE, SERVER_REQUIRED_BY, need_no_engine
-
-try:
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
-    from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
-    from packaging.version import InvalidVersion, Version
-except ImportError:
-    HAS_PACKAGING = False
-else:
-    HAS_PACKAGING = True
-
-PACKAGES = ("mlflow", "mlflow-skinny")
-JSON = "application/vnd.pypi.simple.v1+json"
-
-
-class Links(html.parser.HTMLParser):
-    """The files that an index names in HTML, in the form of its JSON."""
-
-    def __init__(self):
-        super().__init__()
-        self.files = []
-
-    def handle_starttag(self, tag, attrs):
-        attributes = dict(attrs)
-        if tag == "a" and attributes.get("href"):
-            name = attributes["href"].split("#")[0].rstrip("/").rsplit("/", 1)[-1]
-            self.files.append({"filename": name, "yanked": "data-yanked" in attributes,
-                               "requires-python": attributes.get("data-requires-python")})
-
-
-def get(url, timeout, accept):
-    """Text and content type of a page."""
-    answer = open_url(url, headers={"Accept": accept}, timeout=timeout, http_agent="mlops.mlflow")
-    return answer.read().decode(), answer.headers.get("Content-Type", "")
-
-
-def installable(package, index, python, timeout):
-    """Versions of one package that fit the Python version, from an index.
-
-    Source: PEP 503 and PEP 691, the simple repository API in HTML and JSON.
-    """
-    text, kind = get(f"{index.rstrip('/')}/{package}/", timeout, f"{JSON}, text/html;q=0.5")
-    if "json" in kind:
-        files = json.loads(text)["files"]
-    else:
-        links = Links()
-        links.feed(text)
-        files = links.files
-    found = set()
-    for file in files:
-        try:
-            name = file["filename"]
-            version = parse_wheel_filename(name)[1] if name.endswith(".whl") else parse_sdist_filename(name)[1]
-            fits = SpecifierSet(file.get("requires-python") or "").contains(python)
-        except (InvalidWheelFilename, InvalidSdistFilename, InvalidSpecifier, InvalidVersion):
-            continue
-        if fits and not file.get("yanked") and not version.is_prerelease:
-            found.add(version)
-    return found
-
-
-def released(url, timeout):
-    """Versions that GitHub shows as releases."""
-    found = set()
-    for release in json.loads(get(url, timeout, "application/vnd.github+json")[0]):
-        with contextlib.suppress(InvalidVersion):
-            version = Version(release["tag_name"].removeprefix("v"))
-            if not (release.get("prerelease") or release.get("draft") or version.is_prerelease):
-                found.add(version)
-    return found
 
 
 def installed(params):
@@ -203,24 +129,22 @@ def look(params):
     """What the module returns."""
     result = {"changed": False, "available": [], "latest": params["pinned"], "installed": None, "online": False, "source": "pinned",
               "message": ""}
-    said = []
+    messages = []
     try:
         result["installed"] = installed(params)
     except mlflow_api.ApiError as error:
-        said.append(f"The server cannot be asked: {error}.")
-    index = params["index_url"] or os.environ.get("PIP_INDEX_URL") or "https://pypi.org/simple"
+        messages.append(f"The server cannot be asked: {error}.")
+    index = params["index_url"] or os.environ.get("PIP_INDEX_URL") or versions.INDEX
+    releases = params["github_url"] if params["source"] == "github" else ""
     try:
-        versions = set.intersection(*(installable(p, index, params["python_version"], params["timeout"]) for p in PACKAGES))
-        if params["source"] == "github":
-            versions &= released(params["github_url"], params["timeout"])
-    except (urllib.error.URLError, OSError, ValueError, KeyError) as error:
-        said.append(f"Versions cannot be looked up at {params['source']}: {error}; the pinned one, {params['pinned']}, is named instead.")
+        result["available"] = versions.available(index, params["python_version"], releases, params["timeout"])[:params["limit"]]
+    except versions.VersionsError as error:
+        messages.append(f"{error}; the pinned one, {params['pinned']}, is named instead.")
     else:
-        result["available"] = [str(v) for v in sorted(versions, reverse=True)[:params["limit"]]]
         result.update(online=True)
-        if versions:
+        if result["available"]:
             result.update(latest=result["available"][0], source=params["source"])
-    result["message"] = " ".join(said)
+    result["message"] = " ".join(messages)
     return result
 
 
@@ -229,7 +153,7 @@ SPEC = {
         **SERVER, "username": {"type": "str"}, "password": {"type": "str", "no_log": True},
         "source": {"type": "str", "choices": ["index", "github"], "default": "index"},
         "index_url": {"type": "str"},
-        "github_url": {"type": "str", "default": "https://api.github.com/repos/mlflow/mlflow/releases?per_page=100"},
+        "github_url": {"type": "str", "default": versions.RELEASES},
         "python_version": {"type": "str", "default": "3.11"}, "pinned": {"type": "str"},
         "limit": {"type": "int", "default": 20}, "timeout": {"type": "int", "default": 15},
     },
@@ -242,7 +166,7 @@ SPEC = {
 def main():
     module = AnsibleModule(**SPEC, supports_check_mode=True)
     need_no_engine(module)
-    if not HAS_PACKAGING:
+    if not versions.HAS_PACKAGING:
         module.fail_json(msg=missing_required_lib("packaging"))
     module.exit_json(**look(module.params))
 

@@ -1,13 +1,39 @@
-"""What the server's pod needs of MLflow that no setting of MLflow gives. Python loads this file at its start."""
+"""What the server's pod needs of MLflow that no setting of MLflow gives. Python loads this file at its start.
 
+Changes MLflow's modules as they are loaded, and reports for each behaviour that this instance asks for whether MLflow has what it takes, as JSON
+in the file that MLOPS_MLFLOW_HOOKS names (/tmp/mlops-mlflow-hooks.json):
+
+{"mlflow": "3.10.0", "behaviours": {"hosts": "", "artifacts_streamed": "MLflow 3.10.0 has no ...; artifacts are held in memory"}}
+
+An empty text means that the behaviour is there, any other says what is missing; the server logs it once. Where logins or the check of the Host
+header would be missing, the server does not start.
+"""
+
+import fcntl
+import importlib
 import importlib.abc
 import importlib.util
+import json
 import os
+import pathlib
+import re
 import sys
+import types
 import urllib.parse
 
 PREFIX = "_MLFLOW_STATIC_PREFIX"
 """How `mlflow server` tells its workers of --static-prefix."""
+REPORT = pathlib.Path(os.environ.get("MLOPS_MLFLOW_HOOKS", "/tmp/mlops-mlflow-hooks.json"))
+SERVER = "_MLOPS_MLFLOW_SERVER"
+"""Set by `mlflow server` for its workers: only these write the report, not every program that somebody runs in the container."""
+NOT_RUN = "the hook for it has not run: MLflow never loaded the module that it changes"
+OLDEST_WITH_LOGINS = (3, 10)
+"""Before, MLflow's FastAPI routes (traces, jobs, the assistant) answered without a login although logins were on."""
+PROXY_LOGIN_NEEDS = {
+    "__init__.py": ("store", "get_auth_func", "make_basic_auth_response", "authenticate_request_basic_auth", "_authenticate_custom_for_fastapi"),
+    "sqlalchemy_store.py": ("has_user", "create_user", "get_user", "update_user"),
+}
+"""What proxy_login.py, and its use for all routes, need of each file of mlflow.server.auth."""
 
 
 def complete_uris():
@@ -24,25 +50,111 @@ def complete_uris():
             os.environ[name] = f"{scheme}://{login}@{rest}"
 
 
-class Changed(importlib.abc.MetaPathFinder):
-    """Changes a module of MLflow once it is loaded."""
+class Hook(importlib.abc.MetaPathFinder):
+    """Calls functions right before and after a module is executed for the first time; `after` gets the module."""
 
-    def __init__(self, name, change):
-        self.name, self.change = name, change
+    def __init__(self, name, before=None, after=None):
+        self.name, self.before, self.after = name, before, after
 
     def find_spec(self, name, path, target=None):
         if name != self.name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
+        if spec is None:
+            return None
         execute = spec.loader.exec_module
 
         def exec_module(module):
+            if self.before:
+                self.before()
             execute(module)
-            self.change(module)
+            if self.after:
+                self.after(module)
 
         spec.loader.exec_module = exec_module
         return spec
+
+
+def version():
+    """MLflow's version as text, such as 3.17.2."""
+    return importlib.import_module("mlflow.version").VERSION
+
+
+def release():
+    """MLflow's version as numbers, to be compared."""
+    return tuple(int(number) for number in re.findall(r"\d+", version())[:3])
+
+
+def refuse(reason):
+    """End this process, before it serves anything, with a sentence."""
+    raise SystemExit(f"mlops.mlflow: the server is not started: {reason}")
+
+
+def report(**behaviours):
+    """Add to the report, and log what is newly known to be missing. None is for a hook that has not run in this process yet."""
+    if SERVER not in os.environ:
+        return
+    try:
+        with open(f"{REPORT}.lock", "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            known = json.loads(REPORT.read_text(encoding="utf-8"))["behaviours"] if REPORT.exists() else {}
+            fresh = [text for name, text in behaviours.items() if text and text != known.get(name)]
+            done = {name: text for name, text in behaviours.items() if text is not None}
+            temporary = pathlib.Path(f"{REPORT}.new")
+            temporary.write_text(json.dumps({"mlflow": version(), "behaviours": {**dict.fromkeys(behaviours, NOT_RUN), **known, **done}}),
+                                 encoding="utf-8")
+            temporary.replace(REPORT)
+    except (OSError, ValueError, KeyError) as error:
+        fresh = [f"the report of missing behaviours cannot be written to {REPORT}: {error}"]
+    for text in fresh:
+        print(f"mlops.mlflow: {text}", file=sys.stderr, flush=True)
+
+
+def file_of(module):
+    """Source text of a module that is not loaded for it; empty where MLflow has no such module."""
+    parts = module.split(".")
+    folder = pathlib.Path(importlib.import_module(parts[0]).__path__[0]).joinpath(*parts[1:])
+    for path in (folder.with_suffix(".py"), folder / "__init__.py"):
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    return ""
+
+
+def missing_for_proxy_login():
+    """Names that proxy_login.py needs and that this MLflow does not have."""
+    missing = []
+    for file, names in PROXY_LOGIN_NEEDS.items():
+        module = "mlflow.server.auth" if file == "__init__.py" else "mlflow.server.auth." + file.removesuffix(".py")
+        source = file_of(module)
+        missing += [f"{module}.{name}" for name in names if not re.search(rf"^\s*(def |async def )?{name}\b", source, re.MULTILINE)]
+    return missing
+
+
+def check():
+    """Before MLflow's server is loaded: refuse what would leave it open, and begin the report."""
+    if "server" in sys.argv[1:] and SERVER not in os.environ:
+        os.environ[SERVER] = str(os.getpid())
+        REPORT.unlink(missing_ok=True)
+    if os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS"):
+        if "MLFLOW_SERVER_ALLOWED_HOSTS" not in file_of("mlflow.server.security_utils"):
+            refuse(f"MLflow {version()} has no check of the Host header (MLFLOW_SERVER_ALLOWED_HOSTS); choose 3.10.0 or newer")
+        report(hosts="")
+    if os.environ.get("MLFLOW_AUTH_CONFIG_PATH"):
+        if release() < OLDEST_WITH_LOGINS:
+            refuse(f"MLflow {version()} answers /v1/traces and the API of jobs without a login although logins are on; choose 3.10.0 or newer")
+        report(logins="")
+    if os.environ.get("AUTH_PROXY_SECRET"):
+        missing = missing_for_proxy_login()
+        if missing:
+            refuse(f"MLflow {version()} has no {', '.join(missing)}, by which the logins of a proxy (mlflow_server_auth proxy and oidc) work; "
+                   "choose a version from 3.15.0 to the newest supported")
+        report(proxy_login=None)
+    if os.environ.get("MLFLOW_ENABLE_WORKSPACES"):
+        known = "MLFLOW_ENABLE_WORKSPACES" in file_of("mlflow.environment_variables")
+        report(workspaces="" if known else f"MLflow {version()} has no workspaces; everything is in one")
+    if os.environ.get("MLFLOW_ARTIFACTS_PROXIED"):
+        report(artifacts_proxied=None, artifacts_streamed=None)
 
 
 def proxied(handlers):
@@ -53,9 +165,13 @@ def proxied(handlers):
     cannot resolve, so that every download of theirs would fail. This makes the server say that it has no such URLs, which
     clients have long understood.
     """
-    for mixin in ("MultipartUploadMixin", "MultipartDownloadMixin", "PresignedUploadMixin"):
-        if hasattr(handlers, mixin):
+    mixins = ("MultipartUploadMixin",) if release() < (3, 14) else ("MultipartUploadMixin", "MultipartDownloadMixin", "PresignedUploadMixin")
+    missing = [mixin for mixin in mixins if not hasattr(handlers, mixin)]
+    for mixin in mixins:
+        if mixin not in missing:
             setattr(handlers, mixin, type("NoStoreHasThis", (), {}))
+    report(artifacts_proxied=missing and (f"MLflow {version()} has no {', '.join(f'mlflow.server.handlers.{mixin}' for mixin in missing)}; clients "
+                                          "may be sent to the object store by presigned URLs, which mlflow_server_artifacts proxied is to prevent") or "")
 
 
 def streamed(fastapi_app):
@@ -64,7 +180,20 @@ def streamed(fastapi_app):
     MLflow's routes that do are at its root alone; those below a path hold each artifact in memory, at twice its size. A request
     for one is taken for the same at the root before anything else looks at it, logins and permissions included.
     """
-    prefix, answer = os.environ[PREFIX].rstrip("/"), fastapi_app.FastAPI.__call__
+    if not hasattr(fastapi_app, "artifact_router"):
+        return report(artifacts_streamed=f"MLflow {version()} has no mlflow.server.artifact_router; the server holds each artifact in memory, at "
+                                         "twice its size, until it is passed on")
+    if os.environ.get(PREFIX):
+        if not hasattr(fastapi_app, "FastAPI"):
+            return report(artifacts_streamed=f"MLflow {version()} has no mlflow.server.fastapi_app.FastAPI; below {os.environ[PREFIX]} the server "
+                                             "holds each artifact in memory, at twice its size")
+        below(fastapi_app.FastAPI, os.environ[PREFIX].rstrip("/"))
+    return report(artifacts_streamed="")
+
+
+def below(application, prefix):
+    """Take requests for artifacts below a path for the same at the root."""
+    answer = application.__call__
     artifacts = tuple(f"{prefix}/{api}/2.0/mlflow-artifacts/artifacts/" for api in ("api", "ajax-api"))
 
     async def at_the_root(self, scope, receive, send):
@@ -72,11 +201,39 @@ def streamed(fastapi_app):
             scope = {**scope, "path": scope["path"][len(prefix):], "raw_path": scope["raw_path"][len(prefix):]}
         await answer(self, scope, receive, send)
 
-    fastapi_app.FastAPI.__call__ = at_the_root
+    application.__call__ = at_the_root
+
+
+def administrator(config):
+    """Let the administrator's name and password come from the environment, which MLflow reads itself since 3.16 alone."""
+    if hasattr(config, "MLFLOW_AUTH_ADMIN_PASSWORD"):
+        return report(administrator="")
+    if not hasattr(config, "configparser"):
+        return refuse(f"MLflow {version()} has no mlflow.server.auth.config.configparser, by which the administrator's password is handed over")
+    settings = {option: os.environ[variable].replace("%", "%%") for option, variable in (
+        ("admin_username", "MLFLOW_AUTH_ADMIN_USERNAME"), ("admin_password", "MLFLOW_AUTH_ADMIN_PASSWORD")) if variable in os.environ}
+
+    class Parser(config.configparser.ConfigParser):
+        def read(self, *arguments, **options):
+            names = super().read(*arguments, **options)
+            self.read_dict({"mlflow": settings})
+            return names
+
+    config.configparser = types.SimpleNamespace(ConfigParser=Parser)
+    return report(administrator="")
+
+
+def loaded_login(_module):
+    report(proxy_login="")
 
 
 complete_uris()
+sys.meta_path.insert(0, Hook("mlflow.server", before=check))
 if os.environ.get("MLFLOW_ARTIFACTS_PROXIED"):
-    sys.meta_path.insert(0, Changed("mlflow.server.handlers", proxied))
-if os.environ.get(PREFIX):
-    sys.meta_path.insert(0, Changed("mlflow.server.fastapi_app", streamed))
+    sys.meta_path.insert(0, Hook("mlflow.server.handlers", after=proxied))
+if os.environ.get("MLFLOW_ARTIFACTS_PROXIED") or os.environ.get(PREFIX):
+    sys.meta_path.insert(0, Hook("mlflow.server.fastapi_app", after=streamed))
+if os.environ.get("MLFLOW_AUTH_CONFIG_PATH"):
+    sys.meta_path.insert(0, Hook("mlflow.server.auth.config", after=administrator))
+if os.environ.get("AUTH_PROXY_SECRET"):
+    sys.meta_path.insert(0, Hook("proxy_login", after=loaded_login))
