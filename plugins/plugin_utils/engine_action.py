@@ -8,24 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-<<<<<<< HEAD
-import shlex
-from typing import Any, Iterator
-=======
 import uuid
-from typing import Iterator
->>>>>>> podman
+from typing import Any, Iterator
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-<<<<<<< HEAD
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, engines, manifests, model
-=======
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import podman_frame
->>>>>>> podman
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman import PodmanEngine
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import variables
