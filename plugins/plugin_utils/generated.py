@@ -16,12 +16,15 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 LENGTH = 32
 ALPHABET = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 """Letters and digits only: the value must survive URLs, shells and configuration files unquoted."""
+FERNET = "fernet:"
+"""As the first value of a key: a Fernet key is generated."""
 
 
 def keys(obj: dict) -> dict[str, str]:
     """The keys that a Secret asks to have generated, each with its first value, or "" for a password.
 
-    The annotation lists keys by comma; ``key=value`` begins with that value instead of a password.
+    The annotation lists keys by comma; ``key=value`` begins with that value instead of a password, ``key=fernet:`` with a Fernet
+    key.
     """
     entries = (entry.strip().partition("=") for entry in manifests.annotation(obj, manifests.GENERATE).split(","))
     return {key: first for key, _equals, first in entries if key}
@@ -44,7 +47,7 @@ def fill(obj: dict, live: dict | None) -> None:
         data.update(pair if all(pair.values()) else certificates.certificate_authority(ca_name))
     for key, first in wanted.items():
         if key not in data:
-            data[key] = before.get(key) or base64.b64encode((first or password()).encode()).decode()
+            data[key] = before.get(key) or base64.b64encode(_first_value(first).encode()).decode()
     obj["data"] = data
 
 
@@ -61,6 +64,13 @@ def lost(wanted: dict[Ref, dict], live: dict[Ref, dict]) -> Iterator[str]:
             if after.get(key) not in (None, before.get(key)):
                 yield (f"{ref} holds a generated {key}, which another one given now does not change where it is used; leave it to "
                        f"be generated (playbooks/rotate.yml renews it), or put yours there and into the Secret first.")
+
+
+def _first_value(first: str) -> str:
+    if first == FERNET:
+        # Source: https://github.com/fernet/spec/blob/master/Spec.md
+        return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    return first or password()
 
 
 def password() -> str:
