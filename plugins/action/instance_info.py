@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+from ansible_collections.mlops.mlflow.plugins.module_utils import versions
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, health, status
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import INSTANCE_OPTIONS, EngineAction
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import INSTANCE_OPTIONS, EngineAction, index_url
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
 
 
 class ActionModule(EngineAction):
@@ -25,6 +27,16 @@ class ActionModule(EngineAction):
             if options["health"]:
                 model = self.resolve(task_vars)
                 report = health.measure(engine, model, pods, roundtrip=False) if pods else health.not_installed(model)
-                panel = status.panel(model, pods, report)
+                panel = status.panel(model, pods, report) | {"newer_versions": self._newer(model, report["version"])}
                 result.update(health=report, status=panel, lines=status.lines(model, panel))
         return result
+
+    def _newer(self, model: Model, version: str | None) -> list[str] | None:
+        """Newer versions than the one that runs, newest first; None where they were not looked up or cannot be."""
+        if not model.instance.latest or not version:
+            return None
+        try:
+            return versions.newer(version, versions.available(index_url(model.variables), timeout=5))
+        except versions.VersionsError as error:
+            self.log(f"{error}.")
+            return None

@@ -11,15 +11,15 @@ from typing import Any
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import components
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import images
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import ModelAction
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import EngineAction
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
 
 HIDDEN = ("login", "given", "stringData")
 """Fields of components that hold secrets."""
 
 
-class ActionModule(ModelAction):
-    """Looks at variables only, in Ansible's own process: no connection, no module."""
+class ActionModule(EngineAction):
+    """Looks at variables, and asks the engine only which version ``latest`` was resolved to."""
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)

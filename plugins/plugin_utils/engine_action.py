@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import uuid
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from ansible_collections.mlops.mlflow.plugins.module_utils import versions
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, engines, manifests, model
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import podman_frame
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman import PodmanEngine
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import variables
 
 INSTANCE_OPTIONS = {
@@ -42,9 +45,13 @@ class ModelAction(ActionBase):
     def resolve(self, task_vars: dict) -> model.Model:
         """The model of the host's variables; wrong ones fail the task with one sentence for each."""
         try:
-            return resolve(self._templar, task_vars, task_vars["inventory_hostname"])
+            return resolve(self._templar, task_vars, task_vars["inventory_hostname"], self.latest)
         except variables.VariableError as error:
             raise AnsibleActionFail(str(error)) from None
+
+    def latest(self, instance: model.Instance, v: variables.Variables) -> str:
+        """The version that ``mlflow_version: latest`` is for an instance: without an engine, what the instance cannot tell."""
+        return v.mlflow_version
 
     def log(self, text: str) -> None:
         """Show progress while the task runs."""
@@ -89,6 +96,23 @@ class EngineAction(ModelAction):
         options = {"engine": instance.engine, "kubeconfig": instance.kubeconfig, "context": instance.context}
         return self.engine(options, engines.Scope(instance.namespace, instance.name, names))
 
+    def latest(self, instance: model.Instance, v: variables.Variables) -> str:
+        """The version that is recorded with the instance, unless an upgrade is asked for; else the newest that can be installed."""
+        ref = Ref("", "ConfigMap", instance.namespace, f"{instance.name}-server")
+        with self.engine_of(instance) as engine:
+            recorded = engine.read({ref}, set()).get(ref)
+
+        def newest() -> str:
+            source = "build" if v.mlflow_server_image else v.mlflow_image_source
+            return versions.resolve_latest(index_url(v), image_source=source)
+
+        try:
+            version, _reason = versions.choose("latest", manifests.annotation(recorded, manifests.VERSION) if recorded else "", newest,
+                                               v.mlflow_upgrade)
+        except versions.VersionsError as error:
+            raise variables.VariableError(f"{error}.") from None
+        return version
+
     def _command(self, argv: list[str], stdin: bytes | str | None = None) -> tuple[int, str, str]:
         """Run a command on the inventory host through Ansible's connection and become.
 
@@ -126,13 +150,19 @@ class EngineAction(ModelAction):
         return path
 
 
-def resolve(templar: Any, host_vars: dict, host: str) -> model.Model:
+def index_url(v: variables.Variables) -> str:
+    """The package index that versions of MLflow are looked up in."""
+    return v.mlflow_index_url or os.environ.get("PIP_INDEX_URL") or versions.INDEX
+
+
+def resolve(templar: Any, host_vars: dict, host: str, latest: Callable | None = None) -> model.Model:
     """The model of a host's variables.
 
     Args:
         templar: Ansible's, of the running task.
         host_vars: the host's variables, with their templates.
         host: its name in the inventory.
+        latest: resolves ``mlflow_version: latest``, see ``model.resolve``.
 
     Raises:
         VariableError: one sentence for each variable that is wrong.
@@ -147,7 +177,7 @@ def resolve(templar: Any, host_vars: dict, host: str) -> model.Model:
     def find(variable: str) -> Any:
         return plain(value_of(variable, host_vars[variable], templar))
 
-    return model.resolve(find, host_vars, host)
+    return model.resolve(find, host_vars, host, latest)
 
 
 def value_of(variable: str, value: Any, templar: Any) -> Any:

@@ -59,8 +59,9 @@ def lines(model: Model, panel: dict) -> list[str]:
     result = [f"MLflow instance {model.instance.name}: {verdict if panel['installed'] else 'not installed'}"]
     if not panel["installed"]:
         return result
+    newer = f"  (newer: {', '.join(panel['newer_versions'][:5])})" if panel.get("newer_versions") else ""
     reachable = "" if model.mlflow_server.url else "  (playbooks/open.yml opens it here)"
-    result += [_row("version", panel["version"] or "unknown"), _row("engine", f"{panel['engine']}, namespace {panel['namespace']}"),
+    result += [_row("version", (panel["version"] or "unknown") + newer), _row("engine", f"{panel['engine']}, namespace {panel['namespace']}"),
                _row("tracking UI", panel["server"]["url"] + reachable)]
     located = {"database": ("backend store", panel["backend_store"]), "object_storage": ("artifact store", panel["artifact_store"])}
     for role, about in panel["components"].items():

@@ -11,7 +11,7 @@ measure. Nothing here imports Ansible's engine, so unit tests call it with plain
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Iterable
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import components
@@ -30,6 +30,7 @@ class Instance:
         kubeconfig: path, or None for the default.
         context: context of the kubeconfig, or None for the current one.
         version: version of MLflow.
+        latest: whether mlflow_version is ``latest``, and the version what that was resolved to.
         build: whether images are built rather than pulled.
         pod_spec: fields that every pod gets unless its template has them.
         wait_timeout: seconds for all waiting of one apply.
@@ -42,6 +43,7 @@ class Instance:
     kubeconfig: str | None
     context: str | None
     version: str
+    latest: bool
     build: bool
     pod_spec: dict
     wait_timeout: int
@@ -78,19 +80,24 @@ class Model:
             raise AttributeError(name) from None
 
 
-def resolve(find: Callable[[str], Any], names: Iterable[str], host: str) -> Model:
+def resolve(find: Callable[[str], Any], names: Iterable[str], host: str,
+            latest: Callable[[Instance, Variables], str] | None = None) -> Model:
     """Turn variables into a model.
 
     Args:
         find: gives the templated value of a variable that is set; it may raise VariableError.
         names: names of all variables that are set.
         host: the inventory host, after which the instance is called unless mlflow_instance says otherwise.
+        latest: resolves ``mlflow_version: latest`` for an instance; it may raise VariableError. None leaves it as it is.
 
     Raises:
         VariableError: with one sentence for each problem: variable, what is wrong, what would be right.
     """
     typed = variables.collect(find, names, components.multiline())
-    model = Model(_instance(typed, host), typed)
+    instance = _instance(typed, host)
+    if instance.latest and latest:
+        typed = typed.changed(mlflow_version=latest(instance, typed))
+    model = Model(replace(instance, version=typed.mlflow_version), typed)
     problems = list(checks.check(model))
     if not problems:
         for component in components.COMPONENTS:
@@ -111,7 +118,8 @@ def _instance(v: Variables, host: str) -> Instance:
     name = v.mlflow_instance or instance_name(host)
     return Instance(
         name=name, namespace=v.mlflow_namespace or name, engine=v.mlflow_engine, kubeconfig=v.mlflow_kubeconfig or None,
-        context=v.mlflow_context or None, version=v.mlflow_version, build=v.mlflow_image_source == "build",
+        context=v.mlflow_context or None, version=v.mlflow_version, latest=v.mlflow_version == "latest",
+        build=v.mlflow_image_source == "build",
         pod_spec={"imagePullSecrets": [{"name": secret} for secret in v.mlflow_image_pull_secrets],
                   "nodeSelector": v.mlflow_node_selector, "tolerations": v.mlflow_tolerations,
                   "priorityClassName": v.mlflow_priority_class},

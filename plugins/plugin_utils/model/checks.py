@@ -52,8 +52,8 @@ def _names(model: Model, v: Variables) -> Iterator[str]:
                f"letter or digit and ending with a letter or digit.")
     if not 1 <= v.mlflow_wait_timeout <= 86400:
         yield f"mlflow_wait_timeout is {v.mlflow_wait_timeout}; it must be at least 1 second, and at most 86400."
-    if not common.matches(r"[0-9]+\.[0-9]+\.[0-9]+(rc[0-9]+)?", v.mlflow_version):
-        yield f"mlflow_version is {v.mlflow_version!r}; it must be a whole version such as 3.17.2."
+    if not common.matches(r"[0-9]+\.[0-9]+\.[0-9]+(rc[0-9]+)?|latest", v.mlflow_version):
+        yield f"mlflow_version is {v.mlflow_version!r}; it must be a whole version such as 3.17.2, or latest."
     for variable in OBJECT_NAMES:
         if v[variable] and (len(v[variable]) > 253 or not common.matches(common.OBJECT_NAME, v[variable])):
             yield f"{variable} is {v[variable]!r}; it must be an object's name: lower-case letters, digits, '-' and '.'."

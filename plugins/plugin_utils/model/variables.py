@@ -42,6 +42,10 @@ class Variables(Mapping):
     def __init__(self, values: dict[str, Any], given: Iterable[str] = ()) -> None:
         self._values, self.given = values, frozenset(given)
 
+    def changed(self, **values: Any) -> Variables:
+        """The same variables with other values."""
+        return Variables({**self._values, **values}, self.given)
+
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
 
