@@ -150,7 +150,7 @@ def execute(api: Api, pod: dict, argv: list[str], stdin: str, timeout: float) ->
         with contextlib.suppress(EOFError):
             while not received[ERROR]:
                 if time.monotonic() > deadline:
-                    raise EngineError(f"{argv[0]} in pod {name} has not ended within {timeout:.0f} s.")
+                    raise EngineError(f"{argv[0]} in pod {name} has not ended within {timeout:g} s.")
                 for channel, part in channels.exchange(deadline - time.monotonic())[0]:
                     received.get(channel, []).append(part)
     finally:

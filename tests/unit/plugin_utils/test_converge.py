@@ -26,8 +26,16 @@ class Memory(engines.Engine):
     def unsupported_reason(self, obj):
         return "a dictionary does not scale" if obj["kind"] == "HorizontalPodAutoscaler" else ""
 
+    def finds_by_label(self, obj):
+        return obj["kind"] != "Widget"
+
     def read(self, refs, kinds):
-        return {ref: copy.deepcopy(obj) for ref, obj in self.world.items() if ref in refs or self.scope.manages(obj)}
+        found = {}
+        for ref, obj in self.world.items():
+            listed = self.finds_by_label(obj) or (obj["apiVersion"], obj["kind"]) in kinds
+            if ref in refs or (listed and self.scope.manages(obj)):
+                found[ref] = copy.deepcopy(obj)
+        return found
 
     def put(self, objects, live, dry_run):
         result = {}
@@ -43,8 +51,12 @@ class Memory(engines.Engine):
         self.calls += [("wait", obj["kind"], obj["metadata"]["name"]) for obj in objects]
 
     def delete(self, objects, deadline):
+        self.calls.append(("delete", [obj["metadata"]["name"] for obj in objects]))
         for obj in objects:
             del self.world[Ref.of(obj)]
+
+    def leave(self):
+        self.calls.append(("leave",))
 
 
 def obj(kind, name, api_version="v1", annotations=None, **fields):
@@ -78,7 +90,7 @@ def test_what_is_no_longer_rendered_goes_and_data_stays():
     converge(engine, obj("ConfigMap", "a"), kept)
     outcome = converge(engine, obj("ConfigMap", "b"))
     assert actions(outcome) == {"ConfigMap b": "created", "ConfigMap a": "deleted", "PersistentVolumeClaim data": "kept"}
-    assert any("the data" in note for note in outcome.warnings)
+    assert any("the data" in warning for warning in outcome.warnings)
     assert actions(engines.remove(engine, False, purge=False, timeout=5)) == {"ConfigMap b": "deleted", "PersistentVolumeClaim data": "kept"}
     assert actions(engines.remove(engine, False, purge=True, timeout=5)) == {"PersistentVolumeClaim data": "deleted"}
     assert not engine.world
@@ -131,7 +143,7 @@ def test_a_missing_secret_is_named_before_anything_is_made():
 
 
 class Operator(Memory):
-    """Beside somebody who makes a Secret of each ExternalSecret, at the second look."""
+    """Beside an operator that makes a Secret of each ExternalSecret, at the second look."""
 
     looks = 0
 
@@ -145,7 +157,7 @@ class Operator(Memory):
 
 
 @pytest.mark.parametrize("component", ["server", "database"])
-def test_a_promised_secret_is_waited_for(component, monkeypatch):
+def test_an_awaited_secret_is_waited_for(component, monkeypatch):
     """Of the same component or of an earlier one; the pods' fingerprint knows it, so that a second run changes nothing."""
     monkeypatch.setattr(engines.time, "sleep", lambda seconds: None)
     engine = Operator()
@@ -176,7 +188,7 @@ def test_a_generated_password_is_not_forgotten_for_a_given_one():
     assert base64.b64decode(engine.world[Ref.of(secret)]["data"]["password"]) == b"another"
 
 
-def test_a_promise_that_is_not_kept_says_why(monkeypatch):
+def test_an_external_secret_without_a_secret_tells_why(monkeypatch):
     monkeypatch.setattr(engines, "SECRET_TIMEOUT", 0)
     monkeypatch.setattr(engines.time, "sleep", lambda seconds: None)
     external = obj("ExternalSecret", "login", "external-secrets.io/v1", spec={"target": {"name": "login"}},
@@ -185,13 +197,13 @@ def test_a_promise_that_is_not_kept_says_why(monkeypatch):
         converge(Memory(), external, deployment("d", "login"))
 
 
-def test_check_mode_foretells_and_touches_nothing():
+def test_check_mode_predicts_and_touches_nothing():
     engine = Memory()
     converge(engine, obj("ConfigMap", "a"))
     before = copy.deepcopy(engine.world)
-    foretold = actions(converge(engine, obj("ConfigMap", "b"), dry_run=True))
+    predicted = actions(converge(engine, obj("ConfigMap", "b"), dry_run=True))
     assert engine.world == before
-    assert actions(converge(engine, obj("ConfigMap", "b"))) == foretold
+    assert actions(converge(engine, obj("ConfigMap", "b"))) == predicted
 
 
 def test_waves_are_awaited_in_turn():
@@ -201,14 +213,14 @@ def test_waves_are_awaited_in_turn():
     assert engine.calls == [("put", "Job", "first"), ("wait", "Job", "first"), ("put", "Deployment", "second"), ("wait", "Deployment", "second")]
 
 
-def test_what_has_no_counterpart_is_unsupported_reason_and_named_once():
+def test_what_has_no_counterpart_is_left_out_and_named_once():
     engine = Memory()
     outcome = converge(engine, *(obj("HorizontalPodAutoscaler", name, "autoscaling/v2", spec={}) for name in ("a", "b")), obj("ConfigMap", "c"))
     assert outcome.warnings == ["HorizontalPodAutoscaler left out: a dictionary does not scale."]
     assert actions(outcome) == {"ConfigMap c": "created"}
 
 
-def test_what_is_to_go_later_stays_and_is_told_of():
+def test_without_prune_what_is_surplus_stays_and_is_reported():
     engine = Memory()
     kept = obj("PersistentVolumeClaim", "data", annotations={manifests.KEEP: "the data"}, spec={})
     converge(engine, obj("ConfigMap", "a"), kept)
@@ -217,3 +229,91 @@ def test_what_is_to_go_later_stays_and_is_told_of():
     assert {ref.name for ref in engine.world} == {"a", "b", "data"}
     outcome = converge(engine, obj("ConfigMap", "b"))
     assert actions(outcome) == {"ConfigMap b": "unchanged", "ConfigMap a": "deleted", "PersistentVolumeClaim data": "kept"}
+
+
+def stages(*components):
+    """One stage for each component, of labelled objects."""
+    result = []
+    for component, objects in components:
+        desired = manifests.load(copy.deepcopy(objects))
+        manifests.label(desired, SCOPE.labels(component))
+        result.append(desired)
+    return result
+
+
+def whole_instance():
+    engine = Memory()
+    engine.scope = engines.Scope("team", "mlflow")
+    return engine
+
+
+def instance():
+    database = [obj("Service", "database"), {**deployment("database"), "kind": "StatefulSet"},
+                obj("Secret", "login", annotations={manifests.GENERATE: "password", manifests.KEEP: "the password"}),
+                obj("PersistentVolumeClaim", "data", annotations={manifests.KEEP: "the data"}, spec={})]
+    server = [obj("Ingress", "server", "networking.k8s.io/v1"), obj("Service", "server"), deployment("server", "login"), obj("ConfigMap", "settings")]
+    return stages(("database", database), ("server", server))
+
+
+def test_a_stage_is_ready_before_the_next_is_put():
+    engine = whole_instance()
+    engines.converge(engine, instance(), False, wait=True, timeout=5)
+    assert engine.calls.index(("wait", "StatefulSet", "database")) < engine.calls.index(("put", "ConfigMap", "settings"))
+
+
+def test_a_stage_that_fails_leaves_later_ones_as_they_were():
+    engine = whole_instance()
+    engines.converge(engine, instance(), False, wait=True, timeout=5)
+    before = {ref: copy.deepcopy(obj) for ref, obj in engine.world.items() if ref.name == "server"}
+
+    def fail(objects, deadline):
+        raise engines.EngineError("StatefulSet database cannot become ready: no disk.")
+
+    engine.wait, engine.calls = fail, []
+    desired = instance()
+    desired[1][0]["spec"] = {"changed": True}
+    with pytest.raises(engines.EngineError, match="StatefulSet database cannot become ready: no disk."):
+        engines.converge(engine, desired, False, wait=True, timeout=5)
+    assert {ref: obj for ref, obj in engine.world.items() if ref.name == "server"} == before
+    assert not [call for call in engine.calls if call[0] == "delete"]
+
+
+def test_check_mode_predicts_stages_whose_predecessors_are_not_there():
+    engine = whole_instance()
+    desired = instance()
+    desired[0] = [o for o in desired[0] if o["kind"] != "Secret"]  # as if an earlier task of the run would make it
+    outcome = engines.converge(engine, desired, True, wait=True, timeout=5)
+    assert set(actions(outcome).values()) == {"created"} and len(outcome.actions) == 7 and not engine.world
+
+
+@pytest.mark.parametrize("purge", [False, True])
+def test_an_instance_is_removed_in_one_call_step_by_step(purge):
+    engine = whole_instance()
+    engines.converge(engine, instance(), False, wait=True, timeout=5)
+    engine.calls.clear()
+    outcome = engines.remove(engine, False, purge, timeout=5)
+    data = ["data", "login"]
+    assert [(call[0], sorted(call[1])) for call in engine.calls[:-1]] == [
+        ("delete", ["database", "server", "server"]), ("delete", ["database", "server"]),
+        ("delete", sorted(["settings", *data] if purge else ["settings"]))]
+    assert engine.calls[-1] == ("leave",) and sorted(ref.name for ref in engine.world) == ([] if purge else data)
+    assert sorted(a["name"] for a in outcome.actions if a["action"] == "kept") == ([] if purge else data)
+
+
+def test_a_component_removed_alone_leaves_the_others():
+    engine = whole_instance()
+    engines.converge(engine, instance(), False, wait=True, timeout=5)
+    engine.scope = SCOPE
+    engines.remove(engine, False, False, timeout=5)
+    assert sorted(str(ref) for ref in engine.world) == [
+        "PersistentVolumeClaim data", "Secret login", "Service database", "StatefulSet database"]
+
+
+def test_kinds_that_are_not_looked_for_are_remembered_on_their_component_only():
+    engine = whole_instance()
+    widget = obj("Widget", "w", "example.org/v1")
+    engines.converge(engine, stages(("database", [obj("ConfigMap", "d")]), ("server", [obj("ConfigMap", "s"), widget])), False, True, 5)
+    named = {ref.name: manifests.annotation(o, manifests.KINDS) for ref, o in engine.world.items()}
+    assert named == {"d": "", "s": "example.org/v1/Widget", "w": "example.org/v1/Widget"}
+    outcome = engines.converge(engine, stages(("database", [obj("ConfigMap", "d")]), ("server", [obj("ConfigMap", "s")])), False, True, 5)
+    assert actions(outcome) == {"ConfigMap d": "unchanged", "ConfigMap s": "changed", "Widget w": "deleted"}

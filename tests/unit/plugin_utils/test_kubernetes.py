@@ -2,19 +2,337 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the Kubernetes engine decides by itself, with no cluster; Molecule runs it against a real one."""
+"""The Kubernetes engine against a small server that answers as the API does; Molecule runs it against a real cluster."""
 
 from __future__ import annotations
 
-import copy
+import base64
+import concurrent.futures
+import pathlib
+import socket
+import sys
+import time
 
 import pytest
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import kubernetes_api
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import ApiError
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from kubernetes_server import KINDS, Server, fault, status  # noqa: E402
+
 SCOPE = engines.Scope("team", "mlflow", ("server",))
+BUSY = status(429, "Too many requests, please try again later.", "TooManyRequests", retry_after=0)
+
+
+@pytest.fixture
+def server():
+    running = Server()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def engine(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(kubernetes_api, "RETRY_PAUSES", (0.01, 0.05))
+    monkeypatch.setattr(kubernetes_api, "RETRY_TIMEOUT", 2)
+    monkeypatch.setattr(kubernetes_api, "FIRST_RETRY_TIMEOUT", 0.3)
+    lines = []
+    opened = KubernetesEngine(SCOPE, lines.append, server.kubeconfig(tmp_path / "kubeconfig"))
+    opened.lines = lines
+    server.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}})
+    yield opened
+    opened.close()
+
+
+def converge(engine, *objects, timeout=5, dry_run=False):
+    desired = manifests.load(list(objects))
+    manifests.label(desired, SCOPE.labels("server"))
+    return engines.converge(engine, [desired], dry_run, wait=True, timeout=timeout)
+
+
+def actions(outcome):
+    return {f"{action['kind']} {action['name']}": action["action"] for action in outcome.actions}
+
+
+def configmap(name="a", **data):
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+
+
+def deployment(name="d", image="fine", kind="Deployment", **spec):
+    return {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name}, "spec": {
+        "replicas": 1, "selector": {"matchLabels": {"app": name}}, **spec,
+        "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "c", "image": image}]}}}}
+
+
+def pod(name="p", is_ready=True, app="d", **fields):
+    state = {"running": {"startedAt": "2026-01-01T00:00:00Z"}} if is_ready else {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
+    metadata = {"name": name, "namespace": "team", "labels": {"app": app}, "creationTimestamp": "2026-01-01T00:00:00Z"}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {**metadata, **fields}, "status": {
+        "phase": "Running", "conditions": [{"type": "Ready", "status": str(is_ready)}],
+        "containerStatuses": [{"name": "c", "ready": is_ready, "state": state}]},
+        "spec": {"containers": [{"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 5000}]}]}}
+
+
+def service(name="web", app="d"):
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "team"},
+            "spec": {"selector": {"app": app}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]}}
+
+
+def set_ready(obj):
+    """What controllers make of a workload at once; an image that is not fine never gets ready."""
+    fine = 1 if "fine" in str(obj.get("spec")) else 0
+    if obj["kind"] in ("Deployment", "StatefulSet"):
+        obj["status"] = {"observedGeneration": 1, "updatedReplicas": 1, "availableReplicas": fine, "readyReplicas": fine}
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+
+def test_core_kinds_need_no_discovery_and_a_second_run_changes_nothing(server, engine):
+    assert actions(converge(engine, configmap(k="1"), service())) == {"ConfigMap a": "created", "Service web": "created"}
+    assert not converge(engine, configmap(k="1"), service()).changed
+    assert not [path for _method, path, _query in server.requests if path in ("/api", "/apis") or path.count("/") == 3]
+    assert actions(converge(engine, service())) == {"Service web": "unchanged", "ConfigMap a": "deleted"}
+
+
+def test_an_unusual_kind_is_asked_for_and_found_again(server, engine):
+    widget = {"apiVersion": "example.org/v1", "kind": "Widget", "metadata": {"name": "w"}}
+    converge(engine, configmap(), widget)
+    assert ("GET", "/apis/example.org/v1", "") in server.requests and "/apis" not in [r[1] for r in server.requests]
+    assert not converge(engine, configmap(), widget).changed
+    assert actions(converge(engine, configmap(k="2"))) == {"ConfigMap a": "changed", "Widget w": "deleted"}
+
+
+def test_an_unknown_kind_is_refused_before_anything_is_touched(server, engine):
+    with pytest.raises(engines.EngineError, match="does not know Gadget of example.org/v1; install what provides it"):
+        converge(engine, configmap(), {"apiVersion": "example.org/v1", "kind": "Gadget", "metadata": {"name": "g"}})
+    assert {method for method, _path, _query in server.requests} == {"GET"}
+
+
+@pytest.mark.parametrize("answer", [
+    BUSY, status(503, "apiserver is shutting down", retry_after=0), status(500, "webhook", "InternalError", retry_after=0),
+    (502, {}, "<html>bad gateway</html>"), "reset",
+])
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+def test_a_passing_fault_is_tried_again(server, engine, answer, method):
+    converge(engine, configmap())
+    server.faults.append(fault(answer, answer, method=method, path="configmaps"))
+    assert actions(converge(engine, configmap("b"))) == {"ConfigMap b": "created", "ConfigMap a": "deleted"}
+    assert not server.faults[0](method, "configmaps"), "the fault was not met"
+
+
+def test_retry_after_is_honoured_and_a_lasting_fault_ends_with_the_timeout(server, engine):
+    server.faults.append(lambda method, path: status(429, "Too many requests", "TooManyRequests", retry_after=1))
+    begun = time.monotonic()
+    with pytest.raises(engines.EngineError, match=r"Too many requests \(HTTP 429, tries: 2\)"):
+        engine.deadline = begun + 1.5
+        engine.read(set(), set())
+    assert 1 <= time.monotonic() - begun < 2
+    assert len(engine.lines) <= 1
+
+
+def test_what_will_never_be_taken_is_not_tried_again(server, engine):
+    server.faults.append(lambda method, path: (500, {}, status(500, "field not declared in schema")[1]) if method == "PATCH" else None)
+    with pytest.raises(engines.EngineError, match="Kubernetes refuses ConfigMap a: field not declared in schema."):
+        converge(engine, configmap())
+    assert len([1 for method, *_rest in server.requests if method == "PATCH"]) == 1
+
+
+@pytest.mark.parametrize("code, message, sentence", [
+    (401, "Unauthorized", "Unauthorized: the kubeconfig's credentials are wrong or have expired; log in again"),
+    (403, "configmaps is forbidden: User u", "cannot read ConfigMap a in namespace team: configmaps is forbidden: User u."),
+])
+def test_a_refusal_is_one_sentence(server, engine, code, message, sentence):
+    server.faults.append(lambda method, path: (code, {}, status(code, message)[1]))
+    with pytest.raises(engines.EngineError, match=sentence) as refused:
+        converge(engine, configmap())
+    assert "\n" not in str(refused.value)
+
+
+def test_an_api_that_is_not_there_is_named_soon(server, engine):
+    server.close()
+    begun = time.monotonic()
+    with pytest.raises(engines.EngineError, match="The Kubernetes API at http://127.0.0.1:[0-9]+ does not answer: .*refused"):
+        engine.read(set(), set())
+    assert time.monotonic() - begun < 1
+
+
+@pytest.mark.parametrize("text", ["just text", "{", "[]", "{clusters: 3}"])
+def test_a_malformed_kubeconfig_is_one_sentence(tmp_path, text):
+    path = tmp_path / "kubeconfig"
+    path.write_text(text)
+    with pytest.raises(engines.EngineError, match="No cluster to connect to: .*; set KUBECONFIG or mlflow_kubeconfig"):
+        KubernetesEngine(SCOPE, print, str(path))
+
+
+def test_what_may_not_be_listed_is_told_of_once(server, engine):
+    server.faults.append(lambda method, path: (403, {}, status(403, "forbidden")[1]) if path.endswith("s/team/configmaps") else None)
+    outcome = converge(engine, configmap())
+    assert outcome.warnings == ["This user may not list ConfigMap objects in namespace team; those of them that should go stay."]
+
+
+# -- waiting -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("refused", [(), ("events",), ("events", "replicasets", "log"), ("pods", "events", "replicasets")])
+def test_a_report_does_without_what_may_not_be_read(server, engine, refused):
+    server.on_apply = set_ready
+    server.add(pod(is_ready=False))
+    server.add({"apiVersion": "v1", "kind": "Event", "type": "Warning", "reason": "Failed", "message": "pull failed",
+                "metadata": {"name": "e", "namespace": "team"}})
+    server.faults.append(lambda method, path: (403, {}, status(403, "forbidden")[1]) if path.endswith(refused or ("?",)) else None)
+    with pytest.raises(engines.EngineError) as failed:
+        converge(engine, deployment(image="broken"), timeout=1)
+    text = str(failed.value)
+    assert text.startswith("Deployment d ") and ("ImagePullBackOff: no such image" in text) is ("pods" not in refused)
+    assert ("event: Failed: pull failed" in text) is ("events" not in refused)
+
+
+def test_workloads_of_a_stage_are_put_before_any_is_awaited(server, engine):
+    server.on_apply = set_ready
+    stages = [[deployment("database", kind="StatefulSet"), deployment("storage", kind="StatefulSet")], [deployment("server")]]
+    for objects in stages:
+        manifests.label(objects, SCOPE.labels("server"))
+    engines.converge(engine, stages, False, wait=True, timeout=5)
+    applied = [path.rpartition("/")[2] for method, path, _query in server.requests if method == "PATCH"]
+    assert set(applied[:2]) == {"database", "storage"} and applied[2:] == ["server"]
+
+
+def test_what_ran_before_is_put_back_by_an_apply(server, engine):
+    """A field that a patch wrote would be there for good: a later apply takes away only what applies put there."""
+    server.on_apply = set_ready
+    recreated = {"strategy": {"type": "Recreate"}}
+    converge(engine, deployment(**recreated), deployment("other"))
+    before = server.objects["/apis/apps/v1/namespaces/team/deployments/d"]
+    server.add(pod(is_ready=False))
+    server.requests.clear()
+    with pytest.raises(engines.EngineError, match="Deployment d cannot become ready: pod p, container c: ImagePullBackOff"):
+        converge(engine, deployment(image="broken", **recreated), deployment("other"))
+    after = server.objects["/apis/apps/v1/namespaces/team/deployments/d"]
+    assert after["spec"] == before["spec"] and engine.lines[-1] == "Deployment d: what ran before is running again"
+    assert all("force=true" in query for method, _path, query in server.requests if method == "PATCH")
+
+
+# -- programs, ports, Secrets and Jobs ---------------------------------------------------------------------------------
+
+
+def test_a_program_gets_its_input_and_gives_its_output(server, engine):
+    server.add(service())
+    server.add(pod())
+    server.program = lambda argv, stdin: (stdin * 20 if argv == ["cat"] else b"", b"", 0)
+    text = "grün " * 40000
+    assert engine.execute("web", ["cat"], text) == text * 20
+    assert engine.execute("web", ["true"]) == ""
+    assert max(server.sizes) < 10000
+
+
+def test_a_program_that_fails_tells_its_last_line(server, engine):
+    server.add(service())
+    server.add(pod())
+    server.program = lambda argv, stdin: (b"output\n", b"Traceback\nKeyError: x\n\n", 3)
+    with pytest.raises(engines.EngineError, match=r"^python3 in pod p ended with exit code 3: KeyError: x$"):
+        engine.execute("web", ["python3", "-"], "print()")
+
+
+def test_a_program_has_a_time_to_end_in(server, engine):
+    server.add(service())
+    server.add(pod())
+    server.program = lambda argv, stdin: time.sleep(1) or (b"", b"", 0)
+    with pytest.raises(engines.EngineError, match="sleep in pod p has not ended within 0.3 s"):
+        engine.execute("web", ["sleep", "9"], timeout=0.3)
+
+
+def test_a_stream_that_breaks_is_told_of(server, engine):
+    server.add(service())
+    server.add(pod())
+    server.program = lambda argv, stdin: (b"half", b"", None)
+    with pytest.raises(engines.EngineError, match="The stream to pod p ended before cat did"):
+        engine.execute("web", ["cat"])
+
+
+def test_a_refused_or_busy_stream(server, engine):
+    server.add(service())
+    server.add(pod())
+    server.program = lambda argv, stdin: (b"fine", b"", 0)
+    server.faults.append(fault(BUSY, BUSY, path="/exec"))
+    assert engine.execute("web", ["cat"]) == "fine"
+    server.faults.append(fault(*[(403, {}, status(403, 'User "u" cannot create resource "pods/exec"')[1])], path="/exec"))
+    with pytest.raises(engines.EngineError, match='cat cannot be run in pod p: User "u" cannot create resource "pods/exec".$'):
+        engine.execute("web", ["cat"])
+
+
+def test_a_pod_that_is_ready_and_stays_is_preferred(server, engine):
+    server.add(service())
+    server.add(pod("a", is_ready=False))
+    server.add(pod("b", deletionTimestamp="2026-01-01T00:00:00Z"))
+    with pytest.raises(engines.EngineError, match="Service web in namespace team has no ready pod: a is ImagePullBackOff, b is Running."):
+        engine.execute("web", ["true"])
+    server.add(pod("c"))
+    engine.execute("web", ["true"])
+    assert server.requests[-1][1].endswith("/pods/c/exec")
+    with pytest.raises(engines.EngineError, match="Service other does not exist in namespace team"):
+        engine.execute("other", ["true"])
+
+
+def test_a_forwarded_port_takes_many_connections(server, engine):
+    server.add(service())
+    server.add(pod())
+
+    def ask(number):
+        with socket.create_connection(address, timeout=5) as connection:
+            connection.sendall(f"hello {number}".encode())
+            return connection.recv(100).decode()
+
+    with engine.forward("web", 80) as address:
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            assert list(threads.map(ask, range(16))) == [f"HELLO {number}" for number in range(16)]
+    assert {query for _method, path, query in server.requests if path.endswith("/portforward")} == {"ports=5000"}
+    with pytest.raises(OSError):
+        socket.create_connection(address, timeout=1)
+
+
+def test_a_secret_is_read(server, engine):
+    data = {"user": base64.b64encode("Bjørn".encode()).decode()}
+    server.add({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "team"}, "data": data})
+    assert engine.secret("s") == {"user": "Bjørn"}
+    with pytest.raises(engines.EngineError, match="Secret t does not exist in namespace team."):
+        engine.secret("t")
+
+
+def job():
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j", "labels": SCOPE.labels("server")},
+            "spec": {"selector": {"matchLabels": {"app": "j"}}, "template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}}}
+
+
+@pytest.mark.parametrize("ended, sentence", [("Complete", ""), ("Failed", "Job j failed"), ("", "Job j is not ready in time")])
+def test_a_job_runs_to_its_end_and_leaves_nothing(server, engine, ended, sentence):
+    conditions = [{"type": ended, "status": "True", "reason": "BackoffLimitExceeded"}] if ended else []
+    server.on_apply = lambda obj: obj.update(status={"conditions": conditions})
+    done = server.add(pod(app="j"))
+    done["status"]["phase"] = "Succeeded" if ended == "Complete" else "Failed"
+    deadline = time.monotonic() + 0.5
+    if sentence:
+        with pytest.raises(engines.EngineError, match=sentence) as failed:
+            engine.run_job(job(), deadline)
+        assert "log of c: last line" in str(failed.value)
+    else:
+        assert engine.run_job(job(), deadline) == "first line\nlast line\n"
+    assert not [path for path in server.objects if "/jobs/" in path]
+
+
+def test_a_job_of_somebody_else_is_not_replaced(server, engine):
+    theirs = job()
+    theirs["metadata"].update(namespace="team", labels={})
+    server.add(theirs)
+    with pytest.raises(engines.EngineError, match="Job j already exists in namespace team and belongs to nobody that it names"):
+        engine.run_job(job(), time.monotonic() + 1)
+
+
+# -- volumes and namespaces --------------------------------------------------------------------------------------------
 
 
 def claim(size="8Gi", storage_class=None, mode="ReadWriteOnce", **status):
@@ -46,29 +364,6 @@ def test_a_volume_may_stay_and_grow():
     preflight(claim(size="1Ti", capacity={"storage": "8Gi"}), claim(size="8Gi"))
 
 
-class Cluster:
-    """An API whose namespace holds objects of the given names, and whose answers end where they are asked to."""
-
-    def __init__(self, plural, *names):
-        self.plural, self.names, self.deleted = plural, names, []
-
-    def map(self, function, items):
-        return [function(item) for item in items]
-
-    def request(self, method, path, query="", body=None):
-        if method == "DELETE":
-            self.deleted.append(path)
-            return {}
-        if path.endswith("/namespaces/team"):
-            if self.deleted:
-                raise ApiError(404, "gone")
-            return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team", "uid": "1", "labels": SCOPE.labels("")}}
-        if path.endswith("/localsubjectaccessreviews"):
-            raise ApiError(405, "the server does not allow this method on the requested resource")
-        names = self.names if path.endswith(f"/{self.plural}") else ()
-        return {"items": [{"metadata": {"name": name}} for name in names[:int(query.partition("limit=")[2])]]}
-
-
 @pytest.mark.parametrize("plural, names, gone", [
     ("configmaps", ("kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert"), True),
     ("configmaps", ("kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert", "somebody-s"), False),
@@ -76,44 +371,19 @@ class Cluster:
     ("sealedsecrets", ("somebody-s",), False),
     ("events", ("pod-started",), True),
 ])
-def test_a_namespace_goes_when_nothing_of_anyone_is_left(plural, names, gone):
-    engine = object.__new__(KubernetesEngine)
-    engine.scope, engine.api = SCOPE, Cluster(plural, *names)
-    engine._resources = {(version, kind): (f"{kind.lower()}s", kind != "Namespace") for version, kind in (
-        ("v1", "Namespace"), ("v1", "Pod"), ("v1", "ConfigMap"), ("v1", "Event"), ("apps/v1", "Deployment"), ("bitnami.com/v1alpha1", "SealedSecret"),
-        ("authorization.k8s.io/v1", "LocalSubjectAccessReview"))}
-    engine.leave(purge=True)
-    assert bool(engine.api.deleted) is gone
+def test_a_namespace_goes_when_nothing_of_anyone_is_left(server, engine, plural, names, gone):
+    server.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team", "labels": SCOPE.labels("")}})
+    api_version, kind = KINDS[plural]
+    for name in names:
+        server.add({"apiVersion": api_version, "kind": kind, "metadata": {"name": name, "namespace": "team"}})
+    # Kinds that are questions to the cluster cannot be listed.
+    server.faults.append(lambda method, path: (405, {}, status(405, "not allowed")[1]) if path.endswith("/widgets") else None)
+    engine.leave()
+    assert ("/api/v1/namespaces/team" not in server.objects) is gone
 
 
-class Recreated:
-    """An API with one workload, which remembers what was sent to it."""
-
-    def __init__(self, workload):
-        self.workload, self.sent = workload, []
-
-    def request(self, method, path, query="", body=None, content_type="", accept=""):
-        if method == "PATCH":
-            self.sent.append((content_type, query, body))
-            self.workload = {**copy.deepcopy(body), "status": {"observedGeneration": 1, "updatedReplicas": 1, "availableReplicas": 1}}
-        return self.workload
-
-
-def test_what_ran_before_is_put_back_by_an_apply():
-    """A field that a patch wrote would be there for good: a later apply takes away only what applies put there."""
-    def workload(image, ready):
-        return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "team", "managedFields": [], "uid": "1"},
-                "spec": {"replicas": 1, "strategy": {"type": "Recreate"}, "template": {"spec": {"containers": [{"name": "c", "image": image}]}}},
-                "status": {"observedGeneration": 1, "updatedReplicas": 1, "availableReplicas": ready}}
-
-    engine = object.__new__(KubernetesEngine)
-    said = []
-    engine.scope, engine.api, engine.log = SCOPE, Recreated(workload("broken", 0)), said.append
-    engine._resources, engine._before = {("apps/v1", "Deployment"): ("deployments", True)}, {}
-    before, after = workload("fine", 1), workload("broken", 0)
-    engine._before = {Ref.of(before): before}
-    engine._restore(after)
-    ((content_type, query, body),) = engine.api.sent
-    assert content_type == "application/apply-patch+yaml" and "force=true" in query
-    assert body["spec"]["template"] == before["spec"]["template"] and not {"managedFields", "uid"} & set(body["metadata"]) and "status" not in body
-    assert said == ["Deployment d: what ran before is running again"]
+def test_a_namespace_that_may_not_be_looked_at_stays(server, engine):
+    server.faults.append(lambda method, path: (403, {}, status(403, "forbidden")[1]) if path == "/api/v1/namespaces/team" else None)
+    converge(engine, configmap())
+    engine.leave()
+    assert "/api/v1/namespaces/team" in server.objects

@@ -28,6 +28,14 @@ def deployment(**spec):
     ("apiVersion: v1\nkind: Secret", "Secret has no metadata.name"),
     ("apiVersion: v1\nkind: Secret\nmetadata: {name: Upper}", "takes lower-case letters"),
     ([configmap("a"), configmap("a")], "hold ConfigMap a twice"),
+    ("apiVersion: v1\nkind: Secret\nmetadata: {name: \"a\\n\"}", "takes lower-case letters"),
+    ("apiVersion: v1\nkind: Secret\nmetadata: {name: a, labels: {x: true}}",
+     "manifests: Secret a has 'x': True among the labels of metadata; keys and values must be text, so put them in quotes."),
+    ("apiVersion: v1\nkind: Secret\nmetadata: {name: a, annotations: {x: 2026-01-01}}", "among the annotations of metadata"),
+    ("apiVersion: v1\nkind: Secret\nmetadata: {name: a, annotations: {x: }}", "'x': None among the annotations"),
+    ("apiVersion: v1\nkind: Secret\nmetadata: {name: a, labels: [x]}", "labels that are a list in metadata; they must be a mapping"),
+    ({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {"template": {
+        "metadata": {"labels": {"port": 5000}}}}}, "'port': 5000 among the labels of the pod template's metadata"),
 ])
 def test_malformed_manifests_are_named(source, sentence):
     with pytest.raises(manifests.ManifestError, match=sentence):
@@ -62,6 +70,8 @@ def test_patch_removes_with_null_and_replaces_other_lists():
     ({"target": {"name": "d"}, "patch": {}}, "must hold `kind`"),
     ({"target": {"kind": "Service"}, "patch": {}}, "reaches no object: there is no Service"),
     ({"target": {"kind": "Deployment"}, "patch": {"metadata": {"name": "e"}}}, "would rename Deployment d"),
+    ({"target": {"kind": "Deployment"}, "patch": {"metadata": {"labels": {"on": True}}}},
+     r"mlflow_server_patches\[0\]: Deployment d has 'on': True among the labels of metadata"),
 ])
 def test_patches_that_do_nothing_or_harm_are_refused(entry, sentence):
     with pytest.raises(manifests.ManifestError, match=sentence):
@@ -104,3 +114,23 @@ def test_own_labels_of_a_pod_win_over_the_owners():
     manifests.label([obj], {"app.kubernetes.io/component": "server"})
     assert obj["metadata"]["labels"]["app.kubernetes.io/component"] == "server"
     assert obj["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"] == "migration"
+
+
+@pytest.mark.parametrize("text, value", [
+    ("512Mi", 512 * 2**20), ("250m", 0.25), ("1.5", 1.5), (2, 2), (0.5, 0.5), (".5", 0.5), ("1.", 1), ("+1", 1), ("-1Ki", -1024),
+    ("1e3", 1000), ("12E6", 12e6), ("1E-3", 0.001), ("12E", 12e18), ("2Ei", 2 * 2**60), ("100n", 1e-7), ("3u", 3e-6), ("5k", 5000),
+])
+def test_a_quantity_is_a_number(text, value):
+    assert manifests.quantity(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["", "1 Gi", "1GB", "1K", "Mi", "1Mi\n", "1e", "1e3Mi", "--1", "1..5", ".", "abc", None, "1Zi"])
+def test_what_is_no_quantity(text):
+    assert manifests.quantity(text) is None
+
+
+def test_kinds_have_an_order_in_which_their_references_exist():
+    for earlier, later in (("Secret", "Deployment"), ("ServiceAccount", "CronJob"), ("StatefulSet", "PodDisruptionBudget"),
+                           ("Deployment", "HorizontalPodAutoscaler"), ("Gateway", "HTTPRoute"), ("Service", "PodMonitor"),
+                           ("CustomResourceDefinition", "Namespace")):
+        assert manifests.rank(earlier) < manifests.rank(later) < manifests.rank("Unknown")
