@@ -13,7 +13,7 @@ YEARS = 10
 
 
 def certificate_authority(name: str) -> dict[str, str]:
-    """A new CA as a Secret's data (base64 of PEM): ``ca.crt`` for clients to trust, ``ca.key`` for the proxy that signs with it.
+    """A new CA as a Secret's data (base64 of PEM): ``ca.crt`` for clients to trust, ``ca.key`` to sign with.
 
     Args:
         name: part of the CA's common name.
@@ -35,9 +35,11 @@ def certificate_authority(name: str) -> dict[str, str]:
         .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
         .add_extension(x509.KeyUsage(
             digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
-            key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False), critical=True)
+            key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False),
+            critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256()))
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return {name: base64.b64encode(pem).decode() for name, pem in (
         ("ca.crt", certificate.public_bytes(serialization.Encoding.PEM)), ("ca.key", private))}

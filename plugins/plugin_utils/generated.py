@@ -52,7 +52,7 @@ def fill(obj: dict, live: dict | None) -> None:
 
 
 def lost(wanted: dict[Ref, dict], live: dict[Ref, dict]) -> Iterator[str]:
-    """A sentence for each generated password that a given one would replace, while what was made with it knows only that one."""
+    """A sentence for each generated value that a given one would replace although what was made with it keeps it."""
     once: set[str] = set()
     for obj in wanted.values():
         once.update(filter(None, manifests.annotation(obj, manifests.READ_ONCE).split(",")))
@@ -62,8 +62,9 @@ def lost(wanted: dict[Ref, dict], live: dict[Ref, dict]) -> Iterator[str]:
         before, after = live[ref].get("data") or {}, obj.get("data") or {}
         for key in sorted(set(keys(live[ref])) - set(keys(obj))):
             if after.get(key) not in (None, before.get(key)):
-                yield (f"{ref} holds a generated {key}, which another one given now does not change where it is used; leave it to "
-                       f"be generated (playbooks/rotate.yml renews it), or put yours there and into the Secret first.")
+                yield (f"{ref} holds a generated {key}, which another one given now does not change where it is used; "
+                       f"leave it to be generated (playbooks/rotate.yml renews it), or put yours there and into the "
+                       f"Secret first.")
 
 
 def _first_value(first: str) -> str:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What ``apply`` knows about Kubernetes manifests before any engine sees them: loading, labels, patches, order, references."""
+"""Kubernetes manifests before any engine sees them: loading, labels, patches, order, references."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ WAVE = "argocd.argoproj.io/sync-wave"
 
 # What others refer to comes first; what measures or routes to workloads comes last (the order of `helm install`).
 KIND_ORDER = (
-    "CustomResourceDefinition", "Namespace", "NetworkPolicy", "ResourceQuota", "LimitRange", "PriorityClass", "ServiceAccount", "ClusterSecretStore",
-    "SecretStore", "ExternalSecret", "Secret", "ConfigMap", "StorageClass", "PersistentVolume", "PersistentVolumeClaim",
-    "VolumeSnapshot", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
-    "ClusterIssuer", "Issuer", "Certificate", "Service", "Job", "CronJob", "DaemonSet", "StatefulSet", "Deployment",
-    "HorizontalPodAutoscaler", "VerticalPodAutoscaler", "PodDisruptionBudget", "IngressClass", "Ingress", "GatewayClass",
-    "Gateway", "ReferenceGrant", "HTTPRoute", "ServiceMonitor", "PodMonitor", "Probe", "PrometheusRule",
+    "CustomResourceDefinition", "Namespace", "NetworkPolicy", "ResourceQuota", "LimitRange", "PriorityClass",
+    "ServiceAccount", "ClusterSecretStore", "SecretStore", "ExternalSecret", "Secret", "ConfigMap", "StorageClass",
+    "PersistentVolume", "PersistentVolumeClaim", "VolumeSnapshot", "ClusterRole", "ClusterRoleBinding", "Role",
+    "RoleBinding", "ClusterIssuer", "Issuer", "Certificate", "Service", "Job", "CronJob", "DaemonSet", "StatefulSet",
+    "Deployment", "HorizontalPodAutoscaler", "VerticalPodAutoscaler", "PodDisruptionBudget", "IngressClass", "Ingress",
+    "GatewayClass", "Gateway", "ReferenceGrant", "HTTPRoute", "ServiceMonitor", "PodMonitor", "Probe", "PrometheusRule",
 )
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 
@@ -61,7 +61,7 @@ class ManifestError(ValueError):
 
 
 class Ref(NamedTuple):
-    """Names one object the way its owner would: the version of its API is left out, since it may change in an upgrade."""
+    """Names one object, without the version of its API, which may change in an upgrade."""
 
     group: str
     kind: str
@@ -119,42 +119,43 @@ def _checked(document, origin: str) -> dict:
     if not isinstance(document, dict):
         raise ManifestError(f"{origin} must hold Kubernetes objects; found {type(document).__name__} {document!r:.60}.")
     metadata = document.get("metadata") if isinstance(document.get("metadata"), dict) else {}
-    required = {"apiVersion": document.get("apiVersion"), "kind": document.get("kind"), "metadata.name": metadata.get("name")}
-    for field, value in required.items():
+    required = {field: document.get(field) for field in ("apiVersion", "kind")}
+    for field, value in {**required, "metadata.name": metadata.get("name")}.items():
         if not isinstance(value, str) or not value:
             what = " ".join(str(v) for v in (document.get("kind"), metadata.get("name")) if v) or "an object"
             raise ManifestError(f"{origin}: {what} has no {field}; every Kubernetes object needs one.")
     if not NAME.fullmatch(metadata["name"]):
-        raise ManifestError(f"{origin}: {document['kind']} has the name {metadata['name']!r}; Kubernetes takes lower-case "
-                            f"letters, digits, '-' and '.'.")
+        raise ManifestError(f"{origin}: {document['kind']} has the name {metadata['name']!r}; Kubernetes takes "
+                            f"lower-case letters, digits, '-' and '.'.")
     _refuse_labels_that_are_no_text(document, origin)
-    # Through JSON, so that what engines get is plain: no YAML timestamps, no Ansible string types, no shared references.
+    # Through JSON, so that engines get plain values: no YAML timestamps, no Ansible string types, no shared references.
     plain = json.loads(json.dumps(document, default=str))
     if plain["kind"] == "Secret" and plain.get("stringData"):
         # The API server would do the same; doing it here lets both engines and every comparison see one form.
-        encoded = {key: base64.b64encode(str(value).encode()).decode() for key, value in plain.pop("stringData").items()}
-        plain["data"] = {**(plain.get("data") or {}), **encoded}
+        plain["data"] = plain.get("data") or {}
+        for key, value in plain.pop("stringData").items():
+            plain["data"][key] = base64.b64encode(str(value).encode()).decode()
     return plain
 
 
 def _refuse_labels_that_are_no_text(obj: dict, origin: str) -> None:
-    """Raise ManifestError for a label or annotation whose value YAML reads as a number, a boolean, a date or nothing."""
+    """Raise ManifestError for a label or annotation that YAML reads as a number, a boolean, a date or nothing."""
     places = [("metadata", obj.get("metadata"))]
     places += [("the pod template's metadata", template.get("metadata")) for template in _pod_templates(obj)]
     for place, metadata in places:
         for field in ("labels", "annotations"):
             entries = (metadata or {}).get(field) or {}
             if not isinstance(entries, dict):
-                raise ManifestError(f"{origin}: {Ref.of(obj)} has {field} that are a {type(entries).__name__} in {place}; they must "
-                                    f"be a mapping.")
+                raise ManifestError(f"{origin}: {Ref.of(obj)} has {field} that are a {type(entries).__name__} in "
+                                    f"{place}; they must be a mapping.")
             for key, value in entries.items():
                 if not isinstance(key, str) or not isinstance(value, str):
-                    raise ManifestError(f"{origin}: {Ref.of(obj)} has {key!r}: {value!r} among the {field} of {place}; keys and "
-                                        f"values must be text, so put them in quotes.")
+                    raise ManifestError(f"{origin}: {Ref.of(obj)} has {key!r}: {value!r} among the {field} of "
+                                        f"{place}; keys and values must be text, so put them in quotes.")
 
 
 def label(objects: Iterable[dict], labels: dict[str, str], annotations: dict[str, str] | None = None) -> None:
-    """Put the owner's labels on every object and on the pods that workloads make, whose own labels win (selectors need them)."""
+    """Label every object, and the pods that workloads make, whose own labels win (selectors need them)."""
     for obj in objects:
         for target in (obj, *_pod_templates(obj)):
             metadata = target.setdefault("metadata", {})
@@ -173,7 +174,8 @@ def complete_pods(objects: Iterable[dict], spec: dict) -> None:
     """
     for obj in objects:
         for template in _pod_templates(obj):
-            template["spec"] = {**{field: copy.deepcopy(value) for field, value in spec.items() if value}, **template["spec"]}
+            given = {field: copy.deepcopy(value) for field, value in spec.items() if value}
+            template["spec"] = {**given, **template["spec"]}
 
 
 def _pod_templates(obj: dict) -> list[dict]:
@@ -200,19 +202,19 @@ def patch(objects: list[dict], patches: list[dict], variable: str = "patches") -
 
     Args:
         objects: what was rendered.
-        patches: entries ``{target: {kind, name}, patch: {...}}``; name may be left out to reach every object of the kind.
+        patches: entries ``{target: {kind, name}, patch: {...}}``; without a name it reaches every object of the kind.
         variable: what to call the list in an error.
 
     Raises:
-        ManifestError: an entry of another shape, or one that reaches no object (a patch that does nothing is a mistake).
+        ManifestError: an entry of another shape, or one that reaches no object (such a patch is a mistake).
     """
     for number, entry in enumerate(patches):
         where = f"{variable}[{number}]"
         for obj in _patched(objects, entry, where):
             merged = strategic_merge(obj, json.loads(json.dumps(entry["patch"], default=str)))
             if Ref.of(merged) != Ref.of(obj):
-                raise ManifestError(f"{where} would rename {Ref.of(obj)}; a patch may not change apiVersion's group, kind, name or "
-                                    f"namespace.")
+                raise ManifestError(f"{where} would rename {Ref.of(obj)}; a patch may not change apiVersion's group, "
+                                    f"kind, name or namespace.")
             _refuse_labels_that_are_no_text(merged, where)
             obj.clear()
             obj.update(merged)
@@ -236,7 +238,7 @@ def _patched(objects: list[dict], entry: dict, where: str) -> list[dict]:
 
 
 def strategic_merge(base, change):
-    """Kubernetes' strategic merge: null removes a field, named lists merge by their key, ``$patch`` replaces or deletes.
+    """Kubernetes' strategic merge: null removes, named lists merge by their key, ``$patch`` replaces or deletes.
 
     Source: kubernetes/community, sig-api-machinery/strategic-merge-patch.md
     """
@@ -279,7 +281,8 @@ def waves(objects: Iterable[dict]) -> Iterator[list[dict]]:
         try:
             wave = int(annotation(obj, WAVE, "0"))
         except ValueError:
-            raise ManifestError(f"{Ref.of(obj)} has the sync wave {annotation(obj, WAVE)!r}; it must be a whole number.") from None
+            raise ManifestError(f"{Ref.of(obj)} has the sync wave {annotation(obj, WAVE)!r}; it must be a whole "
+                                f"number.") from None
         by_wave.setdefault(wave, []).append(obj)
     for wave in sorted(by_wave):
         yield sorted(by_wave[wave], key=lambda o: (rank(o["kind"]), o["metadata"]["name"]))
@@ -339,8 +342,8 @@ def comparable(obj: dict | None) -> dict | None:
     result = {k: v for k, v in obj.items() if k not in ("status", "metadata")}
     metadata = {k: v for k, v in obj["metadata"].items()
                 if k not in ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "selfLink")}
-    annotations = {k: v for k, v in (metadata.get("annotations") or {}).items() if k != "deployment.kubernetes.io/revision"}
-    metadata.pop("annotations", None)
+    annotations = dict(metadata.pop("annotations", None) or {})
+    annotations.pop("deployment.kubernetes.io/revision", None)
     if annotations:
         metadata["annotations"] = annotations
     return {**result, "metadata": metadata}

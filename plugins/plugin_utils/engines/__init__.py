@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Engines run Kubernetes manifests. ``converge`` and ``remove`` hold what all engines share; an engine reads, puts, removes."""
+"""Engines run Kubernetes manifests; ``converge`` and ``remove`` hold what all of them share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECRET_TIMEOUT = 120
 
 
 class EngineError(Exception):
-    """What stops an apply; the message is for the operator: one sentence with the cause, then the engine's own output."""
+    """What stops an apply. The message is for the operator: one sentence with the cause, then the engine's output."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Put(NamedTuple):
 class Engine:
     """What an engine must be able to do. All messages name objects as a person would: ``Deployment mlflow-server``.
 
-    Objects that engines return are full Kubernetes objects: with metadata.labels and annotations as put, a metadata.uid,
-    Secrets with their ``data`` (base64). Engines never write to a terminal; ``log`` tells of progress.
+    Objects that engines return are full Kubernetes objects: with metadata.labels and annotations as put, a
+    metadata.uid, Secrets with their ``data`` (base64). Engines never write to a terminal; ``log`` tells of progress.
 
     Attributes:
         scope: whose objects are acted on.
@@ -146,7 +146,7 @@ class Engine:
         raise NotImplementedError
 
     def wait(self, objects: list[dict], deadline: float) -> None:
-        """Return when every workload among the objects is really ready; raise EngineError with the cause when one cannot be.
+        """Return when every workload among the objects is ready; raise EngineError with the cause when one cannot be.
 
         Args:
             objects: live objects as ``put`` returned them.
@@ -171,7 +171,7 @@ class Engine:
             What the program wrote to standard output.
 
         Raises:
-            EngineError: no pod is ready, or the program ended with another code than 0, with the last line of its complaint.
+            EngineError: no pod is ready, or the program ended with another code than 0, with the last line it wrote.
         """
         raise NotImplementedError
 
@@ -195,7 +195,8 @@ class Engine:
         """Create a Job (a labelled manifest), wait for its end, remove it, and return the log of its pod.
 
         Raises:
-            EngineError: the Job failed or did not end before ``deadline`` (time.monotonic()), with the cause and the log's end.
+            EngineError: the Job failed or did not end before ``deadline`` (time.monotonic()), with the cause and the
+                end of its log.
         """
         raise NotImplementedError
 
@@ -204,7 +205,7 @@ class Engine:
         raise NotImplementedError
 
     def leave(self) -> None:
-        """Called after a scope's objects were removed: remove what the engine made for them and nothing needs any more."""
+        """Called after a scope's objects were removed: remove what the engine made for them and nothing else needs."""
 
     def close(self) -> None:
         """Let go of connections."""
@@ -234,7 +235,8 @@ class Outcome:
             })
 
 
-def converge(engine: Engine, stages: list[list[dict]], dry_run: bool, wait: bool, timeout: int, prune: bool = True) -> Outcome:
+def converge(engine: Engine, stages: list[list[dict]], dry_run: bool, wait: bool, timeout: int,
+             prune: bool = True) -> Outcome:
     """Make the components of the scope consist of exactly the desired objects, and wait until they work.
 
     Nothing is touched before everything that can be refused has been: objects in the way, missing Secrets, what the
@@ -242,8 +244,8 @@ def converge(engine: Engine, stages: list[list[dict]], dry_run: bool, wait: bool
 
     Args:
         engine: an open engine.
-        stages: labelled and patched objects; those of a stage are put, wave by wave, and become ready side by side before the
-            next stage begins. What is no longer desired is removed after the last.
+        stages: labelled and patched objects; those of a stage are put, wave by wave, and become ready side by side
+            before the next stage begins. What is no longer desired is removed after the last.
         dry_run: only predict.
         wait: whether to wait for workloads.
         timeout: seconds for all waiting together.
@@ -333,8 +335,8 @@ class Convergence:
         for ref, reader in missing.items():
             # In check mode the Secret may be one that an earlier task of the same run would have made.
             if ref not in self.awaited and not self.dry_run:
-                raise EngineError(f"{Ref.of(reader)} reads {ref}, which is not in namespace {ref.namespace}; create it first or "
-                                  f"name another one.")
+                raise EngineError(f"{Ref.of(reader)} reads {ref}, which is not in namespace {ref.namespace}; create it "
+                                  f"first or name another one.")
         for sentence in generated.lost(self.wanted, self.live):
             raise EngineError(sentence)
 
@@ -396,18 +398,19 @@ class Convergence:
             self.outcome.add(action, before, put.after)
 
     def _set_revision(self, obj: dict) -> None:
-        """Mark a workload's pods with a fingerprint of the configuration that they read, so that a change restarts them."""
+        """Mark a workload's pods with a fingerprint of the configuration they read, so that a change restarts them."""
         template = manifests.pod_template(obj)
         if template is None or obj["kind"] == "CronJob":  # whose next pods read what there is by then
             return
         once = manifests.annotation(obj, manifests.READ_ONCE).split(",")
-        sources = [self.current[ref] for ref, _required in _references(obj) if ref.name not in once and ref in self.current]
+        refs = [ref for ref, _required in _references(obj) if ref.name not in once]
+        sources = [self.current[ref] for ref in refs if ref in self.current]
         if sources:
             annotations = template.setdefault("metadata", {}).setdefault("annotations", {})
             annotations[manifests.REVISION] = manifests.revision(sources)
 
     def _await_secrets(self, batch: list[dict]) -> None:
-        """Wait for Secrets that an operator makes: pods would start without, and start again as soon as they are known."""
+        """Wait for Secrets that an operator makes: pods would start without, and again as soon as they are known."""
         refs = {ref for obj in batch for ref, _required in _references(obj)} & (self.awaited - set(self.current))
         if not refs or not self.waits:
             return
@@ -492,7 +495,7 @@ def _not_made(ref: Ref, external_secret: dict | None) -> str:
 
 
 def _remember_kinds(engine: Engine, objects: list[dict]) -> None:
-    """Name kinds that a read by label does not find on the objects of the same component, so that a later run looks for them."""
+    """Name kinds that a read by label does not find on the objects of their component, for later runs to look for."""
     unusual: dict[str, set[str]] = {}
     for obj in objects:
         if not engine.finds_by_label(obj):

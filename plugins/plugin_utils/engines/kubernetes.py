@@ -102,8 +102,8 @@ class KubernetesEngine(Engine):
         forbidden = sorted(kind for (version, kind), objects in answers.items()
                            if objects is None and (everything or (version, kind) in kinds))
         if forbidden:
-            self.warn(f"This user may not list {', '.join(forbidden)} objects in namespace {self.scope.namespace}; those of "
-                      f"them that should go stay.")
+            self.warn(f"This user may not list {', '.join(forbidden)} objects in namespace "
+                      f"{self.scope.namespace}; those of them that should go stay.")
         live = {Ref.of(obj): obj for objects in answers.values() for obj in objects or []}
         version_of = {}
         for version, kind in (*STATIC, *LISTED, *kinds):
@@ -169,7 +169,7 @@ class KubernetesEngine(Engine):
             # A Job that failed has nothing more to do; asked for again, it gets another chance.
             return obj if dry_run else self._replace(obj, before)
         if obj["kind"] == "Deployment" and before and "replicas" not in obj["spec"]:
-            # Left to an autoscaler. Without the number that was named before there would be one pod until it looks again.
+            # Left to an autoscaler. Without the number of before there would be one pod until it looks again.
             obj = {**obj, "spec": {**obj["spec"], "replicas": before["spec"].get("replicas", 1)}}
         query = f"fieldManager={manifests.MANAGER}&force=true&fieldValidation=Strict{'&dryRun=All' if dry_run else ''}"
         try:
@@ -195,7 +195,7 @@ class KubernetesEngine(Engine):
         except ApiError as error:
             if error.status == 404:
                 self._create_namespace(name)
-            elif error.status != 403:  # whoever may not look at namespaces was given one; what is applied to it will tell
+            elif error.status != 403:  # whoever may not look at namespaces was given one; what is applied will tell
                 raise EngineError(f"Kubernetes cannot read Namespace {name}: {error}.") from error
         self._namespaces.add(name)
 
@@ -206,8 +206,10 @@ class KubernetesEngine(Engine):
             self.api.request("POST", "/api/v1/namespaces", f"fieldManager={manifests.MANAGER}", body)
         except ApiError as error:
             if error.status != 409:  # another instance of the same run was quicker
-                raise EngineError(f"Namespace {name} does not exist and cannot be created ({error}); create it, or name an "
-                                  f"existing one in mlflow_namespace.") from error
+                raise EngineError(
+                    f"Namespace {name} does not exist and cannot be created ({error}); create it, or name "
+                    f"an existing one in mlflow_namespace."
+                ) from error
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -219,9 +221,10 @@ class KubernetesEngine(Engine):
             raise
 
     def _restore(self, failed: list[dict]) -> None:
-        """Put back what ran before, where it has ended to make room for what does not work: one pod alone, or one on a volume.
+        """Put back what ran before, where it has ended to make room for what does not work.
 
-        A rolling update leaves its old pods running by itself, and the new ones there to be looked at.
+        That is a workload of one pod, or of pods with volumes of their own. A rolling update leaves its old pods
+        running by itself, and the new ones there to be looked at.
         """
         for obj in failed:
             before = self._before.get(Ref.of(obj))
@@ -236,7 +239,7 @@ class KubernetesEngine(Engine):
     def _put_back(self, obj: dict, before: dict) -> None:
         if not progress(self.api.request("GET", self.path(obj))):
             return
-        # Applied, not patched: of fields that were written in two ways one would stay when a later apply leaves them out.
+        # Applied, not patched: a field that a patch wrote would stay when a later apply leaves it out.
         fields = ("name", "namespace", "labels", "annotations")
         metadata = {field: obj["metadata"][field] for field in fields if field in obj["metadata"]}
         spec = {**obj["spec"], "template": before["spec"]["template"]}
@@ -282,7 +285,7 @@ class KubernetesEngine(Engine):
         plurals = {}
         for document in self.api.map(lambda root: self.api.request("GET", root, accept=DISCOVERY), ("/api", "/apis")):
             if document.get("kind") != "APIGroupDiscoveryList":
-                raise EngineError("The cluster is older than Kubernetes 1.30, the oldest that is supported; upgrade it.")
+                raise EngineError("The cluster is older than Kubernetes 1.30, the oldest supported one; upgrade it.")
             for group in document["items"]:
                 for version in group["versions"]:
                     name = "/".join(filter(None, (group["metadata"].get("name"), version["version"])))
@@ -316,7 +319,14 @@ class KubernetesEngine(Engine):
         return sorted(answer["items"], key=lambda pod: pod["metadata"]["name"])
 
     def pod_log(self, pod: dict, container: str, lines: int = 0, previous: bool = False) -> str:
-        """The log of one container: its last ``lines``, or all; with ``previous`` that of the container before its restart."""
+        """The log of one container.
+
+        Args:
+            pod: the live pod.
+            container: its name.
+            lines: how many of the last; 0 for all.
+            previous: take the log of the container before its last restart.
+        """
         metadata = pod["metadata"]
         query = f"container={container}&limitBytes={JOB_LOG_BYTES}"
         query += f"&tailLines={lines}" if lines else ""
@@ -349,7 +359,8 @@ class KubernetesEngine(Engine):
         ended = kubernetes_stream.execute(self.api, pod, argv, stdin, timeout)
         if ended.code:
             complaint = last_line(ended.stderr or ended.stdout) or "it wrote nothing"
-            raise EngineError(f"{argv[0]} in pod {pod['metadata']['name']} ended with exit code {ended.code}: {complaint}")
+            name = pod["metadata"]["name"]
+            raise EngineError(f"{argv[0]} in pod {name} ended with exit code {ended.code}: {complaint}")
         return ended.stdout
 
     @contextlib.contextmanager
@@ -367,7 +378,8 @@ class KubernetesEngine(Engine):
         found = self._get("v1", Ref("", "Secret", self.scope.namespace, name))
         if not found:
             raise EngineError(f"Secret {name} does not exist in namespace {self.scope.namespace}.")
-        return {key: base64.b64decode(value).decode(errors="replace") for key, value in (found.get("data") or {}).items()}
+        data = found.get("data") or {}
+        return {key: base64.b64decode(value).decode(errors="replace") for key, value in data.items()}
 
     def run_job(self, job: dict, deadline: float) -> str:
         obj = {**job, "metadata": {"namespace": self.scope.namespace, **job["metadata"]}}
@@ -409,28 +421,35 @@ def _root(api_version: str) -> str:
 
 
 def _one_version_each(kinds: set[tuple[str, str]], wanted: set[tuple[str, str]]) -> list[tuple[str, str]]:
-    """One apiVersion for each group and kind, since all show the same objects: the wanted one, or a stable one before betas."""
+    """One apiVersion for each group and kind, since all show the same objects: the wanted one, or a stable one."""
     chosen: dict[tuple[str, str], tuple[str, str]] = {}
-    for version, kind in sorted(kinds, key=lambda k: (k not in wanted, "alpha" in k[0] or "beta" in k[0], -len(k[0]), k)):
+
+    def preference(key: tuple[str, str]) -> tuple:
+        version = key[0]
+        return key not in wanted, "alpha" in version or "beta" in version, -len(version), key
+
+    for version, kind in sorted(kinds, key=preference):
         chosen.setdefault((version.rpartition("/")[0], kind), (version, kind))
     return list(chosen.values())
 
 
 def _refuse_another_volume(ref: Ref, before: dict, wanted: dict) -> None:
-    """Raise EngineError for what a volume cannot become: nothing of it can change but its size, and that can only grow."""
+    """Raise EngineError for what a volume cannot become: only its size can change, and that can only grow."""
     for field in ("storageClassName", "accessModes"):
         was, to_be = before["spec"].get(field), wanted.get(field)
         if was and to_be and was != to_be:
             was, to_be = ([value] if isinstance(value, str) else value for value in (was, to_be))
-            raise EngineError(f"{ref} was made with {field} {', '.join(was)}, which cannot become {', '.join(to_be)}; leave it as "
-                              f"it was, or move the data to a new volume.")
+            raise EngineError(f"{ref} was made with {field} {', '.join(was)}, which cannot become {', '.join(to_be)}; "
+                              f"leave it as it was, or move the data to a new volume.")
     asked, to_be = (spec["resources"]["requests"]["storage"] for spec in (before["spec"], wanted))
     # It may have got more than it asked for, and may not have got yet what it asks for.
     got = (before.get("status") or {}).get("capacity", {}).get("storage") or asked
     was = min(asked, got, key=lambda size: quantity(size) or 0)
     if (quantity(to_be) or 0) < (quantity(was) or 0):
-        raise EngineError(f"{ref} has {was}, which cannot shrink to {to_be}; leave its size as it was, or move the data to a "
-                          f"new volume.")
+        raise EngineError(
+            f"{ref} has {was}, which cannot shrink to {to_be}; leave its size as it was, or move the data "
+            f"to a new volume."
+        )
 
 
 def _target_port(service: dict, pod: dict, port: int) -> int:

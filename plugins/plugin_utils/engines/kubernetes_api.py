@@ -76,10 +76,10 @@ class Api:
     used, since objects here are manifests, and building models of them costs more than the request.
     """
 
-    def __init__(self, kubeconfig: str | None, context: str | None, log: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, kubeconfig: str | None, context: str | None, log: Callable[[str], None]) -> None:
         if IMPORT_ERROR:
-            raise EngineError(f"mlflow_engine kubernetes needs the Python package 'kubernetes' where ansible-playbook runs "
-                              f"({IMPORT_ERROR}); install it there, for example with `pip install kubernetes`.")
+            raise EngineError(f"mlflow_engine kubernetes needs the Python package 'kubernetes' where ansible-playbook "
+                              f"runs ({IMPORT_ERROR}); install it there, for example with `pip install kubernetes`.")
         self._configuration = _configuration(kubeconfig, context)
         self._configuration.connection_pool_maxsize = THREADS
         self._configuration.retries = False
@@ -108,7 +108,7 @@ class Api:
                 content_type: str = "application/json", accept: str = "application/json") -> Any:
         """Send one request; JSON answers come back parsed, others (logs) as text.
 
-        Passing faults are tried again with growing pauses, which is safe for what is sent here: objects have fixed names.
+        Passing faults are tried again with growing pauses, which is safe, since objects have fixed names here.
 
         Raises:
             ApiError: the server refused, or kept answering 429 or 5xx.
@@ -118,13 +118,14 @@ class Api:
         return self._retried(lambda: self._send(method, path, query, data, content_type, accept))
 
     def _send(self, method: str, path: str, query: str, data: str | None, content_type: str, accept: str) -> Any:
-        headers = {"Accept": accept, "Content-Type": content_type, "User-Agent": manifests.MANAGER, **self._credentials()}
+        headers = {"Accept": accept, "Content-Type": content_type, "User-Agent": manifests.MANAGER}
+        headers.update(self._credentials())
         url = f"{self.host}{path}{'?' + query if query else ''}"
         try:
             answer = self._http.request(method, url, headers=headers, timeout=REQUEST_TIMEOUT, body=data, retries=False)
         except urllib3.exceptions.SSLError as error:
-            raise EngineError(f"The Kubernetes API at {self.host} cannot be trusted: {error}; set the cluster's CA in the "
-                              f"kubeconfig.") from error
+            raise EngineError(f"The Kubernetes API at {self.host} cannot be trusted: {error}; set the cluster's CA in "
+                              f"the kubeconfig.") from error
         except urllib3.exceptions.HTTPError as error:
             # "HTTPSConnection(host='…', port=…): Failed to establish …": the host is in the sentence already.
             reason = str(error).rpartition("): ")[2].rstrip(".")
@@ -232,7 +233,7 @@ def _configuration(kubeconfig: str | None, context: str | None) -> client.Config
     configuration = client.Configuration()
     try:
         if kubeconfig or not _in_cluster():
-            config.load_kube_config(config_file=kubeconfig or None, context=context or None, client_configuration=configuration)
+            config.load_kube_config(kubeconfig or None, context or None, client_configuration=configuration)
         else:
             config.load_incluster_config(client_configuration=configuration)
     except Exception as error:  # a malformed kubeconfig makes the library raise many types, TypeError among them

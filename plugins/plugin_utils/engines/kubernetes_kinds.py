@@ -42,7 +42,7 @@ LISTED = {
 }
 """(apiVersion, kind) → plural of what every read looks through for objects of the scope, and what templates can render.
 
-An object of any other kind is found again because the annotation ``mlops.mlflow/kinds`` of the objects beside it names it.
+Objects of any other kind are found again by the annotation ``mlops.mlflow/kinds`` of the objects beside them.
 """
 
 CUSTOM_GROUPS = ("external-secrets.io", "gateway.networking.k8s.io", "monitoring.coreos.com")

@@ -4,8 +4,8 @@
 
 """Programs and ports of pods through the API server: exec and port-forward by websocket.
 
-Source: https://github.com/kubernetes/kubernetes/blob/master/staging/src/k8s.io/apimachinery/pkg/util/remotecommand/constants.go
-and, for ports, pkg/kubelet/portforward/websocket.go of the same repository.
+Source: https://github.com/kubernetes/kubernetes, staging/src/k8s.io/apimachinery/pkg/util/remotecommand/constants.go
+and, for ports, staging/src/k8s.io/kubelet/pkg/cri/streaming/portforward/websocket.go
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def execute(api: Api, pod: dict, argv: list[str], stdin: str, timeout: float) ->
         EngineError: the program cannot be started, did not end in time, or the stream broke.
     """
     data = stdin.encode()
-    # Protocol v4, the one that every cluster and proxy speaks, cannot close standard input; so the input's length is told.
+    # Protocol v4, which every cluster and proxy speaks, cannot close standard input; so the input's length is given.
     command = ["sh", "-c", f'head -c {len(data)} | "$@"', "sh", *argv] if data else argv
     name, container = pod["metadata"]["name"], pod["spec"]["containers"][0]["name"]
     path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{name}/exec"
@@ -164,7 +164,8 @@ def _exit_code(status: str, program: str, pod: str) -> int:
     try:
         document = json.loads(status)
     except ValueError:
-        raise ConnectionFault(f"The stream to pod {pod} ended before {program} did; its pod may have been replaced.") from None
+        raise ConnectionFault(f"The stream to pod {pod} ended before {program} did; the pod may have been "
+                              f"replaced.") from None
     if document.get("status") == "Success":
         return 0
     for cause in (document.get("details") or {}).get("causes") or []:

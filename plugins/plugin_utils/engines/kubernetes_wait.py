@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Waiting for workloads on Kubernetes, and reporting the cause, as Kubernetes gives it, when one does not become ready."""
+"""Waiting for workloads on Kubernetes, and reporting the cause when one does not become ready."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
 
 FATAL_REASONS = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
-"""Waiting reasons that time alone does not mend (a first ErrImagePull may be a passing fault, a back-off is a second one)."""
+"""Waiting reasons that time alone does not mend (a first ErrImagePull may pass, a back-off is the second)."""
 MISCONFIGURED = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 GRACE_PERIODS = {"misconfigured": 15, "unschedulable": 45}
-"""Seconds that a state may last before it counts as the cause: controllers and volumes are allowed to be a little late."""
+"""Seconds that a state may last before it counts as the cause: controllers and volumes may be a little late."""
 CRASHES = 3
 LOG_LINES = 15
 LOG_INTERVAL = 10
@@ -106,7 +106,7 @@ class Watcher:
         return WorkloadError(self.inspector.report(obj, what, pod, cause), [obj])
 
     def _replace(self, pod: dict) -> None:
-        """A StatefulSet waits for a pod of the old template to become ready before it replaces it, be that pod broken or not.
+        """Delete a broken pod of the old template: a StatefulSet waits for it to become ready before it replaces it.
 
         Source: https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/#forced-rollback
         """
@@ -160,7 +160,10 @@ class Inspector:
     # -- pods ------------------------------------------------------------------------------------------------------
 
     def unready_pods(self, obj: dict) -> list[dict]:
-        """The workload's pods that are not ready (a Job's: not done), newest first; a Deployment's only of its newest template."""
+        """The workload's pods that are not ready, newest first.
+
+        Of a Deployment only those of its newest template; of a Job those that have not succeeded.
+        """
         labels = (obj["spec"].get("selector") or {}).get("matchLabels") or {}
         items = self._optional_list(obj["metadata"]["namespace"], "/api/v1", "pods", label_selector(labels))
         pods = []
@@ -170,15 +173,15 @@ class Inspector:
                 pods.append(pod)
         pods.sort(key=lambda pod: pod["metadata"]["creationTimestamp"], reverse=True)
         if obj["kind"] == "Deployment" and pods:
-            # Those of an earlier template may be broken and on their way out; they are no reason to give up on this one.
+            # Those of an earlier template may be broken and about to end; they are no reason to give up on this one.
             newest = self._newest_replica_set(obj) or _owner(pods[0])
             pods = [pod for pod in pods if _owner(pod) == newest]
         return pods
 
     def _newest_replica_set(self, deployment: dict) -> str:
-        metadata, labels = deployment["metadata"], deployment["spec"]["selector"]["matchLabels"]
+        metadata, selector = deployment["metadata"], label_selector(deployment["spec"]["selector"]["matchLabels"])
         revision = (metadata.get("annotations") or {}).get(REVISION)
-        for replica_set in self._optional_list(metadata["namespace"], "/apis/apps/v1", "replicasets", label_selector(labels)):
+        for replica_set in self._optional_list(metadata["namespace"], "/apis/apps/v1", "replicasets", selector):
             if (replica_set["metadata"].get("annotations") or {}).get(REVISION) == revision:
                 return replica_set["metadata"]["name"]
         return ""
@@ -224,8 +227,8 @@ class Inspector:
     def _unbound_claims(self, pod: dict) -> list[str]:
         """Why volumes of the pod are not there, if they are not."""
         lines, namespace = [], pod["metadata"]["namespace"]
-        names = [(volume.get("persistentVolumeClaim") or {}).get("claimName") for volume in pod["spec"].get("volumes") or []]
-        for name in filter(None, names):
+        claims = [volume.get("persistentVolumeClaim") for volume in pod["spec"].get("volumes") or []]
+        for name in [claim["claimName"] for claim in claims if claim]:
             query = f"fieldSelector={quote(f'metadata.name={name}')}"
             for claim in self._optional_list(namespace, "/api/v1", "persistentvolumeclaims", query):
                 phase = claim["status"].get("phase")

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A small HTTP server that answers as the Kubernetes API does: objects at their paths, faults on demand, exec and port-forward."""
+"""A small HTTP server that answers as the Kubernetes API does: objects, faults on demand, exec and port-forward."""
 
 from __future__ import annotations
 
@@ -16,9 +16,18 @@ import struct
 import threading
 import urllib.parse
 
-KINDS = {"configmaps": ("v1", "ConfigMap"), "secrets": ("v1", "Secret"), "services": ("v1", "Service"), "pods": ("v1", "Pod"),
-         "events": ("v1", "Event"), "deployments": ("apps/v1", "Deployment"), "statefulsets": ("apps/v1", "StatefulSet"),
-         "jobs": ("batch/v1", "Job"), "widgets": ("example.org/v1", "Widget"), "sealedsecrets": ("bitnami.com/v1", "SealedSecret")}
+KINDS = {
+    "configmaps": ("v1", "ConfigMap"),
+    "secrets": ("v1", "Secret"),
+    "services": ("v1", "Service"),
+    "pods": ("v1", "Pod"),
+    "events": ("v1", "Event"),
+    "deployments": ("apps/v1", "Deployment"),
+    "statefulsets": ("apps/v1", "StatefulSet"),
+    "jobs": ("batch/v1", "Job"),
+    "widgets": ("example.org/v1", "Widget"),
+    "sealedsecrets": ("bitnami.com/v1", "SealedSecret"),
+}
 
 
 class Server:
@@ -27,7 +36,7 @@ class Server:
     Attributes:
         objects: path → object.
         requests: (method, path, query) of all requests so far.
-        faults: functions of (method, path) that give (status, headers, body), "reset", or None to let the next one decide.
+        faults: functions of (method, path) that give (status, headers, body), "reset", or None for no fault.
         on_apply: called with each object that is applied, to give it a status.
         program: called with (argv, stdin) for exec; gives (stdout, stderr, exit code).
     """
@@ -66,16 +75,23 @@ class Server:
 
     def kubeconfig(self, path):
         """Write a kubeconfig for this server, and give its path."""
-        document = {"apiVersion": "v1", "kind": "Config", "current-context": "c", "users": [{"name": "u", "user": {"token": "t"}}],
-                    "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.http.server_port}"}}],
-                    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]}
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "c",
+            "users": [{"name": "u", "user": {"token": "t"}}],
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.http.server_port}"}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        }
         path.write_text(json.dumps(document))
         return str(path)
 
     def add(self, obj):
         """Put an object there."""
         api_version, metadata = obj["apiVersion"], obj["metadata"]
-        plural = next((plural for plural, key in KINDS.items() if key == (api_version, obj["kind"])), obj["kind"].lower() + "s")
+        plural = next(
+            (plural for plural, key in KINDS.items() if key == (api_version, obj["kind"])), obj["kind"].lower() + "s"
+        )
         root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
         place = f"/namespaces/{metadata['namespace']}" if "namespace" in metadata else ""
         metadata.setdefault("uid", metadata["name"])
@@ -185,8 +201,10 @@ class Server:
         for channel, text in ((1, out), (2, err)):
             for start in range(0, len(text), 30000):
                 send(handler.wfile, bytes([channel]) + text[start:start + 30000])
-        ended = {"status": "Success"} if code == 0 else {"status": "Failure", "message": "command terminated", "details": {
-            "causes": [{"reason": "ExitCode", "message": str(code)}]}}
+        ended = {"status": "Success"}
+        if code:
+            causes = [{"reason": "ExitCode", "message": str(code)}]
+            ended = {"status": "Failure", "message": "command terminated", "details": {"causes": causes}}
         if code is not None:
             send(handler.wfile, b"\x03" + json.dumps(ended).encode())
 

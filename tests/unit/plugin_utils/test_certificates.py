@@ -15,8 +15,12 @@ from cryptography.hazmat.primitives import serialization
 
 
 def secret(**data):
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "ca", "annotations": {manifests.GENERATE_CA: "team-a"}},
-            **({"data": data} if data else {})}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "ca", "annotations": {manifests.GENERATE_CA: "team-a"}},
+        **({"data": data} if data else {}),
+    }
 
 
 def test_a_ca_can_sign_and_be_trusted():

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What both engines share: who owns what, what is made once, what stays. The engine here is a dictionary; Molecule runs the real ones."""
+"""What engines share: who owns what, what is made once, what stays. The engine here is a dictionary."""
 
 from __future__ import annotations
 
@@ -60,12 +60,23 @@ class Memory(engines.Engine):
 
 
 def obj(kind, name, api_version="v1", annotations=None, **fields):
-    return {"apiVersion": api_version, "kind": kind, "metadata": {"name": name, **({"annotations": annotations} if annotations else {})}, **fields}
+    return {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {"name": name, **({"annotations": annotations} if annotations else {})},
+        **fields,
+    }
 
 
 def deployment(name, secret=None, annotations=None):
     env = [{"name": "P", "valueFrom": {"secretKeyRef": {"name": secret, "key": "password"}}}] if secret else []
-    return obj("Deployment", name, "apps/v1", annotations, spec={"template": {"metadata": {}, "spec": {"containers": [{"name": "c", "env": env}]}}})
+    return obj(
+        "Deployment",
+        name,
+        "apps/v1",
+        annotations,
+        spec={"template": {"metadata": {}, "spec": {"containers": [{"name": "c", "env": env}]}}},
+    )
 
 
 def converge(engine, *objects, dry_run=False, prune=True):
@@ -89,9 +100,16 @@ def test_what_is_no_longer_rendered_goes_and_data_stays():
     kept = obj("PersistentVolumeClaim", "data", annotations={manifests.KEEP: "the data"}, spec={})
     converge(engine, obj("ConfigMap", "a"), kept)
     outcome = converge(engine, obj("ConfigMap", "b"))
-    assert actions(outcome) == {"ConfigMap b": "created", "ConfigMap a": "deleted", "PersistentVolumeClaim data": "kept"}
+    assert actions(outcome) == {
+        "ConfigMap b": "created",
+        "ConfigMap a": "deleted",
+        "PersistentVolumeClaim data": "kept",
+    }
     assert any("the data" in warning for warning in outcome.warnings)
-    assert actions(engines.remove(engine, False, purge=False, timeout=5)) == {"ConfigMap b": "deleted", "PersistentVolumeClaim data": "kept"}
+    assert actions(engines.remove(engine, False, purge=False, timeout=5)) == {
+        "ConfigMap b": "deleted",
+        "PersistentVolumeClaim data": "kept",
+    }
     assert actions(engines.remove(engine, False, purge=True, timeout=5)) == {"PersistentVolumeClaim data": "deleted"}
     assert not engine.world
 
@@ -110,7 +128,10 @@ def test_a_secret_is_generated_once():
     secret = obj("Secret", "s", annotations={manifests.GENERATE: "user=ana,password"})
 
     def values():
-        return {key: base64.b64decode(value).decode() for key, value in engine.world[Ref("", "Secret", "team", "s")]["data"].items()}
+        return {
+            key: base64.b64decode(value).decode()
+            for key, value in engine.world[Ref("", "Secret", "team", "s")]["data"].items()
+        }
 
     converge(engine, secret)
     first = values()
@@ -127,8 +148,13 @@ def test_a_changed_secret_restarts_who_reads_it_but_not_who_read_it_once():
     def revisions(value):
         converge(engine, obj("Secret", "s", stringData={"password": value}), deployment("reader", "s"),
                  deployment("once", "s", {manifests.READ_ONCE: "s"}))
-        return [(engine.world[Ref("apps", "Deployment", "team", name)]["spec"]["template"]["metadata"].get("annotations") or {}).get(manifests.REVISION)
-                for name in ("reader", "once")]
+        return [
+            (
+                engine.world[Ref("apps", "Deployment", "team", name)]["spec"]["template"]["metadata"].get("annotations")
+                or {}
+            ).get(manifests.REVISION)
+            for name in ("reader", "once")
+        ]
 
     before, after = revisions("a"), revisions("b")
     assert before[0] and before[0] != after[0] and revisions("b") == after
@@ -152,13 +178,15 @@ class Operator(Memory):
         for ref, external in list(self.world.items()):
             if external["kind"] == "ExternalSecret" and self.looks % 3 == 0:
                 name = external["spec"]["target"]["name"]
-                self.world[ref._replace(group="", kind="Secret", name=name)] = obj("Secret", name, data={"password": "eA=="})
+                self.world[ref._replace(group="", kind="Secret", name=name)] = obj(
+                    "Secret", name, data={"password": "eA=="}
+                )
         return super().read(refs, kinds)
 
 
 @pytest.mark.parametrize("component", ["server", "database"])
 def test_an_awaited_secret_is_waited_for(component, monkeypatch):
-    """Of the same component or of an earlier one; the pods' fingerprint knows it, so that a second run changes nothing."""
+    """Of the same component or of an earlier one; pods' revision has it, so that a second run changes nothing."""
     monkeypatch.setattr(engines.time, "sleep", lambda seconds: None)
     engine = Operator()
     external = obj("ExternalSecret", "login", "external-secrets.io/v1", spec={"target": {"name": "login"}})
@@ -167,16 +195,26 @@ def test_an_awaited_secret_is_waited_for(component, monkeypatch):
         external["metadata"].update(namespace="team", labels=SCOPE.labels(component))
         engine.world[Ref.of(external)] = external
     assert converge(engine, *own, obj("ServiceAccount", "s"), deployment("d", "login")).changed
-    assert engine.looks > 2 and engine.calls.index(("put", "ServiceAccount", "s")) < engine.calls.index(("put", "Deployment", "d"))
+    assert engine.looks > 2 and engine.calls.index(("put", "ServiceAccount", "s")) < engine.calls.index(
+        ("put", "Deployment", "d")
+    )
     assert not converge(engine, *own, obj("ServiceAccount", "s"), deployment("d", "login")).changed
 
 
 def test_a_generated_password_is_not_forgotten_for_a_given_one():
     engine = Memory()
-    database = obj("StatefulSet", "d", "apps/v1", {manifests.READ_ONCE: "login"}, spec={"template": {"metadata": {}, "spec": {"containers": []}}})
+    database = obj(
+        "StatefulSet",
+        "d",
+        "apps/v1",
+        {manifests.READ_ONCE: "login"},
+        spec={"template": {"metadata": {}, "spec": {"containers": []}}},
+    )
     generated = obj("Secret", "login", annotations={manifests.GENERATE: "username=mlflow,password"})
     converge(engine, database, generated)
-    with pytest.raises(engines.EngineError, match="Secret login holds a generated password, which another one given now"):
+    with pytest.raises(
+        engines.EngineError, match="Secret login holds a generated password, which another one given now"
+    ):
         converge(engine, database, obj("Secret", "login", stringData={"username": "mlflow", "password": "mine"}))
     (secret,) = [o for o in engine.world.values() if o["kind"] == "Secret"]
     known = {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
@@ -191,8 +229,15 @@ def test_a_generated_password_is_not_forgotten_for_a_given_one():
 def test_an_external_secret_without_a_secret_tells_why(monkeypatch):
     monkeypatch.setattr(engines, "SECRET_TIMEOUT", 0)
     monkeypatch.setattr(engines.time, "sleep", lambda seconds: None)
-    external = obj("ExternalSecret", "login", "external-secrets.io/v1", spec={"target": {"name": "login"}},
-                   status={"conditions": [{"type": "Ready", "status": "False", "message": "could not get secret data from provider"}]})
+    external = obj(
+        "ExternalSecret",
+        "login",
+        "external-secrets.io/v1",
+        spec={"target": {"name": "login"}},
+        status={
+            "conditions": [{"type": "Ready", "status": "False", "message": "could not get secret data from provider"}]
+        },
+    )
     with pytest.raises(engines.EngineError, match="ExternalSecret login has made no Secret: could not get secret data"):
         converge(Memory(), external, deployment("d", "login"))
 
@@ -209,13 +254,24 @@ def test_check_mode_predicts_and_touches_nothing():
 def test_waves_are_awaited_in_turn():
     engine = Memory()
     job = {**deployment("first"), "apiVersion": "batch/v1", "kind": "Job"}
-    converge(engine, {**deployment("second"), "metadata": {"name": "second", "annotations": {manifests.WAVE: "1"}}}, job)
-    assert engine.calls == [("put", "Job", "first"), ("wait", "Job", "first"), ("put", "Deployment", "second"), ("wait", "Deployment", "second")]
+    converge(
+        engine, {**deployment("second"), "metadata": {"name": "second", "annotations": {manifests.WAVE: "1"}}}, job
+    )
+    assert engine.calls == [
+        ("put", "Job", "first"),
+        ("wait", "Job", "first"),
+        ("put", "Deployment", "second"),
+        ("wait", "Deployment", "second"),
+    ]
 
 
 def test_what_has_no_counterpart_is_left_out_and_named_once():
     engine = Memory()
-    outcome = converge(engine, *(obj("HorizontalPodAutoscaler", name, "autoscaling/v2", spec={}) for name in ("a", "b")), obj("ConfigMap", "c"))
+    outcome = converge(
+        engine,
+        *(obj("HorizontalPodAutoscaler", name, "autoscaling/v2", spec={}) for name in ("a", "b")),
+        obj("ConfigMap", "c"),
+    )
     assert outcome.warnings == ["HorizontalPodAutoscaler left out: a dictionary does not scale."]
     assert actions(outcome) == {"ConfigMap c": "created"}
 
@@ -228,7 +284,11 @@ def test_without_prune_what_is_surplus_stays_and_is_reported():
     assert actions(outcome) == {"ConfigMap b": "created", "ConfigMap a": "left", "PersistentVolumeClaim data": "kept"}
     assert {ref.name for ref in engine.world} == {"a", "b", "data"}
     outcome = converge(engine, obj("ConfigMap", "b"))
-    assert actions(outcome) == {"ConfigMap b": "unchanged", "ConfigMap a": "deleted", "PersistentVolumeClaim data": "kept"}
+    assert actions(outcome) == {
+        "ConfigMap b": "unchanged",
+        "ConfigMap a": "deleted",
+        "PersistentVolumeClaim data": "kept",
+    }
 
 
 def stages(*components):
@@ -251,14 +311,21 @@ def instance():
     database = [obj("Service", "database"), {**deployment("database"), "kind": "StatefulSet"},
                 obj("Secret", "login", annotations={manifests.GENERATE: "password", manifests.KEEP: "the password"}),
                 obj("PersistentVolumeClaim", "data", annotations={manifests.KEEP: "the data"}, spec={})]
-    server = [obj("Ingress", "server", "networking.k8s.io/v1"), obj("Service", "server"), deployment("server", "login"), obj("ConfigMap", "settings")]
+    server = [
+        obj("Ingress", "server", "networking.k8s.io/v1"),
+        obj("Service", "server"),
+        deployment("server", "login"),
+        obj("ConfigMap", "settings"),
+    ]
     return stages(("database", database), ("server", server))
 
 
 def test_a_stage_is_ready_before_the_next_is_put():
     engine = whole_instance()
     engines.converge(engine, instance(), False, wait=True, timeout=5)
-    assert engine.calls.index(("wait", "StatefulSet", "database")) < engine.calls.index(("put", "ConfigMap", "settings"))
+    assert engine.calls.index(("wait", "StatefulSet", "database")) < engine.calls.index(
+        ("put", "ConfigMap", "settings")
+    )
 
 
 def test_a_stage_that_fails_leaves_later_ones_as_they_were():
@@ -312,8 +379,16 @@ def test_a_component_removed_alone_leaves_the_others():
 def test_kinds_that_are_not_looked_for_are_remembered_on_their_component_only():
     engine = whole_instance()
     widget = obj("Widget", "w", "example.org/v1")
-    engines.converge(engine, stages(("database", [obj("ConfigMap", "d")]), ("server", [obj("ConfigMap", "s"), widget])), False, True, 5)
+    engines.converge(
+        engine,
+        stages(("database", [obj("ConfigMap", "d")]), ("server", [obj("ConfigMap", "s"), widget])),
+        False,
+        True,
+        5,
+    )
     named = {ref.name: manifests.annotation(o, manifests.KINDS) for ref, o in engine.world.items()}
     assert named == {"d": "", "s": "example.org/v1/Widget", "w": "example.org/v1/Widget"}
-    outcome = engines.converge(engine, stages(("database", [obj("ConfigMap", "d")]), ("server", [obj("ConfigMap", "s")])), False, True, 5)
+    outcome = engines.converge(
+        engine, stages(("database", [obj("ConfigMap", "d")]), ("server", [obj("ConfigMap", "s")])), False, True, 5
+    )
     assert actions(outcome) == {"ConfigMap d": "unchanged", "ConfigMap s": "changed", "Widget w": "deleted"}

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The Kubernetes engine against a small server that answers as the API does; Molecule runs it against a real cluster."""
+"""The Kubernetes engine against a small server that answers as the API does; Molecule takes a real cluster."""
 
 from __future__ import annotations
 
@@ -69,7 +69,11 @@ def deployment(name="d", image="fine", kind="Deployment", **spec):
 
 
 def pod(name="p", is_ready=True, app="d", **fields):
-    state = {"running": {"startedAt": "2026-01-01T00:00:00Z"}} if is_ready else {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
+    state = (
+        {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+        if is_ready
+        else {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
+    )
     metadata = {"name": name, "namespace": "team", "labels": {"app": app}, "creationTimestamp": "2026-01-01T00:00:00Z"}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {**metadata, **fields}, "status": {
         "phase": "Running", "conditions": [{"type": "Ready", "status": str(is_ready)}],
@@ -86,14 +90,22 @@ def set_ready(obj):
     """What controllers make of a workload at once; an image that is not fine never gets ready."""
     fine = 1 if "fine" in str(obj.get("spec")) else 0
     if obj["kind"] in ("Deployment", "StatefulSet"):
-        obj["status"] = {"observedGeneration": 1, "updatedReplicas": 1, "availableReplicas": fine, "readyReplicas": fine}
+        obj["status"] = {
+            "observedGeneration": 1,
+            "updatedReplicas": 1,
+            "availableReplicas": fine,
+            "readyReplicas": fine,
+        }
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------
 
 
 def test_core_kinds_need_no_discovery_and_a_second_run_changes_nothing(server, engine):
-    assert actions(converge(engine, configmap(k="1"), service())) == {"ConfigMap a": "created", "Service web": "created"}
+    assert actions(converge(engine, configmap(k="1"), service())) == {
+        "ConfigMap a": "created",
+        "Service web": "created",
+    }
     assert not converge(engine, configmap(k="1"), service()).changed
     assert not [path for _method, path, _query in server.requests if path in ("/api", "/apis") or path.count("/") == 3]
     assert actions(converge(engine, service())) == {"Service web": "unchanged", "ConfigMap a": "deleted"}
@@ -113,10 +125,16 @@ def test_an_unknown_kind_is_refused_before_anything_is_touched(server, engine):
     assert {method for method, _path, _query in server.requests} == {"GET"}
 
 
-@pytest.mark.parametrize("answer", [
-    BUSY, status(503, "apiserver is shutting down", retry_after=0), status(500, "webhook", "InternalError", retry_after=0),
-    (502, {}, "<html>bad gateway</html>"), "reset",
-])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        BUSY,
+        status(503, "apiserver is shutting down", retry_after=0),
+        status(500, "webhook", "InternalError", retry_after=0),
+        (502, {}, "<html>bad gateway</html>"),
+        "reset",
+    ],
+)
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
 def test_a_passing_fault_is_tried_again(server, engine, answer, method):
     converge(engine, configmap())
@@ -136,16 +154,25 @@ def test_retry_after_is_honoured_and_a_lasting_fault_ends_with_the_timeout(serve
 
 
 def test_what_will_never_be_taken_is_not_tried_again(server, engine):
-    server.faults.append(lambda method, path: (500, {}, status(500, "field not declared in schema")[1]) if method == "PATCH" else None)
+    server.faults.append(
+        lambda method, path: (500, {}, status(500, "field not declared in schema")[1]) if method == "PATCH" else None
+    )
     with pytest.raises(engines.EngineError, match="Kubernetes refuses ConfigMap a: field not declared in schema."):
         converge(engine, configmap())
     assert len([1 for method, *_rest in server.requests if method == "PATCH"]) == 1
 
 
-@pytest.mark.parametrize("code, message, sentence", [
-    (401, "Unauthorized", "Unauthorized: the kubeconfig's credentials are wrong or have expired; log in again"),
-    (403, "configmaps is forbidden: User u", "cannot read ConfigMap a in namespace team: configmaps is forbidden: User u."),
-])
+@pytest.mark.parametrize(
+    "code, message, sentence",
+    [
+        (401, "Unauthorized", "Unauthorized: the kubeconfig's credentials are wrong or have expired; log in again"),
+        (
+            403,
+            "configmaps is forbidden: User u",
+            "cannot read ConfigMap a in namespace team: configmaps is forbidden: User u.",
+        ),
+    ],
+)
 def test_a_refusal_is_one_sentence(server, engine, code, message, sentence):
     server.faults.append(lambda method, path: (code, {}, status(code, message)[1]))
     with pytest.raises(engines.EngineError, match=sentence) as refused:
@@ -156,7 +183,9 @@ def test_a_refusal_is_one_sentence(server, engine, code, message, sentence):
 def test_an_api_that_is_not_there_is_named_soon(server, engine):
     server.close()
     begun = time.monotonic()
-    with pytest.raises(engines.EngineError, match="The Kubernetes API at http://127.0.0.1:[0-9]+ does not answer: .*refused"):
+    with pytest.raises(
+        engines.EngineError, match="The Kubernetes API at http://127.0.0.1:[0-9]+ does not answer: .*refused"
+    ):
         engine.read(set(), set())
     assert time.monotonic() - begun < 1
 
@@ -170,21 +199,29 @@ def test_a_malformed_kubeconfig_is_one_sentence(tmp_path, text):
 
 
 def test_what_may_not_be_listed_is_told_of_once(server, engine):
-    server.faults.append(lambda method, path: (403, {}, status(403, "forbidden")[1]) if path.endswith("s/team/configmaps") else None)
+    server.faults.append(
+        lambda method, path: (403, {}, status(403, "forbidden")[1]) if path.endswith("s/team/configmaps") else None
+    )
     outcome = converge(engine, configmap())
-    assert outcome.warnings == ["This user may not list ConfigMap objects in namespace team; those of them that should go stay."]
+    assert outcome.warnings == [
+        "This user may not list ConfigMap objects in namespace team; those of them that should go stay."
+    ]
 
 
 # -- waiting -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("refused", [(), ("events",), ("events", "replicasets", "log"), ("pods", "events", "replicasets")])
+@pytest.mark.parametrize(
+    "refused", [(), ("events",), ("events", "replicasets", "log"), ("pods", "events", "replicasets")]
+)
 def test_a_report_does_without_what_may_not_be_read(server, engine, refused):
     server.on_apply = set_ready
     server.add(pod(is_ready=False))
     server.add({"apiVersion": "v1", "kind": "Event", "type": "Warning", "reason": "Failed", "message": "pull failed",
                 "metadata": {"name": "e", "namespace": "team"}})
-    server.faults.append(lambda method, path: (403, {}, status(403, "forbidden")[1]) if path.endswith(refused or ("?",)) else None)
+    server.faults.append(
+        lambda method, path: (403, {}, status(403, "forbidden")[1]) if path.endswith(refused or ("?",)) else None
+    )
     with pytest.raises(engines.EngineError) as failed:
         converge(engine, deployment(image="broken"), timeout=1)
     text = str(failed.value)
@@ -194,7 +231,10 @@ def test_a_report_does_without_what_may_not_be_read(server, engine, refused):
 
 def test_workloads_of_a_stage_are_put_before_any_is_awaited(server, engine):
     server.on_apply = set_ready
-    stages = [[deployment("database", kind="StatefulSet"), deployment("storage", kind="StatefulSet")], [deployment("server")]]
+    stages = [
+        [deployment("database", kind="StatefulSet"), deployment("storage", kind="StatefulSet")],
+        [deployment("server")],
+    ]
     for objects in stages:
         manifests.label(objects, SCOPE.labels("server"))
     engines.converge(engine, stages, False, wait=True, timeout=5)
@@ -210,7 +250,9 @@ def test_what_ran_before_is_put_back_by_an_apply(server, engine):
     before = server.objects["/apis/apps/v1/namespaces/team/deployments/d"]
     server.add(pod(is_ready=False))
     server.requests.clear()
-    with pytest.raises(engines.EngineError, match="Deployment d cannot become ready: pod p, container c: ImagePullBackOff"):
+    with pytest.raises(
+        engines.EngineError, match="Deployment d cannot become ready: pod p, container c: ImagePullBackOff"
+    ):
         converge(engine, deployment(image="broken", **recreated), deployment("other"))
     after = server.objects["/apis/apps/v1/namespaces/team/deployments/d"]
     assert after["spec"] == before["spec"] and engine.lines[-1] == "Deployment d: what ran before is running again"
@@ -260,8 +302,12 @@ def test_a_refused_or_busy_stream(server, engine):
     server.program = lambda argv, stdin: (b"fine", b"", 0)
     server.faults.append(fault(BUSY, BUSY, path="/exec"))
     assert engine.execute("web", ["cat"]) == "fine"
-    server.faults.append(fault(*[(403, {}, status(403, 'User "u" cannot create resource "pods/exec"')[1])], path="/exec"))
-    with pytest.raises(engines.EngineError, match='cat cannot be run in pod p: User "u" cannot create resource "pods/exec".$'):
+    server.faults.append(
+        fault(*[(403, {}, status(403, 'User "u" cannot create resource "pods/exec"')[1])], path="/exec")
+    )
+    with pytest.raises(
+        engines.EngineError, match='cat cannot be run in pod p: User "u" cannot create resource "pods/exec".$'
+    ):
         engine.execute("web", ["cat"])
 
 
@@ -269,7 +315,10 @@ def test_a_pod_that_is_ready_and_stays_is_preferred(server, engine):
     server.add(service())
     server.add(pod("a", is_ready=False))
     server.add(pod("b", deletionTimestamp="2026-01-01T00:00:00Z"))
-    with pytest.raises(engines.EngineError, match="Service web in namespace team has no ready pod: a is ImagePullBackOff, b is Running."):
+    with pytest.raises(
+        engines.EngineError,
+        match="Service web in namespace team has no ready pod: a is ImagePullBackOff, b is Running.",
+    ):
         engine.execute("web", ["true"])
     server.add(pod("c"))
     engine.execute("web", ["true"])
@@ -304,11 +353,20 @@ def test_a_secret_is_read(server, engine):
 
 
 def job():
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j", "labels": SCOPE.labels("server")},
-            "spec": {"selector": {"matchLabels": {"app": "j"}}, "template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}}}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "j", "labels": SCOPE.labels("server")},
+        "spec": {
+            "selector": {"matchLabels": {"app": "j"}},
+            "template": {"spec": {"containers": [{"name": "c", "image": "i"}]}},
+        },
+    }
 
 
-@pytest.mark.parametrize("ended, sentence", [("Complete", ""), ("Failed", "Job j failed"), ("", "Job j is not ready in time")])
+@pytest.mark.parametrize(
+    "ended, sentence", [("Complete", ""), ("Failed", "Job j failed"), ("", "Job j is not ready in time")]
+)
 def test_a_job_runs_to_its_end_and_leaves_nothing(server, engine, ended, sentence):
     conditions = [{"type": ended, "status": "True", "reason": "BackoffLimitExceeded"}] if ended else []
     server.on_apply = lambda obj: obj.update(status={"conditions": conditions})
@@ -328,7 +386,9 @@ def test_a_job_of_somebody_else_is_not_replaced(server, engine):
     theirs = job()
     theirs["metadata"].update(namespace="team", labels={})
     server.add(theirs)
-    with pytest.raises(engines.EngineError, match="Job j already exists in namespace team and belongs to nobody that it names"):
+    with pytest.raises(
+        engines.EngineError, match="Job j already exists in namespace team and belongs to nobody that it names"
+    ):
         engine.run_job(job(), time.monotonic() + 1)
 
 
@@ -336,8 +396,18 @@ def test_a_job_of_somebody_else_is_not_replaced(server, engine):
 
 
 def claim(size="8Gi", storage_class=None, mode="ReadWriteOnce", **status):
-    spec = {"accessModes": [mode], "resources": {"requests": {"storage": size}}, **({"storageClassName": storage_class} if storage_class else {})}
-    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data", "namespace": "team"}, "spec": spec, "status": status}
+    spec = {
+        "accessModes": [mode],
+        "resources": {"requests": {"storage": size}},
+        **({"storageClassName": storage_class} if storage_class else {}),
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data", "namespace": "team"},
+        "spec": spec,
+        "status": status,
+    }
 
 
 def preflight(before, after):
@@ -377,13 +447,17 @@ def test_a_namespace_goes_when_nothing_of_anyone_is_left(server, engine, plural,
     for name in names:
         server.add({"apiVersion": api_version, "kind": kind, "metadata": {"name": name, "namespace": "team"}})
     # Kinds that are questions to the cluster cannot be listed.
-    server.faults.append(lambda method, path: (405, {}, status(405, "not allowed")[1]) if path.endswith("/widgets") else None)
+    server.faults.append(
+        lambda method, path: (405, {}, status(405, "not allowed")[1]) if path.endswith("/widgets") else None
+    )
     engine.leave()
     assert ("/api/v1/namespaces/team" not in server.objects) is gone
 
 
 def test_a_namespace_that_may_not_be_looked_at_stays(server, engine):
-    server.faults.append(lambda method, path: (403, {}, status(403, "forbidden")[1]) if path == "/api/v1/namespaces/team" else None)
+    server.faults.append(
+        lambda method, path: (403, {}, status(403, "forbidden")[1]) if path == "/api/v1/namespaces/team" else None
+    )
     converge(engine, configmap())
     engine.leave()
     assert "/api/v1/namespaces/team" in server.objects
