@@ -36,6 +36,14 @@ PING_INTERVAL = 30
 """Seconds without a frame after which a ping keeps load balancers from ending the connection."""
 
 
+READ_INPUT = 'input=$(head -c {}; echo .); printf %s "${{input%.}}" | "$@"'
+"""Shell script that reads so many bytes before it runs its arguments with them as standard input.
+
+Protocol v4, which every cluster and proxy speaks, cannot close standard input, so its length is given; and a program
+that ends before all of its input was taken would leave the stream open (seen with containerd 1.6, Kubernetes 1.36).
+"""
+
+
 class Ended(NamedTuple):
     """How a program ended."""
 
@@ -126,15 +134,14 @@ def execute(api: Api, pod: dict, argv: list[str], stdin: str, timeout: float) ->
         api: the cluster.
         pod: a live pod.
         argv: program and arguments.
-        stdin: text on standard input.
+        stdin: text on standard input, without NUL.
         timeout: seconds that the program may take; it is not ended when they are over, only left alone.
 
     Raises:
         EngineError: the program cannot be started, did not end in time, or the stream broke.
     """
     data = stdin.encode()
-    # Protocol v4, which every cluster and proxy speaks, cannot close standard input; so the input's length is given.
-    command = ["sh", "-c", f'head -c {len(data)} | "$@"', "sh", *argv] if data else argv
+    command = ["sh", "-c", READ_INPUT.format(len(data)), "sh", *argv] if data else argv
     name, container = pod["metadata"]["name"], pod["spec"]["containers"][0]["name"]
     path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{name}/exec"
     query = [("container", container), ("stdout", "true"), ("stderr", "true"), *(("command", word) for word in command)]
