@@ -23,8 +23,8 @@ FERNET = "fernet:"
 def keys(obj: dict) -> dict[str, str]:
     """The keys that a Secret asks to have generated, each with its first value, or "" for a password.
 
-    The annotation lists keys by comma; ``key=value`` begins with that value instead of a password, ``key=fernet:`` with a Fernet
-    key.
+    The annotation lists keys by comma; ``key=value`` begins with that value instead of a password, ``key=fernet:``
+    with a Fernet key.
     """
     entries = (entry.strip().partition("=") for entry in manifests.annotation(obj, manifests.GENERATE).split(","))
     return {key: first for key, _equals, first in entries if key}
