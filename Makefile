@@ -33,7 +33,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LINK := .cache/collections/ansible_collections/mlops/mlflow
 PLAY := ansible-playbook --inventory $(INVENTORY)
 
-.PHONY: help quickstart status verify open uninstall clean venv test lint sanity unit manifests molecule build \
+.PHONY: help quickstart status verify open uninstall clean venv test lint sanity unit manifests molecule molecule-ssh build \
 	benchmark-converge benchmark-serve changelog lock tools test-tools packages test-packages
 
 help: ## List the targets
@@ -134,14 +134,14 @@ lock: test-tools ## Renew requirements.txt, requirements-test.txt and tests/azur
 
 # Tests
 
-TESTS := lint sanity unit manifests build molecule
+TESTS := lint sanity unit manifests build molecule molecule-ssh
 test: test-tools ## Run all tests, stop at the first that fails
 	@report=; \
 	for test in $(TESTS); do \
 		printf '\n==== make %s\n' $$test; \
 		begun=$$SECONDS; verdict=passed; \
 		$(MAKE) $$test || verdict=FAILED; \
-		report+=$$(printf '  %-10s %-6s %4d s' $$test $$verdict $$((SECONDS - begun)))$$'\n'; \
+		report+=$$(printf '  %-12s %-6s %4d s' $$test $$verdict $$((SECONDS - begun)))$$'\n'; \
 		[ $$verdict = passed ] || break; \
 	done; \
 	printf '\n==== make test\n%s' "$$report"; \
@@ -155,7 +155,7 @@ lint: test-tools test-packages ## yamllint, ansible-lint (profile production), t
 	@yamllint --strict .
 	@ansible-lint
 	@antsibull-changelog lint
-	@shellcheck .ci/run tools/* benchmarks/converge benchmarks/serve
+	@shellcheck .ci/run tools/* benchmarks/converge benchmarks/serve plugins/plugin_utils/engines/scripts/*.sh
 
 # ansible-test wants the collection in a real folder of its name, and a repository of its own there lest it take the files
 # for ignored ones of this. It makes environments, and would download pip for those from a host that not everyone reaches;
@@ -185,8 +185,11 @@ unit: test-tools test-packages .cache/azurite/.installed ## Unit tests, against 
 manifests: test-tools ## Render every inventory and validate each object
 	@pytest tests/manifests
 
-molecule: test-tools test-packages ## Deploy, change, break and remove for real: SCENARIO=default with podman, kubernetes on KUBECONFIG's cluster
+molecule: test-tools test-packages ## Deploy, change, break and remove for real: SCENARIO=default with podman, ssh on a machine behind SSH, kubernetes on KUBECONFIG's cluster
 	@molecule test --scenario-name $(SCENARIO)
+
+molecule-ssh: ## Deploy by SSH for real: as root, with sudo, as a user without root
+	@$(MAKE) molecule SCENARIO=ssh
 
 build: test-tools ## Build the collection's archive, install it elsewhere and read its documentation there
 	@rm -rf .cache/dist

@@ -87,6 +87,7 @@ class Facts:
     boot: str
     lingers: bool
     lowest_port: int
+    missing: list[str]
     addresses: str
     cron_jobs: dict[str, str]
     cron: bool
@@ -150,7 +151,7 @@ class Machine:
             secrets=dict(reversed(line.split(" ", 1)) for line in parts["secrets"].splitlines() if line),
             values=json.loads(parts["values"] or "{}"), unit=parts["systemd"].strip(), start_script=parts["start"], unit_text=parts["unit"],
             free_disk=int(parts["disk"].split()[3]) * 1024, user=parts["user"].strip(), uid=int(parts["uid"]), boot=parts["boot"].strip(),
-            lingers=bool(parts["lingers"].strip()), lowest_port=int(parts["lowest"].strip() or 0), addresses=parts["addresses"],
+            lingers=bool(parts["lingers"].strip()), lowest_port=int(parts["lowest"].strip() or 0), missing=parts["missing"].split(), addresses=parts["addresses"],
             cron_jobs=cron_jobs, cron="crontab" in parts["cron"], cron_runs="daemon" in parts["cron"])
 
     def look_again(self) -> None:
@@ -208,11 +209,17 @@ class Machine:
 
     def preflight(self, objects: list[dict], workloads: list[dict]) -> None:
         """Raise EngineError for what cannot work here; fetch the images that are missing."""
+        self._check_packages()
         self._check_ids()
         self._check_disk()
         self._check_memory(workloads)
         self._check_ports(objects)
         self.fetch_images(workloads)
+
+    def _check_packages(self) -> None:
+        if self.facts.missing:
+            raise EngineError(f"Podman lacks {', '.join(self.facts.missing)} on this machine; set images_install_packages to true, or have an "
+                              f"administrator run 'apt-get install --no-install-recommends {' '.join(self.facts.missing)}' there.")
 
     def _check_ids(self) -> None:
         ids, user = self.facts.info["host"].get("idMappings") or {}, self.facts.user
@@ -369,9 +376,9 @@ def _info(parts: dict[str, str], complaint: str) -> dict:
         info = json.loads(parts.get("info") or "")
     except ValueError:
         reason = last_line(parts.get("info") or complaint)
-        raise EngineError(f"mlflow_engine is podman, but podman does not work on this host ({reason}); install podman 4.3 or newer there, on "
-                          f"Debian with 'apt-get install --no-install-recommends {' '.join(PACKAGES)}', or set mlflow_engine to "
-                          f"kubernetes.") from None
+        raise EngineError(f"mlflow_engine is podman, but podman does not work on this host ({reason}); install podman 4.3 or newer there (on "
+                          f"Debian images_install_packages: true does, or 'apt-get install --no-install-recommends {' '.join(PACKAGES)}'), or set "
+                          f"mlflow_engine to kubernetes.") from None
     version = info["version"]["Version"]
     if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < OLDEST:
         raise EngineError(f"podman on this host is {version}; mlops.mlflow needs 4.3 or newer.")

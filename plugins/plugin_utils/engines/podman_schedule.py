@@ -71,7 +71,7 @@ class Schedule:
 
     def due_function(self) -> str:
         """A shell function ``is_due "MINUTE HOUR DAY MONTH WEEKDAY"``."""
-        tests = [f"case ' {' '.join(map(str, numbers))} ' in *\" ${index} \"*) ;; *) {{}} ;; esac"
+        tests = ["case ${} in {}) ;; *) {{}} ;; esac".format(index, "|".join(map(str, numbers)))
                  for index, numbers in enumerate(self.values, start=1)]
         minute, hour, day, month, weekday = tests
         lines = [test.format("return 1") for test in (minute, hour, month)]

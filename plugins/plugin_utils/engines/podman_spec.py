@@ -23,7 +23,7 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref,
 
 TRANSLATION = "2"
 """Part of every pod's fingerprint; raised when the same template comes to mean other arguments."""
-POD_NAME = "@pod@"
+POD_NAME = "@mlops-mlflow-pod@"
 """Stands for the name of a CronJob's pod, which is another one in each run."""
 REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import socket
 import subprocess
 
 import pytest
-from ansible_collections.mlops.mlflow.plugins.module_utils import reach
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman import PodmanEngine
 
@@ -149,13 +149,79 @@ def test_a_pod_that_died_unnoticed_is_not_called_running(machine, pid, remote, s
     assert [c["State"] for c in engine.machine.facts.containers] == [state]
 
 
-def test_a_user_s_modules_connect_inside_the_pod(machine, monkeypatch):
+CONTAINER = {"Id": "c1", "Pod": "p", "State": "running", "Names": ["web-0-abc-c"], "Labels": {
+    "mlops.mlflow/namespace": "team", "mlops.mlflow/services": "web", "mlops.mlflow/role": "main", "mlops.mlflow/pod": "web-0-abc",
+    "mlops.mlflow/index": "0", "mlops.mlflow/workload": "Deployment/web"}}
+
+
+def running(machine, execute: str, state: str = "running") -> PodmanEngine:
+    """An engine on whose machine one pod is; ``execute`` is what a command in it does."""
+    engine = machine.engine()
+    container = json.dumps([{**CONTAINER, "State": state}])
+    machine.program("podman", f"case $1 in info) cat {machine.folder}/info.json;; ps) echo '{container}';; exec) {execute};; esac")
+    engine.machine.facts.uid = os.geteuid()
+    return engine
+
+
+def test_a_user_s_port_is_relayed_inside_the_pod(machine, monkeypatch):
     """The pod's address is one of the user's own network; on the machine's it may be somebody else's pod."""
-    container = {"Id": "c", "Pod": "p", "State": "running", "Names": ["c"],
-                 "Labels": {"mlops.mlflow/services": "web", "mlops.mlflow/role": "main"}}
-    machine.program("podman", f"case $1 in ps) echo '{json.dumps([container])}';; exec) echo from the pod;; *) exit 1;; esac")
     monkeypatch.setenv("PATH", f"{machine.folder}/bin:{os.environ['PATH']}")
-    monkeypatch.setenv("XDG_DATA_HOME", str(machine.folder / "data"))
-    monkeypatch.setattr(os, "geteuid", lambda: 1001)
-    with reach.reach({"engine": "podman", "namespace": "team", "service": "web"}).connect(5000) as connection:
-        assert connection.makefile().read() == "from the pod\n"
+    engine = running(machine, 'read line; echo "$3 got $line"')
+    with engine.forward("web", 5000) as address, socket.create_connection(address) as connection:
+        connection.sendall(b"words\n")
+        assert connection.makefile().read() == "c1 got words\n"
+
+
+def test_a_port_of_another_machine_or_user_is_refused(machine):
+    engine = running(machine, "true")
+    engine.machine.facts.uid = os.geteuid() + 1
+    with pytest.raises(engines.EngineError, match="which only a process of that user enters; run Ansible as ana"):
+        with engine.forward("web", 5000):
+            pass
+    engine.machine.facts.boot = "another"
+    with pytest.raises(engines.EngineError, match="Port 5000 of Service web is on another machine than Ansible; connect there with 'ssh -L"):
+        with engine.forward("web", 5000):
+            pass
+
+
+def test_a_program_runs_in_the_pod_and_its_end_is_told(machine):
+    assert running(machine, "shift 3; cat; echo \"$@\"").execute("web", ["python3", "-"], "input ") == "input python3 -\n"
+    with pytest.raises(engines.EngineError, match=r"python3 in pod web-0-abc failed: no such module"):
+        running(machine, "echo no such module >&2; exit 1").execute("web", ["python3"])
+    with pytest.raises(engines.EngineError, match=r"sleep in pod web-0-abc did not end within 0.2 s"):
+        running(machine, "exec sleep 5").execute("web", ["sleep"], timeout=0.2)
+    with pytest.raises(engines.EngineError, match=r"Service web in namespace team has no running pod: web-0-abc-c is exited"):
+        running(machine, "true", "exited").execute("web", ["true"])
+    with pytest.raises(engines.EngineError, match=r"Service none in namespace team has no running pod: it has none"):
+        running(machine, "true").execute("none", ["true"])
+
+
+def test_a_secret_that_is_not_there_is_named(machine):
+    with pytest.raises(engines.EngineError, match="Secret login does not exist in namespace team of podman"):
+        running(machine, "true").secret("login")
+
+
+def test_packages_that_debian_only_recommends_are_named(machine):
+    engine = machine.engine()
+    engine.machine.facts.missing = ["netavark", "uidmap"]
+    with pytest.raises(engines.EngineError, match="Podman lacks netavark, uidmap .*'apt-get install --no-install-recommends netavark uidmap' there"):
+        engine.preflight([], {})
+
+
+def test_without_podman_the_packages_are_named(machine):
+    engine = machine.engine()
+    machine.program("podman", 'echo "sh: 1: podman: not found" >&2; exit 127')
+    with pytest.raises(engines.EngineError, match="podman: not found.*apt-get install --no-install-recommends podman .*netavark"):
+        engine.read(set(), set())
+
+
+@pytest.mark.parametrize("unit, cron, runs, policy, reason, warned", [
+    ("/u", False, False, "Forbid", "", False), ("", True, True, "Forbid", "", False), ("", True, False, "Forbid", "", True),
+    ("", False, False, "Forbid", "no systemd runs for this user and no cron is installed", False), ("/u", True, True, "Replace", "never replaced", False)])
+def test_a_schedule_needs_something_that_keeps_it(machine, unit, cron, runs, policy, reason, warned):
+    engine = machine.engine()
+    facts = engine.machine.facts
+    facts.unit, facts.cron, facts.cron_runs = unit, cron, runs
+    job = {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "gc"}, "spec": {"concurrencyPolicy": policy}}
+    assert reason in engine.unsupported_reason(job) and bool(engine.unsupported_reason(job)) == bool(reason)
+    assert bool(engine.warnings) == warned

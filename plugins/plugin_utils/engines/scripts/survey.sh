@@ -40,6 +40,16 @@ section secrets; podman secret ls --format '{{.ID}} {{.Name}}'
 section values; cat "$root/secrets/filedriver/secretsdata.json" 2>/dev/null
 section addresses; cat "$folder/addresses" 2>/dev/null
 
+# Packages that podman needs for pods, and that Debian only recommends.
+section missing
+have() { for file; do [ -x "$file" ] || command -v "$file" >/dev/null 2>&1 || continue; return 0; done; return 1; }
+have /usr/lib/podman/netavark /usr/libexec/podman/netavark || echo netavark
+have /usr/lib/podman/aardvark-dns /usr/libexec/podman/aardvark-dns || echo aardvark-dns
+have catatonit /usr/libexec/podman/catatonit || echo catatonit
+have iptables nft || echo iptables
+[ "$(id -u)" = 0 ] || have newuidmap || echo uidmap
+[ "$(id -u)" = 0 ] || have slirp4netns pasta || echo slirp4netns
+
 # A user's own systemd is there while somebody is logged in as that user, or for good where the user lingers.
 section systemd
 if [ -d /run/systemd/system ]; then
