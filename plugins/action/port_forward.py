@@ -26,8 +26,9 @@ class ActionModule(ServiceAction):
         if not options["port"]:
             raise AnsibleActionFail(f"port is empty while engine is {options['engine']}; name the port of the Service.")
         if options["engine"] == "podman":
-            container, address = engine.main_container(options["service"], options["port"])
-            where = {"address": address} if address else {"container": container, "port": options["port"]}
+            container, address, environment = engine.main_container(options["service"], options["port"])
+            in_container = {"container": container, "port": options["port"], "podman_environment": environment}
+            where = {"address": address} if address else in_container
             result = self._execute_module(module_args={"local_port": options["local_port"], "seconds": options["seconds"], **where},
                                           task_vars=task_vars)
             return {**result, "tunnel": self._tunnel(options["local_port"])}

@@ -34,6 +34,10 @@ options:
       - With O(engine=none), ID of a podman container on the inventory host. Connections go to O(port) of its loopback address, by
         way of a process in it, since networks of rootless podman are not the host's.
     type: str
+  podman_environment:
+    description: Variables for podman's commands, with O(container).
+    type: dict
+    default: {}
 attributes:
   check_mode:
     support: full
@@ -88,6 +92,7 @@ SPEC = {
     "argument_spec": {
         **ENGINE, "port": {"type": "int"}, "local_port": {"type": "int", "required": True},
         "seconds": {"type": "int", "default": 3600}, "address": {"type": "str"}, "container": {"type": "str"},
+        "podman_environment": {"type": "dict", "default": {}},
     },
     "mutually_exclusive": [("address", "container")],
     "required_by": {"container": ("port",)},
@@ -128,7 +133,8 @@ def main():
     result["changed"] = True
     if module.check_mode:
         module.exit_json(**result)
-    connect = to_address(address) if address else to_container(container, module.params["port"], dict(os.environ))
+    environment = {**os.environ, **module.params["podman_environment"]}
+    connect = to_address(address) if address else to_container(container, module.params["port"], environment)
     result["pid"] = relay.detach(lambda: relay.serve(connect, port, module.params["seconds"]))
     if relay.wait_until_listens(port):
         module.exit_json(**result)
