@@ -29,7 +29,8 @@ class ActionModule(ServiceAction):
             container, address, environment = engine.main_container(options["service"], options["port"])
             in_container = {"container": container, "port": options["port"], "podman_environment": environment}
             where = {"address": address} if address else in_container
-            result = self._execute_module(module_args={"local_port": options["local_port"], "seconds": options["seconds"], **where},
+            result = self._execute_module(module_args={"local_port": options["local_port"],
+                                                       "seconds": options["seconds"], **where},
                                           task_vars=task_vars)
             return {**result, "tunnel": self._tunnel(options["local_port"])}
         return {**self._forward(engine, options), "tunnel": ""}
@@ -57,7 +58,8 @@ class ActionModule(ServiceAction):
         return {**result, "changed": True}
 
     def _tunnel(self, port: int) -> str:
-        """The command that leads from the controller to a loopback port of the inventory host; empty where that is the controller."""
+        """The command that leads from the controller to a loopback port of the inventory host; empty where that is the
+        controller."""
         if self._connection.transport != "ssh":
             return ""
         command = ["ssh", "-N", "-L", f"{port}:127.0.0.1:{port}"]

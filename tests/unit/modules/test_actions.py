@@ -25,7 +25,8 @@ from ansible.playbook.play_context import PlayContext
 from ansible.playbook.task import Task
 from ansible.template import Templar
 from ansible_collections.mlops.mlflow.plugins.action import (
-    database_health, database_login, mlflow_health, mlflow_permission, mlflow_user, mlflow_version_info, object_store_health,
+    database_health, database_login, mlflow_health, mlflow_permission, mlflow_user, mlflow_version_info,
+    object_store_health,
     port_forward)
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines
 from conftest import free_port
@@ -66,7 +67,8 @@ def act(monkeypatch):
         arguments = {"engine": "kubernetes", "namespace": "team-a", "service": "team-a-server", **arguments}
         name = plugin.__name__.rpartition(".")[2]
         task = Task()
-        task.action, task.args = f"mlops.mlflow.{name}", {key: value for key, value in arguments.items() if value is not None}
+        task.action, task.args = f"mlops.mlflow.{name}", {key: value for key,
+                                                          value in arguments.items() if value is not None}
         task.check_mode, task.async_val, task.diff = check_mode, 0, True
         connection = types.SimpleNamespace(_shell=types.SimpleNamespace(tmpdir="/tmp"), transport="local")
         action = plugin.ActionModule(task, connection, PlayContext(), DataLoader(), Templar(DataLoader()), None)
@@ -100,9 +102,11 @@ def test_health_through_a_forwarded_port(act, mlflow_server):
 def test_health_from_the_inventory_host(act):
     """The module runs there with what the engine's Secrets hold, and without the engine."""
     engine = LocalEngine(secrets={"ca": {"ca.crt": "PEM"}, "login": {"user": "chief", "password": "hidden"}})
-    report = act(mlflow_health, engine, url="https://mlflow.test:8443/team", connect="127.0.0.1:8443", ca_secret="ca", secret="login",
+    report = act(mlflow_health, engine, url="https://mlflow.test:8443/team", connect="127.0.0.1:8443", ca_secret="ca",
+                 secret="login",
                  secret_keys={"username": "user", "password": "password"})
-    assert report["on_target"] == {"url": "https://mlflow.test:8443/team", "connect": "127.0.0.1:8443", "ca_certificate": "PEM",
+    assert report["on_target"] == {"url": "https://mlflow.test:8443/team", "connect": "127.0.0.1:8443",
+                                   "ca_certificate": "PEM",
                                    "username": "chief", "password": "hidden"}
     assert report["ca_certificate"] == "PEM"
 
@@ -120,8 +124,9 @@ def test_what_an_engine_needs(act, option):
 @pytest.fixture
 def users(mlflow_auth_server):
     """An engine whose pods have the administrator's login in their environment, and the server's port."""
+    port = port_of(mlflow_auth_server["url"])
     return LocalEngine(MLFLOW_AUTH_ADMIN_USERNAME=mlflow_auth_server["login_username"],
-                       MLFLOW_AUTH_ADMIN_PASSWORD=mlflow_auth_server["login_password"]), port_of(mlflow_auth_server["url"])
+                       MLFLOW_AUTH_ADMIN_PASSWORD=mlflow_auth_server["login_password"]), port
 
 
 def test_users_and_permissions_in_the_pod(act, users):
@@ -143,8 +148,10 @@ def test_a_login_from_a_secret(act, mlflow_auth_server):
                                   "wrong": {"username": "chief", "password": "wrong"}, "other": {"user": "chief"}})
     assert "user" in act(mlflow_user, engine, port=port, secret="auth", username="chief")
     failed = act(mlflow_user, engine, port=port, secret="wrong", username="chief")
-    assert failed["failed"] and failed["msg"].startswith("service team-a-server in namespace team-a refuses user chief (401)")
-    with pytest.raises(engines.EngineError, match="The Secret other has no key password, username; name its keys in secret_keys."):
+    assert failed["failed"] and failed["msg"].startswith("service team-a-server in namespace team-a refuses user "
+                                                         "chief (401)")
+    with pytest.raises(engines.EngineError,
+                       match="The Secret other has no key password, username; name its keys in secret_keys."):
         act(mlflow_user, engine, port=port, secret="other", username="chief")
 
 
@@ -160,13 +167,15 @@ def test_a_database_inside_and_through_a_port(act, postgresql, mlflow_server):
     assert inside["healthy"], inside
     engine = LocalEngine({("team-a-database", 5432): postgresql["port"]},
                          {"login": {"username": postgresql["user"], "password": postgresql["password"]}})
-    report = act(database_health, engine, service="team-a-database", dialect="postgresql", database="postgres", secret="login",
+    report = act(database_health, engine, service="team-a-database", dialect="postgresql", database="postgres",
+                 secret="login",
                  samples=2)
     assert [check["name"] for check in report["checks"] if check["ok"]][:2] == ["connect", "latency"], report
 
 
 def test_a_store_inside_through_a_port_and_elsewhere(act, seaweedfs, tmp_path):
-    assert act(object_store_health, LocalEngine(MLFLOW_ARTIFACTS_DESTINATION=str(tmp_path)), inside=True, size_mb=1)["healthy"]
+    assert act(object_store_health, LocalEngine(MLFLOW_ARTIFACTS_DESTINATION=str(tmp_path)), inside=True,
+               size_mb=1)["healthy"]
     keys = {"keys": {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "rightsecret"}, "account": {"account": "{}"}}
     engine = LocalEngine({("store", 8333): port_of(seaweedfs["url"])}, keys)
     report = act(object_store_health, engine, service="store", type="s3", bucket="mlflow", secret="keys", size_mb=1)
@@ -184,14 +193,17 @@ def test_a_database_login(act, postgresql):
     assert act(database_login, engine, check_mode=True, **given, password=password)["changed"] and not engine.ran
     assert act(database_login, engine, **given, password=password)["changed"]
     assert not any(password in part for _service, argv, _stdin in engine.ran for part in argv)
-    as_new = subprocess.run(["psql", "-h", "127.0.0.1", "-p", str(postgresql["port"]), "-U", "mlflow_2", "-d", "postgres", "-Atc",
-                             "SELECT current_user"], env={**os.environ, "PGPASSWORD": password}, capture_output=True, text=True, check=True)
+    as_new = subprocess.run(["psql", "-h", "127.0.0.1", "-p", str(postgresql["port"]), "-U", "mlflow_2", "-d",
+                             "postgres", "-Atc",
+                             "SELECT current_user"], env={**os.environ, "PGPASSWORD": password}, capture_output=True,
+                            text=True, check=True)
     assert as_new.stdout.strip() == "mlflow"
     # One that the module made earlier ends; the owner's own password stays in check mode.
     ended = act(database_login, engine, check_mode=True, **{**given, "name": "mlflow_3"}, exclusive=True)["ended"]
     assert ended == ["mlflow", "mlflow_2"]
     engine.execute("db", ["psql", "-U", "mlflow", "-d", "postgres", "-c", "DROP ROLE mlflow_2"])
-    for changes, words in (({"name": "other"}, "it must begin with mlflow_"), ({"name": "mlflow_2\n"}, "letters, digits"),
+    for changes, words in (({"name": "other"}, "it must begin with mlflow_"),
+                           ({"name": "mlflow_2\n"}, "letters, digits"),
                            ({"password": "back\\slash"}, "password holds a backslash")):
         with pytest.raises(AnsibleActionFail, match=words):
             act(database_login, engine, **{**given, "password": password, **changes})
@@ -220,6 +232,7 @@ def test_a_forwarded_port_on_podman(act):
         def main_container(self, service, port):
             return "abc", f"10.89.0.7:{port}" if service == "root" else "", {"PATH": "/usr/bin"}
 
-    for service, where in (("root", {"address": "10.89.0.7:5000"}), ("user", {"container": "abc", "port": 5000, "podman_environment": {"PATH": "/usr/bin"}})):
+    for service, where in (("root", {"address": "10.89.0.7:5000"}),
+                           ("user", {"container": "abc", "port": 5000, "podman_environment": {"PATH": "/usr/bin"}})):
         result = act(port_forward, Podman(), engine="podman", service=service, port=5000, local_port=8080)
         assert result["on_target"] == {"local_port": 8080, "seconds": 3600, **where}
