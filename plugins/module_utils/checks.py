@@ -116,7 +116,7 @@ def measure(module, parameters):
     """Run one probe in this process.
 
     Args:
-        module: name of a file in module_utils/probes; it has a function ``probe(checks, parameters)``.
+        module: a module that has a function ``probe(checks, parameters)``, or the name of one in module_utils/probes.
         parameters: of that probe; see its docstring.
 
     Returns:
@@ -124,7 +124,9 @@ def measure(module, parameters):
     """
     checks = Checks()
     try:
-        importlib.import_module(PROBES + module).probe(checks, dict(parameters))
+        if isinstance(module, str):
+            module = importlib.import_module(PROBES + module)
+        module.probe(checks, dict(parameters))
     except Exception as error:
         return not_run(" ".join(str(error).split()) or type(error).__name__)
     return checks.report()

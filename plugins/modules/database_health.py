@@ -190,7 +190,7 @@ def main():
     if module.params["inside"]:
         module.fail_json(msg="engine is none while inside is true; name the engine whose pod runs the checks.")
     parameters = {**module.params, "port": module.params["port"] or PORTS.get(module.params["dialect"])}
-    module.exit_json(changed=False, **checks.measure(database.__name__.rpartition(".")[2], parameters))
+    module.exit_json(changed=False, **checks.measure(database, parameters))
 
 
 if __name__ == "__main__":

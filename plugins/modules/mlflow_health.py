@@ -176,7 +176,8 @@ def main():
     need_no_engine(module)
     if not module.params["url"]:
         module.fail_json(msg="url is empty while engine is none; name the URL of the server.")
-    module.exit_json(changed=False, **checks.measure(server.__name__.rpartition(".")[2], probe_parameters(module.params, module.check_mode)))
+    parameters = probe_parameters(module.params, module.check_mode)
+    module.exit_json(changed=False, **checks.measure(server, parameters))
 
 
 if __name__ == "__main__":

@@ -206,7 +206,7 @@ def main():
     need_no_engine(module, ("secret",))
     if module.params["inside"]:
         module.fail_json(msg="engine is none while inside is true; name the engine whose pod runs the checks.")
-    module.exit_json(changed=False, **checks.measure(object_store.__name__.rpartition(".")[2], module.params))
+    module.exit_json(changed=False, **checks.measure(object_store, module.params))
 
 
 if __name__ == "__main__":

@@ -315,7 +315,7 @@ def test_other_kinds(permission, server, somebody, experiment, things):
         options = {"username": somebody, option: thing, **({"experiment": experiment[0]} if option == "scorer" else {})}
         made = permission(**options, permission="MANAGE")
         assert made.get("changed"), made
-    assert (made["grant"]["resource_type"], made["grant"]["resource_id"]) == (option, identifier)
+        assert (made["grant"]["resource_type"], made["grant"]["resource_id"]) == (option, identifier)
         if option != "prompt":  # of which the server does not tell
             assert server.call("/api/3.0/mlflow/users/permissions/get", username=somebody, resource_type=option,
                                resource_id=identifier)["permission"] == "MANAGE"
