@@ -23,5 +23,6 @@ class ActionModule(ServiceAction):
             return {"changed": False, **program.run(engine, options["service"], [probe])["database"]}
         if options["secret"]:
             options.update(from_secret(engine, options["secret"], options["secret_keys"]))
-        with engine.forward(options["service"], options["port"] or database_health.PORTS[options["dialect"]]) as (host, port):
+        with engine.forward(options["service"], options["port"] or database_health.PORTS[options["dialect"]]) as (host,
+                                                                                                                  port):
             return {"changed": False, **checks.measure("database", {**options, "host": host, "port": port})}

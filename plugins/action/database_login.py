@@ -24,7 +24,8 @@ class ActionModule(ServiceAction):
     def through(self, engine, options, task_vars):
         name, password = options["name"], options["password"] or "x"
         if not NAME.fullmatch(name) or not name.startswith(options["owner"] + "_"):
-            raise AnsibleActionFail(f"name is {name!r}; it must begin with {options['owner']}_ and have letters, digits and underscores only.")
+            raise AnsibleActionFail(f"name is {name!r}; it must begin with {options['owner']}_ and have letters, "
+                                    f"digits and underscores only.")
         if "\\" in password or not password.isprintable():
             raise AnsibleActionFail("password holds a backslash or a control character; choose one without.")
 
@@ -56,7 +57,8 @@ class Postgresql:
     def others(self, name):
         """Logins that are members of the owner."""
         names = self.run(f"SELECT m.rolname FROM pg_auth_members a JOIN pg_roles m ON m.oid = a.member "
-                         f"JOIN pg_roles o ON o.oid = a.roleid WHERE o.rolname = {text(self.owner)} AND m.rolname LIKE {text(self.owner + '!_%')} ESCAPE '!';").split()
+                         f"JOIN pg_roles o ON o.oid = a.roleid WHERE o.rolname = {text(self.owner)} AND m.rolname "
+                         f"LIKE {text(self.owner + '!_%')} ESCAPE '!';").split()
         return [other for other in names if other != name]
 
     def create(self, name, password):
@@ -66,7 +68,8 @@ class Postgresql:
 
     def end(self, names):
         self.run(f'ALTER ROLE "{self.owner}" PASSWORD NULL;\n' + "".join(
-            f'ALTER ROLE "{name}" NOLOGIN;\nSELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = {text(name)};\n'
+            f'ALTER ROLE "{name}" NOLOGIN;\nSELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '
+            f'{text(name)};\n'
             f'DROP ROLE "{name}";\n' for name in names))
 
 
@@ -74,7 +77,8 @@ class Mysql:
     """As root, whose password the pod has in its environment."""
 
     ROOT = ('client=$(command -v mariadb || command -v mysql); '
-            'MYSQL_PWD=${MARIADB_ROOT_PASSWORD:-${MYSQL_ROOT_PASSWORD:-}} exec "$client" --user=root --batch --skip-column-names')
+            'MYSQL_PWD=${MARIADB_ROOT_PASSWORD:-${MYSQL_ROOT_PASSWORD:-}} exec "$client" --user=root --batch '
+            '--skip-column-names')
 
     def __init__(self, execute, options):
         self.execute, self.database, self.owner = execute, options["database"], options["owner"]
@@ -91,7 +95,8 @@ class Mysql:
                  f"GRANT ALL ON `{self.database}`.* TO {text(name)}@'%';\n")
 
     def end(self, names):
-        self.run(f"ALTER USER {text(self.owner)}@'%' ACCOUNT LOCK;\n" + "".join(f"DROP USER {text(name)}@'%';\n" for name in names))
+        self.run(f"ALTER USER {text(self.owner)}@'%' ACCOUNT LOCK;\n"
+                 + "".join(f"DROP USER {text(name)}@'%';\n" for name in names))
 
 
 def text(value):

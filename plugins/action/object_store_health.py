@@ -19,10 +19,12 @@ class ActionModule(ServiceAction):
 
     def through(self, engine, options, task_vars):
         if options["inside"]:
-            probe = program.Probe("object_store", "The artifact store", "object_store", {**options, "environment": True})
+            probe = program.Probe("object_store", "The artifact store", "object_store",
+                                  {**options, "environment": True})
             return {"changed": False, **program.run(engine, options["service"], [probe])["object_store"]}
         values = from_secret(engine, options["secret"], options["secret_keys"]) if options["secret"] else {}
         if options["type"] != "s3":
             return self.on_target(options, task_vars, **values)
         with engine.forward(options["service"], options["port"]) as (host, port):
-            return {"changed": False, **checks.measure("object_store", {**options, **values, "url": f"http://{host}:{port}"})}
+            return {"changed": False,
+                    **checks.measure("object_store", {**options, **values, "url": f"http://{host}:{port}"})}

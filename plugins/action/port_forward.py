@@ -26,9 +26,11 @@ class ActionModule(ServiceAction):
         if not options["port"]:
             raise AnsibleActionFail(f"port is empty while engine is {options['engine']}; name the port of the Service.")
         if options["engine"] == "podman":
-            container, address = engine.main_container(options["service"], options["port"])
-            where = {"address": address} if address else {"container": container, "port": options["port"]}
-            result = self._execute_module(module_args={"local_port": options["local_port"], "seconds": options["seconds"], **where},
+            container, address, environment = engine.main_container(options["service"], options["port"])
+            in_container = {"container": container, "port": options["port"], "podman_environment": environment}
+            where = {"address": address} if address else in_container
+            result = self._execute_module(module_args={"local_port": options["local_port"],
+                                                       "seconds": options["seconds"], **where},
                                           task_vars=task_vars)
             return {**result, "tunnel": self._tunnel(options["local_port"])}
         return {**self._forward(engine, options), "tunnel": ""}
@@ -56,7 +58,8 @@ class ActionModule(ServiceAction):
         return {**result, "changed": True}
 
     def _tunnel(self, port: int) -> str:
-        """The command that leads from the controller to a loopback port of the inventory host; empty where that is the controller."""
+        """The command that leads from the controller to a loopback port of the inventory host; empty where that is the
+        controller."""
         if self._connection.transport != "ssh":
             return ""
         command = ["ssh", "-N", "-L", f"{port}:127.0.0.1:{port}"]

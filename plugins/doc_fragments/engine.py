@@ -15,7 +15,8 @@ options:
   engine:
     description:
       - Engine that runs the service. V(none) connects to the given address, from the inventory host.
-      - V(kubernetes) works through the API server, from where Ansible runs. V(podman) works through podman on the inventory host.
+      - V(kubernetes) works through the API server, from where Ansible runs. V(podman) works through podman on the
+        inventory host.
     type: str
     choices: [none, kubernetes, podman]
     default: none
@@ -26,7 +27,9 @@ options:
     description: Name of the Service whose pods are meant. Required unless O(engine=none).
     type: str
   kubeconfig:
-    description: Path of the kubeconfig, on the controller. Without it, E(KUBECONFIG), C(~/.kube/config) or the pod's own service account.
+    description:
+      - Path of the kubeconfig, on the controller. Without it, E(KUBECONFIG), C(~/.kube/config) or the pod's own service
+        account.
     type: path
   context:
     description: Context of the kubeconfig. Without it, its current context.

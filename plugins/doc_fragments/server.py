@@ -15,11 +15,12 @@ options:
   url:
     description:
       - URL of the server, such as V(http://127.0.0.1:5000). Required with O(engine=none).
-      - With another O(engine), the URL of requests to O(connect) or to O(port) of O(service); its host name need not resolve. Without
-        it, requests are made in a pod of O(service).
+      - With another O(engine), the URL of requests to O(connect) or to O(port) of O(service); its host name need not
+        resolve. Without it, requests are made in a pod of O(service).
     type: str
   connect:
-    description: Address and port to connect to instead of those of O(url), from the inventory host, such as V(127.0.0.1:8443).
+    description:
+      - Address and port to connect to instead of those of O(url), from the inventory host, such as V(127.0.0.1:8443).
     type: str
   port:
     description: Port of O(service), with another O(engine) than V(none).
@@ -35,7 +36,8 @@ options:
     choices: [http, https]
     default: http
   secret:
-    description: Name of a Secret that holds user and password, instead of the options. Needs another O(engine) than V(none).
+    description:
+      - Name of a Secret that holds user and password, instead of the options. Needs another O(engine) than V(none).
     type: str
   secret_keys:
     description: Keys of O(secret) that hold C(username) and C(password).
@@ -46,16 +48,16 @@ options:
     type: str
   ca_file:
     description:
-      - Path of a file with the CA certificates to trust, in PEM. It is on the inventory host with O(engine=none), else on the
-        controller.
+      - Path of a file with the CA certificates to trust, in PEM. It is on the inventory host with O(engine=none), else
+        on the controller.
     type: path
   ca_certificate:
     description: CA certificates to trust, in PEM, instead of O(ca_file).
     type: str
   ca_secret:
     description:
-      - Secret of O(namespace) whose C(ca.crt), if it has one, is trusted, instead of O(ca_file). Needs another O(engine) than
-        V(none).
+      - Secret of O(namespace) whose C(ca.crt), if it has one, is trusted, instead of O(ca_file). Needs another
+        O(engine) than V(none).
     type: str
   validate_certs:
     description: Whether to verify the server's certificate.

@@ -39,7 +39,8 @@ class Checks:
         Args:
             name: what is checked.
             function: called without arguments.
-            needs: names of checks without which this one cannot run; then it is not ok, and its detail names the failed one.
+            needs: names of checks without which this one cannot run; then it is not ok, and its detail names the failed
+                one.
         """
         failed = [c["name"] for c in self.checks if c["name"] in needs and not c["ok"]]
         begun = time.monotonic()
@@ -67,7 +68,8 @@ class Checks:
                    for step, values in self.samples.items()}
         return {
             "healthy": bool(self.checks) and all(c["ok"] for c in self.checks), "checks": self.checks,
-            "failures": [f"{c['name']}: {c['detail']}" for c in self.checks if not c["ok"]], "latency_ms": latency, **self.facts,
+            "failures": [f"{c['name']}: {c['detail']}" for c in self.checks if not c["ok"]], "latency_ms": latency,
+            **self.facts,
         }
 
 
@@ -114,7 +116,7 @@ def measure(module, parameters):
     """Run one probe in this process.
 
     Args:
-        module: name of a file in module_utils/probes; it has a function ``probe(checks, parameters)``.
+        module: a module that has a function ``probe(checks, parameters)``, or the name of one in module_utils/probes.
         parameters: of that probe; see its docstring.
 
     Returns:
@@ -122,7 +124,9 @@ def measure(module, parameters):
     """
     checks = Checks()
     try:
-        importlib.import_module(PROBES + module).probe(checks, dict(parameters))
+        if isinstance(module, str):
+            module = importlib.import_module(PROBES + module)
+        module.probe(checks, dict(parameters))
     except Exception as error:
         return not_run(" ".join(str(error).split()) or type(error).__name__)
     return checks.report()
@@ -132,7 +136,8 @@ def measure_all(parameters):
     """Run several probes side by side.
 
     Args:
-        parameters: ``probes``, a list of mappings with name, module and parameters, and ``timeout``, seconds for all of them.
+        parameters: ``probes``, a list of mappings with name, module and parameters, and ``timeout``, seconds for all of
+            them.
 
     Returns:
         For each probe's name its report; of one that did not end in time, one that is not ok.
@@ -142,7 +147,8 @@ def measure_all(parameters):
     def work(probe):
         reports[probe["name"]] = measure(probe["module"], probe["parameters"])
 
-    threads = {probe["name"]: threading.Thread(target=work, args=(probe,), daemon=True) for probe in parameters["probes"]}
+    threads = {probe["name"]: threading.Thread(target=work, args=(probe,), daemon=True)
+               for probe in parameters["probes"]}
     for thread in threads.values():
         thread.start()
     for thread in threads.values():

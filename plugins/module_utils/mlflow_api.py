@@ -45,7 +45,7 @@ class ApiError(RuntimeError):
 
 
 def transient(error):
-    """Whether a connection failed in a way that another attempt may not: it was refused, or the host's name did not resolve."""
+    """Whether another attempt to connect may succeed: it was refused, or the host's name did not resolve."""
     return isinstance(getattr(error, "reason", error), (ConnectionRefusedError, socket.gaierror))
 
 
@@ -121,15 +121,16 @@ class Server:
 
         Args:
             url: URL without the path prefix.
-            params: path_prefix, token, connect (``host:port`` to connect to instead of the URL's), ca (PEM text), ca_file,
-                validate_certs, timeout in seconds; each may be left out.
+            params: path_prefix, token, connect (``host:port`` to connect to instead of the URL's), ca (PEM text),
+                ca_file, validate_certs, timeout in seconds; each may be left out.
             username: user for basic authentication.
             password: that user's password.
             name: what messages call the server, if not its URL.
         """
         prefix = (params.get("path_prefix") or "").strip("/")
         self.url = url.rstrip("/") + ("/" + prefix if prefix else "")
-        self.root, self.params, self.username, self.password, self.name = url, params, username, password, name or self.url
+        self.root, self.params, self.name = url, params, name or self.url
+        self.username, self.password = username, password
         self.timeout = params.get("timeout") or 30
         self.retries = True
         self._opener = {}
@@ -184,16 +185,19 @@ class Server:
         except urllib.error.HTTPError as error:
             with error:
                 why, code = reason(error.read().decode(errors="replace"))
-            raise ApiError(f"{path.split('?')[0]} answers {error.code} {error.reason}{': ' + why if why else ''}", error.code, code,
+            raise ApiError(f"{path.split('?')[0]} answers {error.code} {error.reason}{': ' + why if why else ''}",
+                           error.code, code,
                            error.headers.get("Location")) from error
         except (http.client.HTTPException, OSError, ValueError) as error:
             self.retries = self.retries and not transient(error)
-            raise ApiError(f"{self.url}{path.split('?')[0]} does not answer: {getattr(error, 'reason', error) or type(error).__name__}") from error
+            raise ApiError(f"{self.url}{path.split('?')[0]} does not answer: "
+                           f"{getattr(error, 'reason', error) or type(error).__name__}") from error
 
     def ask(self, path, body=None, headers=None, method=None, follow=True):
         """The answer's text; ``body`` is sent as JSON."""
         data = None if body is None else json.dumps(body).encode()
-        return self.send(path, data, {"Content-Type": "application/json", **(headers or {})}, method, follow).decode(errors="replace")
+        return self.send(path, data, {"Content-Type": "application/json", **(headers or {})}, method,
+                         follow).decode(errors="replace")
 
     def call(self, path, body=None, method=None, **query):
         """What MLflow's API answers, as a dict."""
@@ -201,7 +205,8 @@ class Server:
         try:
             return json.loads(text or "{}")
         except ValueError as error:
-            raise ApiError(f"{self.url}{path} does not answer as MLflow does; url and path_prefix may name something else.") from error
+            raise ApiError(f"{self.url}{path} does not answer as MLflow does; url and path_prefix may name something "
+                           f"else.") from error
 
 
 def tls_context(params):
@@ -226,8 +231,8 @@ def from_parameters(parameters):
     """The server that a probe's or module's parameters name.
 
     Args:
-        parameters: url, and what ``Server`` takes; username and password, or with ``environment`` the administrator's from the
-            server's own environment, where there is one.
+        parameters: url, and what ``Server`` takes; username and password, or with ``environment`` the administrator's
+            from the server's own environment, where there is one.
 
     Raises:
         ApiError: there is no URL.
@@ -244,7 +249,8 @@ def for_administrator(parameters):
     """The server that the options of a module name which manages its users.
 
     Args:
-        parameters: as ``from_parameters`` takes them, with login_username and login_password instead of username and password.
+        parameters: as ``from_parameters`` takes them, with login_username and login_password instead of username and
+            password.
 
     Raises:
         ApiError: there is no URL.
@@ -264,12 +270,15 @@ def administrator(server):
     except ApiError as error:
         if error.status == 401:
             who = f"user {server.username}" if server.username else "this login"
-            raise ApiError(f"{server.name} refuses {who} (401); login_username and login_password must be an administrator's.", 401) from error
+            raise ApiError(f"{server.name} refuses {who} (401); login_username and login_password must be an "
+                           f"administrator's.", 401) from error
         if error.status == 404:
-            raise ApiError(f"{server.name} has no users (404); start the server with --app-name basic-auth, or correct path_prefix.", 404) from error
+            raise ApiError(f"{server.name} has no users (404); start the server with --app-name basic-auth, or "
+                           f"correct path_prefix.", 404) from error
         raise
     if not user["is_admin"]:
-        raise ApiError(f"User {user['username']} is no administrator of {server.name}; log in as one by login_username and login_password.", 403)
+        raise ApiError(f"User {user['username']} is no administrator of {server.name}; log in as one by "
+                       f"login_username and login_password.", 403)
     return user
 
 

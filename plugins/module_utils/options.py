@@ -20,8 +20,10 @@ SERVER = {
     "url": {"type": "str"}, "port": {"type": "int", "default": 5000}, "path_prefix": {"type": "str", "default": ""},
     "token": {"type": "str", "no_log": True}, "ca_file": {"type": "path"}, "ca_certificate": {"type": "str"},
     "validate_certs": {"type": "bool", "default": True},
-    "timeout": {"type": "int", "default": 30}, "scheme": {"type": "str", "choices": ["http", "https"], "default": "http"},
-    "connect": {"type": "str"}, "ca_secret": {"type": "str", "no_log": False}, "secret": {"type": "str", "no_log": False},
+    "timeout": {"type": "int", "default": 30},
+    "scheme": {"type": "str", "choices": ["http", "https"], "default": "http"},
+    "connect": {"type": "str"}, "ca_secret": {"type": "str", "no_log": False},
+    "secret": {"type": "str", "no_log": False},
     "secret_keys": {"type": "dict", "no_log": False, "default": {"username": "username", "password": "password"}},
 }
 SERVER_EXCLUSIVE = [("ca_file", "ca_certificate", "ca_secret")]
@@ -38,7 +40,8 @@ LOGIN_EXCLUSIVE = [("login_password", "token", "secret"), *SERVER_EXCLUSIVE]
 def need_no_engine(module, options=ENGINE_ONLY):
     """Fail a module that was given options which only its action plugin, with an engine, can use."""
     if module.params["engine"] != "none":
-        module.fail_json(msg=f"engine is {module.params['engine']}, which the action plugin of this module handles on the controller; call "
+        module.fail_json(msg=f"engine is {module.params['engine']}, which the action plugin of this module handles on "
+                             f"the controller; call "
                              f"the module by its full name, mlops.mlflow.{module._name.rpartition('.')[2]}.")
     for option in options:
         if module.params.get(option):

@@ -16,12 +16,12 @@ from ansible_collections.mlops.mlflow.plugins.module_utils.mlflow_api import Api
 
 GRANTS = "/api/3.0/mlflow/users/permissions/"
 ROLES = "/api/3.0/mlflow/"
-THINGS = ["experiment", "experiment_id", "registered_model", "prompt", "gateway_endpoint", "gateway_model_definition", "gateway_secret",
-          "mcp_server", "every"]
+THINGS = ["experiment", "experiment_id", "registered_model", "prompt", "gateway_endpoint", "gateway_model_definition",
+          "gateway_secret", "mcp_server", "every"]
 
 
 class Things:
-    """The things of a server by their names. Each method gives what MLflow keeps grants by, the kind and an identifier."""
+    """The things of a server by their names; each method gives the kind and identifier of MLflow's grants."""
 
     def __init__(self, server, params):
         self.server, self.params = server, params
@@ -35,10 +35,12 @@ class Things:
         return kind, "*"
 
     def experiment(self, name):
-        return self._experiment(self._get(f"Experiment {name}", "/api/2.0/mlflow/experiments/get-by-name", experiment_name=name))
+        return self._experiment(self._get(f"Experiment {name}", "/api/2.0/mlflow/experiments/get-by-name",
+                                          experiment_name=name))
 
     def experiment_id(self, number):
-        return self._experiment(self._get(f"Experiment {number}", "/api/2.0/mlflow/experiments/get", experiment_id=number))
+        return self._experiment(self._get(f"Experiment {number}", "/api/2.0/mlflow/experiments/get",
+                                          experiment_id=number))
 
     def _experiment(self, answer):
         found, scorer = answer["experiment"], self.params["scorer"]
@@ -46,7 +48,8 @@ class Things:
             raise ApiError(f"Experiment {found['name']} on {self.server.name} is deleted; restore it first.")
         if scorer is None:
             return "experiment", found["experiment_id"]
-        self._get(f"Scorer {scorer} of experiment {found['name']}", "/api/3.0/mlflow/scorers/get", experiment_id=found["experiment_id"], name=scorer)
+        self._get(f"Scorer {scorer} of experiment {found['name']}", "/api/3.0/mlflow/scorers/get",
+                  experiment_id=found["experiment_id"], name=scorer)
         return "scorer", f"{found['experiment_id']}/{quote(scorer, safe='')}"
 
     def registered_model(self, name):
@@ -57,7 +60,8 @@ class Things:
 
     def _model(self, what, name, is_prompt):
         """MLflow keeps prompts as registered models with a tag, yet takes a grant on one for none on the other."""
-        tags = self._get(f"{what} {name}", "/api/2.0/mlflow/registered-models/get", name=name)["registered_model"].get("tags", [])
+        tags = self._get(f"{what} {name}", "/api/2.0/mlflow/registered-models/get",
+                         name=name)["registered_model"].get("tags", [])
         if is_prompt != any(t["key"] == "mlflow.prompt.is_prompt" and t.get("value") == "true" for t in tags):
             raise missing(f"{what} {name}", self.server, f"; it is a {'registered model' if is_prompt else 'prompt'}")
         return name
@@ -132,7 +136,8 @@ def manage(server, params, check_mode):
             server.call(GRANTS + "revoke", grant)
         elif before:
             # In place: between taking back and granting again the user would have neither.
-            server.call(ROLES + "roles/permissions/update", {"role_permission_id": found["id"], "permission": wanted}, "PATCH")
+            server.call(ROLES + "roles/permissions/update", {"role_permission_id": found["id"], "permission": wanted},
+                        "PATCH")
         else:
             server.call(GRANTS + "grant", {**grant, "permission": wanted})
     return {"changed": before != wanted, "grant": {**grant, "permission": wanted},
@@ -143,7 +148,8 @@ def run(parameters):
     """Manage a permission at the server that the parameters name.
 
     Args:
-        parameters: options of module mlflow_permission, what ``mlflow_api.for_administrator`` takes, and ``check_mode``.
+        parameters: options of module mlflow_permission, what ``mlflow_api.for_administrator`` takes, and
+            ``check_mode``.
 
     Returns:
         What the module returns, or ``failed`` and ``msg``.

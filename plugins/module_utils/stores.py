@@ -4,8 +4,9 @@
 
 """Clients of artifact stores: S3, Google Cloud Storage, Azure Blob Storage, and a folder.
 
-Self-contained: the server's ConfigMap holds this file beside prepare.py, the probes use it in the server's pod, and the health
-module on an inventory host. boto3, google-cloud-storage and azure-storage-blob are imported where they are needed.
+Self-contained: the server's ConfigMap holds this file beside prepare.py, the probes use it in the server's pod, and the
+health module on an inventory host. boto3, google-cloud-storage and azure-storage-blob are imported where they are
+needed.
 """
 
 from __future__ import annotations
@@ -63,10 +64,10 @@ def from_uri(uri, environment=None):
     """Parameters of the store that an artifact URI names, as the server's environment completes them.
 
     Args:
-        uri: as MLflow takes it: s3://bucket/prefix, gs://bucket/prefix, wasbs://container@account.blob.core.windows.net/prefix,
-            file:///path or a path.
-        environment: variables, those of this process if None. Credentials that the store's library itself reads from the
-            environment are left to it.
+        uri: as MLflow takes it: s3://bucket/prefix, gs://bucket/prefix,
+            wasbs://container@account.blob.core.windows.net/prefix, file:///path or a path.
+        environment: variables, those of this process if None. Credentials that the store's library itself reads from
+            the environment are left to it.
 
     Raises:
         StoreError: no client here knows such URIs.
@@ -85,7 +86,8 @@ def from_uri(uri, environment=None):
     elif parts.scheme in ("", "file"):
         return {"type": "volume", "path": parts.path if parts.scheme else uri}
     else:
-        raise StoreError(f"the artifacts are at {parts.scheme}://{parts.hostname or ''}, which is no kind of store that is known here")
+        raise StoreError(f"the artifacts are at {parts.scheme}://{parts.hostname or ''}, which is no kind of store "
+                         f"that is known here")
     return {**found, "prefix": parts.path}
 
 
@@ -149,8 +151,8 @@ class Bucket:
 class S3(Bucket):
     """AWS S3 and other S3 endpoints, by boto3.
 
-    Parameters: bucket, prefix, url, region, access_key and secret_key (without: boto3's own search), ca_file, validate_certs,
-    addressing_style.
+    Parameters: bucket, prefix, url, region, access_key and secret_key (without: boto3's own search), ca_file,
+    validate_certs, addressing_style.
     """
 
     library = "boto3"
@@ -173,7 +175,8 @@ class S3(Bucket):
         return boto3.client(
             name, endpoint_url=url, region_name=self.parameters.get("region") or None,
             verify=verify if self.parameters.get("validate_certs", True) else False,
-            aws_access_key_id=self.parameters.get("access_key") or None, aws_secret_access_key=self.parameters.get("secret_key") or None,
+            aws_access_key_id=self.parameters.get("access_key") or None,
+            aws_secret_access_key=self.parameters.get("secret_key") or None,
             config=Config(connect_timeout=CONNECT_TIMEOUT, read_timeout=READ_TIMEOUT, retries={"max_attempts": 1},
                           s3={"addressing_style": style}))
 
@@ -258,7 +261,8 @@ class Gcs(Bucket):
         except GoogleAPICallError as error:
             raise self.error(error.code, getattr(error.code, "name", ""), error.message) from error
         except TransportError as error:
-            raise StoreError(f"{self.location} gives no access with these credentials: {error}", reason=str(error), unreachable=True) from error
+            raise StoreError(f"{self.location} gives no access with these credentials: {error}", reason=str(error),
+                             unreachable=True) from error
         except GoogleAuthError as error:
             raise self.no_credentials(error) from error
         except (RequestException, ConnectionError) as error:
@@ -329,17 +333,17 @@ class Azure(Bucket):
 
     @contextlib.contextmanager
     def errors(self):
-        from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError, ServiceResponseError
+        from azure.core import exceptions
 
         try:
             yield
-        except HttpResponseError as error:
-            if isinstance(error, ClientAuthenticationError) and error.response is None:
+        except exceptions.HttpResponseError as error:
+            if isinstance(error, exceptions.ClientAuthenticationError) and error.response is None:
                 raise StoreError(f"{self.location} gives no access: no credentials were found: {error.message}",
                                  reason=error.message) from error
             code = getattr(error.error_code, "value", error.error_code) or ""
             raise self.error(error.status_code, code, code or error.message) from error
-        except (ServiceRequestError, ServiceResponseError) as error:
+        except (exceptions.ServiceRequestError, exceptions.ServiceResponseError) as error:
             raise self.no_connection(error) from error
 
     def look(self):

@@ -21,9 +21,11 @@ def refuse(params):
     if not username or password is not None and (":" in username or not username.isascii()):
         raise ApiError(f"username {username!r} cannot log in; it must be ASCII, without colon, and not empty.")
     if password is not None and len(password) < SHORTEST:
-        raise ApiError(f"password of {username} is {'too short' if password else 'empty'}; MLflow wants at least {SHORTEST} characters.")
+        raise ApiError(f"password of {username} is {'too short' if password else 'empty'}; MLflow wants at least "
+                       f"{SHORTEST} characters.")
     if password is not None and not password.isascii():
-        raise ApiError(f"password of {username} has characters outside ASCII; MLflow lets them in only at some of its paths.")
+        raise ApiError(f"password of {username} has characters outside ASCII; MLflow lets them in only at some of its "
+                       f"paths.")
 
 
 def log_in(server, params):
@@ -68,8 +70,10 @@ def manage(server, params, check_mode):
         return create(server, params, check_mode)
     after = {**before, "is_admin": before["is_admin"] if params["admin"] is None else params["admin"]}
     if username == myself["username"] and not after["is_admin"]:
-        raise ApiError(f"User {username} is the one that this task logs in as; it stays an administrator, log in as another to change that.")
-    new_password = params["update_password"] == "always" and password is not None and not is_password(server, username, password)
+        raise ApiError(f"User {username} is the one that this task logs in as; it stays an administrator, log in as "
+                       f"another to change that.")
+    always = params["update_password"] == "always" and password is not None
+    new_password = always and not is_password(server, username, password)
     if not check_mode:
         if after != before:
             server.call(USERS + "update-admin", {"username": username, "is_admin": after["is_admin"]}, "PATCH")
@@ -100,7 +104,8 @@ def create(server, params, check_mode):
 def remove(server, username, before, myself, check_mode):
     """Remove a user, unless it is the one who would remove it."""
     if username == myself["username"]:
-        raise ApiError(f"User {username} is the one that this task logs in as; log in as another administrator to remove it.")
+        raise ApiError(f"User {username} is the one that this task logs in as; log in as another administrator to "
+                       f"remove it.")
     if before and not check_mode:
         server.call(USERS + "delete", {"username": username}, "DELETE")
     return {"changed": bool(before), "password_changed": False, "diff": {"before": before or {}, "after": {}}}

@@ -11,8 +11,9 @@ short_description: Ask a tracking database how it is
 version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
-  - Connects, measures the latency of a query, the database's size and its connections, compares the revision of the schema
-    with the one that the installed MLflow works with, and writes into a temporary table (a full disk shows there).
+  - Connects, measures the latency of a query, the database's size and its connections, compares the revision of the
+    schema with the one that the installed MLflow works with, and writes into a temporary table (a full disk shows
+    there).
   - Measures and returns; it fails only when it cannot measure at all.
 requirements:
   - psycopg or psycopg2 for V(postgresql), PyMySQL for V(mysql), where the questions are asked
@@ -23,8 +24,8 @@ options:
     choices: [postgresql, mysql, sqlite]
   inside:
     description:
-      - Ask from inside a pod of O(service), the MLflow server's, with that pod's own address, user and password of the database.
-        That is what the server sees, whatever networks and names lie between here and the database.
+      - Ask from inside a pod of O(service), the MLflow server's, with that pod's own address, user and password of the
+        database. That is what the server sees, whatever networks and names lie between here and the database.
     type: bool
     default: false
   host:
@@ -43,7 +44,8 @@ options:
     description: Its password.
     type: str
   secret:
-    description: Name of a Secret that holds user and password, instead of the two options. Needs another O(engine) than V(none).
+    description:
+      - Name of a Secret that holds user and password, instead of the two options. Needs another O(engine) than V(none).
     type: str
   secret_keys:
     description: Under which keys of O(secret) C(user) and C(password) stand.
@@ -152,7 +154,8 @@ revision:
   type: str
   returned: when connected
 revision_wanted:
-  description: Revision that the MLflow installed where the questions were asked works with; none where it is not installed.
+  description:
+    - Revision that the MLflow installed where the questions were asked works with; none where it is not installed.
   type: str
   returned: always
 """
@@ -160,7 +163,7 @@ revision_wanted:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mlops.mlflow.plugins.module_utils import checks
 from ansible_collections.mlops.mlflow.plugins.module_utils.options import ENGINE, need_no_engine
-from ansible_collections.mlops.mlflow.plugins.module_utils.probes import database  # noqa: F401  # pylint: disable=unused-import
+from ansible_collections.mlops.mlflow.plugins.module_utils.probes import database
 
 PORTS = {"postgresql": 5432, "mysql": 3306}
 SPEC = {
@@ -187,7 +190,7 @@ def main():
     if module.params["inside"]:
         module.fail_json(msg="engine is none while inside is true; name the engine whose pod runs the checks.")
     parameters = {**module.params, "port": module.params["port"] or PORTS.get(module.params["dialect"])}
-    module.exit_json(changed=False, **checks.measure("database", parameters))
+    module.exit_json(changed=False, **checks.measure(database, parameters))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ author: mlops.mlflow contributors (@mlops)
 description:
   - Makes a login that may do what O(owner) may, so that a server can change from one to the other without a pause.
   - With O(exclusive), ends all others that this module made, and gives O(owner) a password that nobody knows.
-  - Works from inside the database's own pod, as its administrator. C(playbooks/rotate.yml) does both, around a rolling update.
+  - Works from inside the database's own pod, as its administrator. C(playbooks/rotate.yml) does both, around a rolling
+    update.
 options:
   dialect:
     description: Kind of database.

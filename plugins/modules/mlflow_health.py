@@ -11,16 +11,19 @@ short_description: Check the health of an MLflow server
 version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
-  - Checks C(/health) and C(/version), the API, the user interface, and whether the server allows each of its host names.
-  - With O(roundtrip), does what a client does - experiment, run, parameters, a series of metrics, an artifact up and down
-    compared byte for byte, a registered model and its alias - and removes everything that it created.
+  - Checks C(/health) and C(/version), the API, the user interface, and whether the server allows each of its host
+    names.
+  - With O(roundtrip), does what a client does - experiment, run, parameters, a series of metrics, an artifact up and
+    down compared byte for byte, a registered model and its alias - and removes everything that it created.
   - Measures and returns; it fails only when it cannot measure at all.
   - With an O(engine) the checks run in a pod of O(service), at O(port) of its own loopback address. With O(url) and
-    O(connect) they run on the inventory host; with O(url) alone on the controller, through a forwarded port of O(service).
+    O(connect) they run on the inventory host; with O(url) alone on the controller, through a forwarded port of
+    O(service).
 options:
   username:
     description:
-      - User for basic authentication. In a pod, without it, O(token) and O(secret), the administrator of the pod's environment.
+      - User for basic authentication. In a pod, without it, O(token) and O(secret), the administrator of the pod's
+        environment.
     type: str
   password:
     description: Password for basic authentication.
@@ -35,8 +38,9 @@ options:
     default: []
   login_elsewhere:
     description:
-      - Whether users log in at an identity provider (OpenID Connect) before the server answers them. Then the checks are
-        C(/health), whether the API refuses requests without a token, and whether a browser is redirected to the provider.
+      - Whether users log in at an identity provider (OpenID Connect) before the server answers them. Then the checks
+        are C(/health), whether the API refuses requests without a token, and whether a browser is redirected to the
+        provider.
     type: bool
     default: false
   webhooks:
@@ -142,14 +146,16 @@ download_mb_s:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mlops.mlflow.plugins.module_utils import checks
-from ansible_collections.mlops.mlflow.plugins.module_utils.options import SERVER, SERVER_EXCLUSIVE, SERVER_REQUIRED_BY, need_no_engine
-from ansible_collections.mlops.mlflow.plugins.module_utils.probes import server  # noqa: F401  # pylint: disable=unused-import
+from ansible_collections.mlops.mlflow.plugins.module_utils.options import (
+    SERVER, SERVER_EXCLUSIVE, SERVER_REQUIRED_BY, need_no_engine)
+from ansible_collections.mlops.mlflow.plugins.module_utils.probes import server
 
 SPEC = {
     "argument_spec": {
         **SERVER,
         "username": {"type": "str"}, "password": {"type": "str", "no_log": True}, "expected_version": {"type": "str"},
-        "allowed_hosts": {"type": "list", "elements": "str", "default": []}, "login_elsewhere": {"type": "bool", "default": False},
+        "allowed_hosts": {"type": "list", "elements": "str", "default": []},
+        "login_elsewhere": {"type": "bool", "default": False},
         "webhooks": {"type": "bool", "default": False}, "roundtrip": {"type": "bool", "default": False},
         "artifact_size_mb": {"type": "int", "default": 1}, "presigned": {"type": "bool", "default": False},
         "samples": {"type": "int", "default": 10},
@@ -170,7 +176,8 @@ def main():
     need_no_engine(module)
     if not module.params["url"]:
         module.fail_json(msg="url is empty while engine is none; name the URL of the server.")
-    module.exit_json(changed=False, **checks.measure("server", probe_parameters(module.params, module.check_mode)))
+    parameters = probe_parameters(module.params, module.check_mode)
+    module.exit_json(changed=False, **checks.measure(server, parameters))
 
 
 if __name__ == "__main__":

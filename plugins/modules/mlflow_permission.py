@@ -10,13 +10,14 @@ short_description: Manage what a user of an MLflow server may
 version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
-  - Grants a user a permission on one thing, or on every thing of a kind, changes it, and takes it back. The server must run with
-    C(--app-name basic-auth).
+  - Grants a user a permission on one thing, or on every thing of a kind, changes it, and takes it back. The server must
+    run with C(--app-name basic-auth).
   - What a user may in the end is the highest of what is granted on the thing, on every thing of its kind, by roles, and
     of the server's C(default_permission). So taking a permission back does not always deny; V(DENY) does.
-  - Administrators may do everything, whatever is granted, and who creates a thing has V(MANAGE) on it. Both need no task.
-  - Left out are roles, and with them the membership in workspaces, which MLflow grants through roles only. On a server with
-    workspaces the module grants in the one named C(default).
+  - Administrators may do everything, whatever is granted, and who creates a thing has V(MANAGE) on it. Both need no
+    task.
+  - Left out are roles, and with them the membership in workspaces, which MLflow grants through roles only. On a server
+    with workspaces the module grants in the one named C(default).
 requirements:
   - A server of MLflow 3.17 or newer.
 options:
@@ -54,8 +55,9 @@ options:
   every:
     description:
       - A kind of which the user gets the permission on every thing, also those to come.
-      - What is inside of other things - runs, traces, assessments, logged models, review queues, versions - is granted in this way only.
-        It goes before what is granted on the thing around it, such as V(DENY) on every V(trace) for who may read the experiments.
+      - What is inside of other things - runs, traces, assessments, logged models, review queues, versions - is granted
+        in this way only. It goes before what is granted on the thing around it, such as V(DENY) on every V(trace) for
+        who may read the experiments.
     type: str
     choices:
       - assessment
@@ -77,14 +79,16 @@ options:
       - trace
   permission:
     description:
-      - What the user may. V(USE) is to read and to call, as an endpoint of the gateway; V(EDIT) is to write as well; V(MANAGE) is to
-        delete and to grant as well; V(DENY) is nothing, whatever else is granted. Needed with O(state=present).
+      - What the user may. V(USE) is to read and to call, as an endpoint of the gateway; V(EDIT) is to write as well;
+        V(MANAGE) is to delete and to grant as well; V(DENY) is nothing, whatever else is granted. Needed with
+        O(state=present).
       - Since MLflow 3.17 does not grant C(NO_PERMISSIONS) any more, it is no choice; V(DENY) is in its place.
     type: str
     choices: [READ, USE, EDIT, MANAGE, DENY]
   state:
     description:
-      - V(absent) takes back what is granted on the thing, whichever permission it is. A user or thing that does not exist has none.
+      - V(absent) takes back what is granted on the thing, whichever permission it is. A user or thing that does not
+        exist has none.
     type: str
     choices: [present, absent]
     default: present
@@ -165,8 +169,10 @@ from ansible_collections.mlops.mlflow.plugins.module_utils.options import (
     LOGIN, LOGIN_EXCLUSIVE, LOGIN_TOGETHER, SERVER, SERVER_REQUIRED_BY, need_no_engine, run_and_exit)
 from ansible_collections.mlops.mlflow.plugins.module_utils.permissions import THINGS
 
-KINDS = ["assessment", "experiment", "gateway_endpoint", "gateway_model_definition", "gateway_secret", "logged_model", "mcp_server",
-         "mcp_server_version", "prompt", "prompt_version", "registered_model", "registered_model_version", "review_queue", "run", "scorer",
+KINDS = ["assessment", "experiment", "gateway_endpoint", "gateway_model_definition", "gateway_secret", "logged_model",
+         "mcp_server",
+         "mcp_server_version", "prompt", "prompt_version", "registered_model", "registered_model_version",
+         "review_queue", "run", "scorer",
          "scorer_version", "trace"]
 SPEC = {
     "argument_spec": {
@@ -182,7 +188,8 @@ SPEC = {
     "required_if": [("state", "present", ("permission",))],
     "required_one_of": [THINGS],
     "required_together": LOGIN_TOGETHER,
-    "mutually_exclusive": [*LOGIN_EXCLUSIVE, THINGS, *(("scorer", o) for o in THINGS if not o.startswith("experiment"))],
+    "mutually_exclusive": [*LOGIN_EXCLUSIVE, THINGS,
+                           *(("scorer", o) for o in THINGS if not o.startswith("experiment"))],
     "required_by": SERVER_REQUIRED_BY,
 }
 

@@ -11,11 +11,11 @@ version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
   - Creates, changes and removes users of a server that runs with C(--app-name basic-auth).
-  - MLflow has no tokens for machines. A service account is a user of its own, without O(admin), with a long generated password that
-    clients take from E(MLFLOW_TRACKING_USERNAME) and E(MLFLOW_TRACKING_PASSWORD); what it may is said by
+  - MLflow has no tokens for machines. A service account is a user of its own, without O(admin), with a long generated
+    password that clients take from E(MLFLOW_TRACKING_USERNAME) and E(MLFLOW_TRACKING_PASSWORD); what it may is said by
     M(mlops.mlflow.mlflow_permission).
-  - A user may be its own O(login_username), to change its password. Once that is done, a run that still logs in by the old one finds
-    O(password) right and changes nothing, with O(update_password=always).
+  - A user may be its own O(login_username), to change its password. Once that is done, a run that still logs in by the
+    old one finds O(password) right and changes nothing, with O(update_password=always).
 requirements:
   - A server of MLflow 3.17 or newer.
 options:
@@ -30,7 +30,8 @@ options:
     type: str
   admin:
     description:
-      - Whether the user is an administrator, who may do everything. Left out, a new user is none and an existing one stays as it is.
+      - Whether the user is an administrator, who may do everything. Left out, a new user is none and an existing one
+        stays as it is.
     type: bool
   state:
     description: Whether the user is to exist. With a user the permissions granted to it go, too; what it logged stays.
@@ -39,7 +40,8 @@ options:
     default: present
   update_password:
     description:
-      - Whether an existing user gets O(password). V(always) tries first whether it is the password already, by logging in with it.
+      - Whether an existing user gets O(password). V(always) tries first whether it is the password already, by logging
+        in with it.
     type: str
     choices: [always, on_create]
     default: on_create
@@ -131,7 +133,8 @@ from ansible_collections.mlops.mlflow.plugins.module_utils.options import (
 SPEC = {
     "argument_spec": {
         **SERVER, **LOGIN,
-        "username": {"type": "str", "required": True}, "password": {"type": "str", "no_log": True}, "admin": {"type": "bool"},
+        "username": {"type": "str", "required": True}, "password": {"type": "str", "no_log": True},
+        "admin": {"type": "bool"},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         "update_password": {"type": "str", "choices": ["always", "on_create"], "default": "on_create", "no_log": False},
     },

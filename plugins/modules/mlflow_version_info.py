@@ -115,7 +115,8 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_api, versions
-from ansible_collections.mlops.mlflow.plugins.module_utils.options import SERVER, SERVER_EXCLUSIVE, SERVER_REQUIRED_BY, need_no_engine
+from ansible_collections.mlops.mlflow.plugins.module_utils.options import (
+    SERVER, SERVER_EXCLUSIVE, SERVER_REQUIRED_BY, need_no_engine)
 
 
 def installed(params):
@@ -127,7 +128,8 @@ def installed(params):
 
 def look(params):
     """What the module returns."""
-    result = {"changed": False, "available": [], "latest": params["pinned"], "installed": None, "online": False, "source": "pinned",
+    result = {"changed": False, "available": [], "latest": params["pinned"], "installed": None, "online": False,
+              "source": "pinned",
               "message": ""}
     messages = []
     try:
@@ -137,7 +139,8 @@ def look(params):
     index = params["index_url"] or os.environ.get("PIP_INDEX_URL") or versions.INDEX
     releases = params["github_url"] if params["source"] == "github" else ""
     try:
-        result["available"] = versions.available(index, params["python_version"], releases, params["timeout"])[:params["limit"]]
+        result["available"] = versions.available(index, params["python_version"], releases,
+                                                 params["timeout"])[:params["limit"]]
     except versions.VersionsError as error:
         messages.append(f"{error}; the pinned one, {params['pinned']}, is named instead.")
     else:

@@ -11,12 +11,14 @@ short_description: Ask an artifact store how it is
 version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
-  - Looks for the bucket, container or folder, writes an object, reads it back and compares, lists it, deletes it, and measures throughput.
+  - Looks for the bucket, container or folder, writes an object, reads it back and compares, lists it, deletes it, and
+    measures throughput.
   - Measures and returns; it fails only when it cannot measure at all.
 requirements:
   - boto3 for V(s3), where the questions are asked
   - google-cloud-storage for V(gcs), there too
-  - azure-storage-blob for V(azure), and azure-identity where neither O(account_key) nor O(connection_string) is given, there too
+  - azure-storage-blob for V(azure), and azure-identity where neither O(account_key) nor O(connection_string) is given,
+    there too
 options:
   type:
     description:
@@ -33,7 +35,8 @@ options:
   url:
     description:
       - URL of the S3 endpoint, with V(s3). Empty means AWS.
-      - URL of the account, such as V(https://account.blob.core.windows.net), with V(azure) unless O(connection_string) is given.
+      - URL of the account, such as V(https://account.blob.core.windows.net), with V(azure) unless O(connection_string)
+        is given.
     type: str
   port:
     description: Port of O(service) on which S3 answers, with another O(engine) than V(none).
@@ -67,10 +70,13 @@ options:
   account_key:
     description:
       - Key of the storage account, with V(azure).
-      - Left out together with O(connection_string), Azure's library looks for credentials by itself (C(DefaultAzureCredential)).
+      - Left out together with O(connection_string), Azure's library looks for credentials by itself
+        (C(DefaultAzureCredential)).
     type: str
   connection_string:
-    description: Connection string of the storage account, with V(azure), instead of O(url) and O(account_key). It can name an emulator.
+    description:
+      - Connection string of the storage account, with V(azure), instead of O(url) and O(account_key). It can name an
+        emulator.
     type: str
   secret:
     description: Name of a Secret that holds the credentials, instead of options. Needs another O(engine) than V(none).
@@ -170,14 +176,15 @@ download_mb_s:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mlops.mlflow.plugins.module_utils import checks
 from ansible_collections.mlops.mlflow.plugins.module_utils.options import ENGINE, need_no_engine
-from ansible_collections.mlops.mlflow.plugins.module_utils.probes import object_store  # noqa: F401  # pylint: disable=unused-import
+from ansible_collections.mlops.mlflow.plugins.module_utils.probes import object_store
 
 SPEC = {
     "argument_spec": {
         **ENGINE,
         "type": {"type": "str", "choices": ["s3", "gcs", "azure", "volume"]},
         "inside": {"type": "bool", "default": False},
-        "url": {"type": "str"}, "port": {"type": "int", "default": 8333}, "region": {"type": "str", "default": "us-east-1"},
+        "url": {"type": "str"}, "port": {"type": "int", "default": 8333},
+        "region": {"type": "str", "default": "us-east-1"},
         "bucket": {"type": "str"}, "prefix": {"type": "str"},
         "access_key": {"type": "str", "no_log": True}, "secret_key": {"type": "str", "no_log": True},
         "service_account_file": {"type": "path"}, "service_account_contents": {"type": "jsonarg", "no_log": True},
@@ -199,7 +206,7 @@ def main():
     need_no_engine(module, ("secret",))
     if module.params["inside"]:
         module.fail_json(msg="engine is none while inside is true; name the engine whose pod runs the checks.")
-    module.exit_json(changed=False, **checks.measure("object_store", module.params))
+    module.exit_json(changed=False, **checks.measure(object_store, module.params))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ short_description: Forward a local port to a service of an instance
 version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
-  - Starts a process in the background that listens on a loopback port and passes connections on to a pod of the service. It
-    outlives the playbook and ends by itself.
+  - Starts a process in the background that listens on a loopback port and passes connections on to a pod of the
+    service. It outlives the playbook and ends by itself.
   - With O(engine=kubernetes) the process runs on the controller, with O(engine=podman) on the inventory host.
   - When something listens on the port already, as after an earlier call, nothing is started.
 options:
@@ -27,13 +27,19 @@ options:
     type: int
     default: 3600
   address:
-    description: With O(engine=none), address and port to pass connections on to from the inventory host, such as V(10.89.0.7:5000).
+    description:
+      - With O(engine=none), address and port to pass connections on to from the inventory host, such as
+        V(10.89.0.7:5000).
     type: str
   container:
     description:
-      - With O(engine=none), ID of a podman container on the inventory host. Connections go to O(port) of its loopback address, by
-        way of a process in it, since networks of rootless podman are not the host's.
+      - With O(engine=none), ID of a podman container on the inventory host. Connections go to O(port) of its loopback
+        address, by way of a process in it, since networks of rootless podman are not the host's.
     type: str
+  podman_environment:
+    description: Variables for podman's commands, with O(container).
+    type: dict
+    default: {}
 attributes:
   check_mode:
     support: full
@@ -88,6 +94,7 @@ SPEC = {
     "argument_spec": {
         **ENGINE, "port": {"type": "int"}, "local_port": {"type": "int", "required": True},
         "seconds": {"type": "int", "default": 3600}, "address": {"type": "str"}, "container": {"type": "str"},
+        "podman_environment": {"type": "dict", "default": {}},
     },
     "mutually_exclusive": [("address", "container")],
     "required_by": {"container": ("port",)},
@@ -108,7 +115,8 @@ def to_container(container, port, environment):
     def connect():
         ours, theirs = socket.socketpair()
         with theirs:
-            subprocess.Popen(["podman", "exec", "--interactive", container, "sh", "-c", IN_CONTAINER.format(port)], stdin=theirs,
+            subprocess.Popen(["podman", "exec", "--interactive", container, "sh", "-c", IN_CONTAINER.format(port)],
+                             stdin=theirs,
                              stdout=theirs, stderr=subprocess.DEVNULL, env=environment)
         return ours
     return connect
@@ -128,7 +136,8 @@ def main():
     result["changed"] = True
     if module.check_mode:
         module.exit_json(**result)
-    connect = to_address(address) if address else to_container(container, module.params["port"], dict(os.environ))
+    environment = {**os.environ, **module.params["podman_environment"]}
+    connect = to_address(address) if address else to_container(container, module.params["port"], environment)
     result["pid"] = relay.detach(lambda: relay.serve(connect, port, module.params["seconds"]))
     if relay.wait_until_listens(port):
         module.exit_json(**result)

@@ -4,8 +4,8 @@
 
 """Programs that run in an instance's pods: the collection's own sources, sent to the pod's Python on standard input.
 
-A file of module_utils can be part of a program when it imports nothing but the standard library, other such files, and, where
-they are needed, packages of the server's image. Python 3.9 and newer run it.
+A file of module_utils can be part of a program when it imports nothing but the standard library, other such files, and,
+where they are needed, packages of the server's image. Python 3.9 and newer run it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ FOLDER = pathlib.Path(__file__).parents[1] / "module_utils"
 MARGIN = 10
 """Seconds that starting Python and passing data may take beside what a program itself takes."""
 
-# Makes the sources importable by their names in the collection, whatever else is installed, and keeps what libraries print
-# apart from the result. A thread that does not end must not keep the process, hence os._exit.
+# Makes the sources importable by their names in the collection, whatever else is installed, and keeps what libraries
+# print apart from the result. A thread that does not end must not keep the process, hence os._exit.
 BOOTSTRAP = """\
 import base64, importlib.abc, importlib.util, json, os, sys, zlib
 sources, module, function, parameters = json.loads(zlib.decompress(base64.b64decode({data!r})))
@@ -78,17 +78,20 @@ def run(engine: engines.Engine, service: str, probes: Iterable[Probe], timeout: 
     listed = [{"name": p.name, "module": p.module, "parameters": p.parameters} for p in probes]
     modules = tuple(sorted({f"probes.{probe['module']}" for probe in listed}))
     try:
-        return _execute(engine, service, "checks", "measure_all", {"probes": listed, "timeout": timeout}, timeout, modules)
+        parameters = {"probes": listed, "timeout": timeout}
+        return _execute(engine, service, "checks", "measure_all", parameters, timeout, modules)
     except engines.EngineError as error:
         return {probe["name"]: checks.not_run(str(error)) for probe in listed}
 
 
 def failures(probes: Iterable[Probe], reports: dict[str, dict]) -> list[str]:
     """A sentence for each check that is not ok, in the order of the probes."""
-    return [f"{probe.title} is not healthy: {failure}" for probe in probes for failure in reports[probe.name]["failures"]]
+    return [f"{probe.title} is not healthy: {failure}" for probe in probes
+            for failure in reports[probe.name]["failures"]]
 
 
-def call(engine: engines.Engine, service: str, module: str, function: str, parameters: dict, timeout: float = 120) -> Any:
+def call(engine: engines.Engine, service: str, module: str, function: str, parameters: dict,
+         timeout: float = 120) -> Any:
     """Call a function of module_utils in a pod.
 
     Args:
@@ -114,8 +117,9 @@ def _execute(engine: engines.Engine, service: str, module: str, function: str, p
     try:
         return json.loads(out.strip().splitlines()[-1])
     except (IndexError, ValueError):
-        last = (out.strip().splitlines() or ["nothing"])[-1]
-        raise engines.EngineError(f"The program in a pod of Service {service} printed no result, but {last[:200]!r}.") from None
+        last = (out.strip().splitlines() or ["nothing"])[-1][:200]
+        reason = f"The program in a pod of Service {service} printed no result, but {last!r}."
+        raise engines.EngineError(reason) from None
 
 
 def source(module: str, function: str, parameters: Any, further: Iterable[str] = ()) -> str:

@@ -52,7 +52,8 @@ class ServiceAction(EngineAction):
         _result, options = self.validate_argument_spec(**spec)
         for option in ("namespace", "service"):
             if not options[option]:
-                raise AnsibleActionFail(f"{option} is empty while engine is {options['engine']}; name the {option} of the instance.")
+                raise AnsibleActionFail(f"{option} is empty while engine is {options['engine']}; name the {option} of "
+                                        f"the instance.")
         return json.loads(json.dumps(options))
 
     def on_target(self, options: dict, task_vars: dict, **changes: Any) -> dict:
@@ -64,9 +65,11 @@ class ServiceAction(EngineAction):
             changes: options to change; those that need an engine are left out.
         """
         given = {name: options[name] for name in self._task.args if name in options}
-        through_engine = ("engine", "namespace", "service", "kubeconfig", "context", "secret", "secret_keys", "ca_secret", "port", "scheme")
+        through_engine = ("engine", "namespace", "service", "kubeconfig", "context", "secret", "secret_keys",
+                          "ca_secret", "port", "scheme")
         arguments = {**{name: value for name, value in given.items() if name not in through_engine}, **changes}
-        return self._execute_module(module_args={name: value for name, value in arguments.items() if value is not None}, task_vars=task_vars)
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        return self._execute_module(module_args=arguments, task_vars=task_vars)
 
 
 def from_secret(engine: engines.Engine, name: str, keys: dict[str, str]) -> dict[str, str]:
@@ -109,7 +112,8 @@ class ServerAction(ServiceAction):
             with open(path, encoding="utf-8") as file:
                 yield file
         except OSError as error:
-            raise AnsibleActionFail(f"{option} is {path}, which the controller cannot read: {error.strerror}; name a file there.") from None
+            raise AnsibleActionFail(f"{option} is {path}, which the controller cannot read: {error.strerror}; name a "
+                                    f"file there.") from None
 
     def request(self, engine: engines.Engine, options: dict, parameters: dict, in_pod: Callable[[dict], dict],
                 here: Callable[[dict], dict], on_target: Callable[[], dict]) -> dict:

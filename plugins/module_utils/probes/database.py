@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The probe of a tracking database. Of the collection it imports only what plugin_utils/program.py can bring into a pod."""
+"""The probe of a tracking database.
+
+Of the collection it imports only what plugin_utils/program.py can bring into a pod.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ import urllib.parse
 from ansible_collections.mlops.mlflow.plugins.module_utils.checks import retry
 
 PROBE_TABLE = "mlops_mlflow_probe"
-TRANSIENT = ("refused", "could not translate host name", "name resolution", "Name or service not known", "failed to resolve host",
-             "No route to host", "the database system is starting up")
+TRANSIENT = ("refused", "could not translate host name", "name resolution", "Name or service not known",
+             "failed to resolve host", "No route to host", "the database system is starting up")
 """What drivers report of a connection that another attempt may make, as libpq, psycopg and PyMySQL word it."""
 
 
@@ -27,14 +30,14 @@ def probe(checks, parameters):
 
     Args:
         checks: collects the results.
-        parameters: dialect, host, port, database, user, password, path, connect_timeout, samples, write, environment (take
-            what is missing from the server's own environment).
+        parameters: dialect, host, port, database, user, password, path, connect_timeout, samples, write, environment
+            (take what is missing from the server's own environment).
     """
     if parameters.get("environment"):
         _from_environment(parameters)
     dialect = {"postgresql": Postgresql, "mysql": Mysql, "sqlite": Sqlite}[parameters["dialect"]](parameters)
-    checks.facts.update(latency_p95_ms=None, size_bytes=None, connections_used=None, connections_max=None, revision=None,
-                        revision_wanted=wanted_revision())
+    checks.facts.update(latency_p95_ms=None, size_bytes=None, connections_used=None, connections_max=None,
+                        revision=None, revision_wanted=wanted_revision())
     checks.run("connect", lambda: retry(dialect.connect, transient))
 
     def latency():
@@ -52,7 +55,8 @@ def probe(checks, parameters):
         used, most = dialect.connections()
         checks.facts.update(connections_used=used, connections_max=most)
         if most and used >= most * 0.9:
-            raise RuntimeError(f"{used} of {most} connections are in use; raise the limit or lower the number of workers")
+            raise RuntimeError(f"{used} of {most} connections are in use; raise the limit or lower the number of "
+                               f"workers")
         return f"{used} of {most} in use" if most else "no limit"
 
     def schema():
@@ -60,9 +64,11 @@ def probe(checks, parameters):
         checks.facts["revision"] = rows[0][0] if rows else None
         wanted = checks.facts["revision_wanted"]
         if wanted and checks.facts["revision"] != wanted:
-            raise RuntimeError(f"the schema is at {checks.facts['revision']}, and this MLflow needs {wanted}; migrate it (playbooks/site.yml) "
+            raise RuntimeError(f"the schema is at {checks.facts['revision']}, and this MLflow needs {wanted}; migrate "
+                               f"it (playbooks/site.yml) "
                                f"after a backup")
-        return f"revision {checks.facts['revision']}{'' if wanted else ' (MLflow is not installed here to compare with)'}"
+        known = "" if wanted else " (MLflow is not installed here to compare with)"
+        return f"revision {checks.facts['revision']}{known}"
 
     def write():
         dialect.write()
@@ -90,7 +96,10 @@ def _from_environment(parameters):
         "password": os.environ.get("PGPASSWORD") or urllib.parse.unquote(uri.password or "") or None,
         "sslmode": query.get("sslmode"), "ca_file": query.get("sslrootcert"),
     }
-    tls = {name[len("ssl_"):]: value for name, value in query.items() if name.startswith("ssl_") and name != "ssl_disabled"}
+    tls = {}
+    for name, value in query.items():
+        if name.startswith("ssl_") and name != "ssl_disabled":
+            tls[name[len("ssl_"):]] = value
     if tls:
         tls["check_hostname"] = tls.get("check_hostname") == "true"
         found["ssl"] = tls

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The probe of an artifact store. Of the collection it imports only what plugin_utils/program.py can bring into a pod."""
+"""The probe of an artifact store.
+
+Of the collection it imports only what plugin_utils/program.py can bring into a pod.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,9 @@ def probe(checks, parameters):
 
     Args:
         checks: collects the results.
-        parameters: type (s3, gcs, azure or volume), bucket, prefix, url, region, access_key, secret_key, service_account_file,
-            service_account_contents, account_key, connection_string, ca_file, path, size_mb (of the object, in MiB),
-            environment (take the store from the server's own environment).
+        parameters: type (s3, gcs, azure or volume), bucket, prefix, url, region, access_key, secret_key,
+            service_account_file, service_account_contents, account_key, connection_string, ca_file, path, size_mb (of
+            the object, in MiB), environment (take the store from the server's own environment).
     """
     if parameters.get("environment"):
         parameters = {**parameters, **stores.from_uri(os.environ["MLFLOW_ARTIFACTS_DESTINATION"])}

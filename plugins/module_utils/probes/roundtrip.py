@@ -26,13 +26,14 @@ FILE = "probe.bin"
 
 
 def probe(checks, parameters):
-    """Create an experiment, a run, metrics, an artifact and a registered model; read and compare them; remove everything.
+    """Create an experiment, a run, metrics, an artifact and a registered model; read and compare them; remove
+    everything.
 
     Args:
         checks: collects the results; steps need its check ``api``, if it has one.
-        parameters: url (without the path prefix), path_prefix, connect, ca, ca_file, validate_certs, timeout, username and
-            password, token, environment (log in as the administrator of the server's own environment), artifact_size_mb (in
-            MiB), presigned (also fetch the artifact by a URL that the server signs).
+        parameters: url (without the path prefix), path_prefix, connect, ca, ca_file, validate_certs, timeout, username
+            and password, token, environment (log in as the administrator of the server's own environment),
+            artifact_size_mb (in MiB), presigned (also fetch the artifact by a URL that the server signs).
     """
     checks.facts.update(upload_mb_s=None, download_mb_s=None)
     RoundTrip(checks, mlflow_api.from_parameters(parameters), parameters).run()
@@ -71,21 +72,24 @@ class RoundTrip:
     def run_logged(self):
         now = int(time.time() * 1000)
         with self.checks.timed("create_run"):
-            info = self.post("runs/create", experiment_id=self.experiment, start_time=now, run_name=self.name)["run"]["info"]
+            created = self.post("runs/create", experiment_id=self.experiment, start_time=now, run_name=self.name)
+        info = created["run"]["info"]
         self.run_id = info["run_id"]
         self.artifacts = artifacts_at(self.server, info["artifact_uri"])
         with self.checks.timed("log_param"):
             self.post("runs/log-parameter", run_id=self.run_id, key="purpose", value="probe")
         for step in range(METRICS):
             with self.checks.timed("log_metric"):
-                self.post("runs/log-metric", run_id=self.run_id, key="series", value=float(step), step=step, timestamp=now + step)
+                self.post("runs/log-metric", run_id=self.run_id, key="series", value=float(step), step=step,
+                          timestamp=now + step)
         with self.checks.timed("read_run"):
             data = self.server.call(API + "runs/get", run_id=self.run_id)["run"]["data"]
         found = {entry["key"]: entry["value"] for entry in data.get("params", [])}
-        history = self.server.call(API + "metrics/get-history", run_id=self.run_id, metric_key="series").get("metrics", [])
-        values = sorted(float(entry["value"]) for entry in history)
+        history = self.server.call(API + "metrics/get-history", run_id=self.run_id, metric_key="series")
+        values = sorted(float(entry["value"]) for entry in history.get("metrics", []))
         if found != {"purpose": "probe"} or values != [float(step) for step in range(METRICS)]:
-            raise RuntimeError(f"what was logged is not what is read: {found}, {len(values)} of {METRICS} metric values")
+            raise RuntimeError(f"what was logged is not what is read: {found}, {len(values)} of {METRICS} "
+                               "metric values")
         return f"1 parameter, {METRICS} metric values"
 
     def artifact_uploaded(self):
@@ -124,7 +128,8 @@ class RoundTrip:
         version = version["model_version"]["version"]
         with self.checks.timed("set_alias"):
             self.post("registered-models/alias", name=self.name, alias="champion", version=version)
-        found = self.server.call(API + "registered-models/alias", name=self.name, alias="champion")["model_version"]["version"]
+        answer = self.server.call(API + "registered-models/alias", name=self.name, alias="champion")
+        found = answer["model_version"]["version"]
         if found != version:
             raise RuntimeError(f"the alias leads to version {found}, and it was set on version {version}")
 
@@ -170,7 +175,8 @@ class Proxied:
         self.server, self.path = server, urllib.parse.quote(path)
 
     def write(self, name, payload):
-        self.server.send(f"{ARTIFACTS}artifacts/{self.path}/{name}", payload, {"Content-Type": "application/octet-stream"}, "PUT")
+        self.server.send(f"{ARTIFACTS}artifacts/{self.path}/{name}", payload,
+                         {"Content-Type": "application/octet-stream"}, "PUT")
 
     def read(self, name):
         return self.server.send(f"{ARTIFACTS}artifacts/{self.path}/{name}")

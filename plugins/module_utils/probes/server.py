@@ -20,15 +20,16 @@ WEBHOOK_REQUESTS = 8
 
 
 def probe(checks, parameters):
-    """Measure health, version, latency of the API, allowed hosts and the user interface; on request a client's round trip.
+    """Measure health, version, latency of the API, allowed hosts and the user interface; on request a client's round
+    trip.
 
     Args:
         checks: collects the results.
-        parameters: url (without the path prefix), path_prefix, connect, ca, ca_file, validate_certs, timeout, username and
-            password, token, environment (log in as the administrator of the server's own environment), expected_version,
-            allowed_hosts, samples (requests that the latency is taken from), login_elsewhere (an identity provider is in front:
-            check only that it is), webhooks (check that every worker reads webhooks' secrets), roundtrip (the checks of
-            probe ``roundtrip`` too), artifact_size_mb, presigned.
+        parameters: url (without the path prefix), path_prefix, connect, ca, ca_file, validate_certs, timeout, username
+            and password, token, environment (log in as the administrator of the server's own environment),
+            expected_version, allowed_hosts, samples (requests that the latency is taken from), login_elsewhere (an
+            identity provider is in front: check only that it is), webhooks (check that every worker reads webhooks'
+            secrets), roundtrip (the checks of probe ``roundtrip`` too), artifact_size_mb, presigned.
     """
     checks.facts["version"] = None
     if parameters.get("login_elsewhere"):
@@ -85,7 +86,8 @@ class Checking:
             try:
                 self.api({"Host": host})
             except mlflow_api.ApiError as error:
-                raise RuntimeError(f"a request to the name {host} is refused: {error}; add it to mlflow_server_allowed_hosts") from error
+                raise RuntimeError(f"a request to the name {host} is refused: {error}; add it to "
+                                   f"mlflow_server_allowed_hosts") from error
         return ", ".join(self.parameters["allowed_hosts"])
 
     def interface(self):

@@ -576,6 +576,14 @@ class PodmanEngine(Engine):
             raise EngineError(f"Port {port} of Service {service} is in the network of {facts.user}, which only a process of that user enters; run "
                               f"Ansible as {facts.user}, or publish the Service's port.")
 
+    def main_container(self, service: str, port: int) -> tuple[str, str, dict[str, str]]:
+        """What module port_forward needs on the host: of a running pod behind a Service the first container's ID, the address and
+        port where the host reaches it (empty where it does not, as with rootless podman), and the variables of podman's commands."""
+        container = self._container_of(service)
+        address = self._address_of(container)
+        environment = dict(entry.split("=", 1) for entry in self.machine.facts.environment[1:])
+        return container["Id"], f"{address}:{port}" if self.machine.is_root and address else "", environment
+
     def _address_of(self, container: dict) -> str:
         """A container's address on the namespace's network."""
         hostnames = {pod: address for pod, (address, _owner, _names) in self.machine.addresses.items()}

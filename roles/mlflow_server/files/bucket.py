@@ -10,8 +10,9 @@ expire_noncurrent_days  delete noncurrent versions this many days after they wer
 abort_multipart_days    delete multipart uploads that were never completed
 encryption, kms_key     default encryption, "AES256" or "aws:kms", and its key
 
-What is null is left as it is; of the days, null or 0 also removes the rule that an earlier run made. Rules that others made
-stay, a bucket is never deleted, and a second run changes nothing. The clients of the stores are in stores.py beside this file.
+What is null is left as it is; of the days, null or 0 also removes the rule that an earlier run made. Rules that others
+made stay, a bucket is never deleted, and a second run changes nothing. The clients of the stores are in stores.py
+beside this file.
 """
 
 import hashlib
@@ -58,9 +59,11 @@ class Settings:
         """The sentence for a request about settings that the store has turned down."""
         names = variables(*settings)
         if denied:
-            return RefusedError(f"the server's credentials may not apply {names} to bucket {self.bucket!r}: {reason}; grant them that, "
+            return RefusedError(f"the server's credentials may not apply {names} to bucket {self.bucket!r}: {reason}; "
+                                f"grant them that, "
                                 f"or leave {names} out")
-        return RefusedError(f"the store cannot apply {names} to bucket {self.bucket!r}: {reason}; leave {names} out, or set what the "
+        return RefusedError(f"the store cannot apply {names} to bucket {self.bucket!r}: {reason}; leave {names} out, "
+                            f"or set what the "
                             f"store can do")
 
     def missing(self):
@@ -68,10 +71,12 @@ class Settings:
 
 
 class S3(Settings):
-    """AWS and other S3 endpoints. The rules that this file makes have ids of its own, with the path in the bucket that they are for."""
+    """AWS and other S3 endpoints. The rules that this file makes have ids of its own, with the path in the bucket that
+    they are for."""
 
     def request(self, settings, method, **parameters):
-        """Make a request about settings; what is not there is empty, and only a busy or broken store is worth waiting for."""
+        """Make a request about settings; what is not there is empty, and only a busy or broken store is worth waiting
+        for."""
         try:
             with self.store.errors():
                 return getattr(self.store.client, method)(Bucket=self.bucket, **parameters)
@@ -88,7 +93,8 @@ class S3(Settings):
             return log(f"{self.bucket!r} exists")
         except stores.StoreError as error:
             if error.denied or error.status == 400:
-                raise RefusedError(f"bucket {self.bucket!r} may not be read with the server's credentials ({error.status}); check those of "
+                raise RefusedError(f"bucket {self.bucket!r} may not be read with the server's credentials "
+                                   f"({error.status}); check those of "
                                    f"object_storage, and that the bucket is not another account's") from error
             if not error.missing:
                 raise
@@ -97,7 +103,8 @@ class S3(Settings):
         region = self.store.client.meta.region_name
         try:
             self.request(("create",), "create_bucket",
-                         **({} if region in (None, "us-east-1") else {"CreateBucketConfiguration": {"LocationConstraint": region}}))
+                         **({} if region in (None, "us-east-1")
+                            else {"CreateBucketConfiguration": {"LocationConstraint": region}}))
         except RefusedError as error:
             if "BucketAlreadyOwnedByYou" not in str(error):  # created by another pod in the meantime
                 raise
@@ -114,9 +121,11 @@ class S3(Settings):
     def lifecycle(self):
         ids, wanted = {}, []
         for setting in DAYS:
-            ids[setting] = f"mlops-mlflow-{setting.removesuffix('_days').replace('_', '-')}" + (f"-{self.prefix}" if self.prefix else "")
+            ids[setting] = f"mlops-mlflow-{setting.removesuffix('_days').replace('_', '-')}" + (f"-{self.prefix}"
+                                                                                                if self.prefix else "")
         for setting, days in self.days.items():
-            wanted.append({"ID": ids[setting], "Status": "Enabled", "Filter": {"Prefix": self.prefix}, **self.action(setting, days)})
+            wanted.append({"ID": ids[setting], "Status": "Enabled", "Filter": {"Prefix": self.prefix},
+                           **self.action(setting, days)})
         try:
             found = self.request(self.days or DAYS, "get_bucket_lifecycle_configuration")
         except RefusedError:
@@ -133,7 +142,8 @@ class S3(Settings):
             return log("lifecycle is as wanted") if wanted else None
         if others + wanted:
             kept = {key: found[key] for key in ("TransitionDefaultMinimumObjectSize",) if key in found}
-            self.request(self.days or DAYS, "put_bucket_lifecycle_configuration", LifecycleConfiguration={"Rules": others + wanted}, **kept)
+            self.request(self.days or DAYS, "put_bucket_lifecycle_configuration",
+                         LifecycleConfiguration={"Rules": others + wanted}, **kept)
         else:
             self.request(DAYS, "delete_bucket_lifecycle")
         log(f"lifecycle changed to {self.days or 'no rule of this instance'}")
@@ -148,18 +158,21 @@ class S3(Settings):
     def encryption(self):
         wanted, key = self.wanted.get("encryption") or "aws:kms", self.wanted.get("kms_key")
         settings = [setting for setting in ("encryption", "kms_key") if self.wanted.get(setting)]
-        found = self.request(settings, "get_bucket_encryption").get("ServerSideEncryptionConfiguration", {}).get("Rules", [{}])[0]
+        found = self.request(settings, "get_bucket_encryption").get("ServerSideEncryptionConfiguration",
+                                                                    {}).get("Rules", [{}])[0]
         default = found.get("ApplyServerSideEncryptionByDefault", {})
         if default.get("SSEAlgorithm") == wanted and key in (None, default.get("KMSMasterKeyID")):
             return log("encryption is as wanted")
         self.try_encryption(settings, {"ServerSideEncryption": wanted, **({"SSEKMSKeyId": key} if key else {})})
-        rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": wanted, **({"KMSMasterKeyID": key} if key else {})},
+        rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": wanted,
+                                                       **({"KMSMasterKeyID": key} if key else {})},
                 "BucketKeyEnabled": wanted == "aws:kms"}
         self.request(settings, "put_bucket_encryption", ServerSideEncryptionConfiguration={"Rules": [rule]})
         log(f"encryption changed to {wanted} {key or ''}".strip())
 
     def try_encryption(self, settings, parameters):
-        """Write an object that way first: a store without that key, or without any, takes the setting and then fails every write."""
+        """Write an object that way first: a store without that key, or without any, takes the setting and then fails
+        every write."""
         name = {"Bucket": self.bucket, "Key": f"{self.prefix}.mlops-mlflow-probe-{uuid.uuid4().hex}"}
         try:
             with self.store.errors():
@@ -174,7 +187,8 @@ class S3(Settings):
 
 
 class Gcs(Settings):
-    """Google Cloud Storage. Its rules have no names, so a label of the bucket records each rule that this file makes."""
+    """Google Cloud Storage. Its rules have no names, so a label of the bucket records each rule that this file makes.
+    """
 
     def __init__(self, store, wanted):
         super().__init__(store, wanted)
@@ -198,13 +212,15 @@ class Gcs(Settings):
             return log(f"{self.bucket!r} exists")
         except stores.StoreError as error:
             if error.denied:
-                raise RefusedError(f"the server's credentials may not read bucket {self.bucket!r}: {error.reason}; grant them "
+                raise RefusedError(f"the server's credentials may not read bucket {self.bucket!r}: {error.reason}; "
+                                   f"grant them "
                                    f"roles/storage.admin on it, or leave every {variables('*')} out") from error
             if not error.missing:
                 raise
         if not self.wanted.get("create"):
             raise self.missing()
-        self.found = self.request(("create",), self.store.client.create_bucket, self.bucket, location=self.wanted.get("location"))
+        self.found = self.request(("create",), self.store.client.create_bucket, self.bucket,
+                                  location=self.wanted.get("location"))
         log(f"{self.bucket!r} created")
 
     def versioning(self):
@@ -217,7 +233,8 @@ class Gcs(Settings):
 
     def encryption(self):
         if self.wanted.get("encryption") == "aws:kms":
-            raise RefusedError(f"{variables('encryption')} is aws:kms, which Google Cloud Storage does not have; leave it out and name a "
+            raise RefusedError(f"{variables('encryption')} is aws:kms, which Google Cloud Storage does not have; "
+                               f"leave it out and name a "
                                f"key of Cloud KMS in {variables('kms_key')}")
         key = self.wanted.get("kms_key")
         if key in (None, self.found.default_kms_key_name):  # it is always encrypted by AES256
@@ -231,14 +248,16 @@ class Gcs(Settings):
         prefix = {"matchesPrefix": [self.prefix]} if self.prefix else {}
         action = "AbortIncompleteMultipartUpload" if setting == "abort_multipart_days" else "Delete"
         # Of live objects only: as on S3, what expires in a bucket with versions becomes a noncurrent version first.
-        age = {"expire_days": {"age": days, "isLive": True}, "expire_noncurrent_days": {"daysSinceNoncurrentTime": days},
+        age = {"expire_days": {"age": days, "isLive": True},
+               "expire_noncurrent_days": {"daysSinceNoncurrentTime": days},
                "abort_multipart_days": {"age": days}}[setting]
         return {"action": {"type": action}, "condition": {**age, **prefix}}
 
     def rules(self):
         """The bucket's lifecycle rules."""
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # the library warns of a rule it does not know, and leaves it out
+            warnings.simplefilter("error",
+                                  UserWarning)  # the library warns of a rule it does not know, and leaves it out
             try:
                 return list(map(dict, self.found.lifecycle_rules))
             except UserWarning as error:
@@ -278,7 +297,8 @@ class Azure(Settings):
             if self.wanted.get(setting) or self.wanted.get(setting) is False:
                 settings.append(setting)
         if settings:
-            raise RefusedError(f"{variables(*settings)} asks for what Azure keeps as a setting of the storage account, beyond a container; "
+            raise RefusedError(f"{variables(*settings)} asks for what Azure keeps as a setting of the storage "
+                               f"account, beyond a container; "
                                f"set it there, and leave {variables(*settings)} out")
         self.create()
 

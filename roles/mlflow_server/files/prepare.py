@@ -8,8 +8,8 @@ artifacts  wait in the same way for the bucket or the folder of the artifacts
 migrate    bring the schema of the database up to date
 gc         remove for good what was deleted longer ago than GC_OLDER_THAN; of a CronJob, while the server runs
 
-Reads the environment of the server. PREPARE_TIMEOUT is how many seconds to wait for each store (120). The file stores.py, the
-collection's plugins/module_utils/stores.py, is beside this one.
+Reads the environment of the server. PREPARE_TIMEOUT is how many seconds to wait for each store (120). The file
+stores.py, the collection's plugins/module_utils/stores.py, is beside this one.
 """
 
 import os
@@ -54,7 +54,8 @@ def wait_for(what, attempt):
 def database():
     import sqlalchemy
 
-    engine = sqlalchemy.create_engine(DATABASE, connect_args={} if DATABASE.startswith("sqlite") else {"connect_timeout": 5})
+    engine = sqlalchemy.create_engine(DATABASE,
+                                      connect_args={} if DATABASE.startswith("sqlite") else {"connect_timeout": 5})
 
     def connect():
         try:
@@ -94,7 +95,8 @@ def artifacts():
                 raise FatalError(f"{store.noun} {store.bucket!r} does not exist; create it, or name an existing one in "
                                  f"object_storage_bucket") from error
             if error.denied or error.status == 400:
-                raise FatalError(f"{store.noun} {store.bucket!r} may not be read with these credentials ({error.code or error.reason}); "
+                raise FatalError(f"{store.noun} {store.bucket!r} may not be read with these credentials "
+                                 f"({error.code or error.reason}); "
                                  f"check those of object_storage") from error
             raise
 
@@ -135,7 +137,8 @@ def users():
 
 
 def gc():
-    """Remove for good what was deleted so long ago. Called here since its URI, as an argument, would show the login to everybody."""
+    """Remove for good what was deleted so long ago. Called here since its URI, as an argument, would show the login to
+    everybody."""
     from mlflow.cli import cli
 
     options = ["--older-than", os.environ["GC_OLDER_THAN"]]

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Real servers for the tests of modules: PostgreSQL, MariaDB, SeaweedFS and MLflow, each started once on a free loopback port.
+"""Real servers for the tests of modules: PostgreSQL, MariaDB, SeaweedFS and MLflow, each started once on a free
+loopback port.
 
 Three clouds have stand-ins here: moto for AWS, gcp-storage-emulator for Google's, and Azurite, which is Azure's own.
 """
@@ -97,12 +98,15 @@ def postgresql(tmp_path_factory):
     (folder / "password").write_text("right\n")
     if as_user:
         os.chown(folder / "password", as_user["user"], as_user["group"])
-    subprocess.run([initdb, "-D", folder / "data", "-U", "mlflow", "--pwfile", folder / "password", "--auth=scram-sha-256"],
+    subprocess.run([initdb, "-D", folder / "data", "-U", "mlflow", "--pwfile", folder / "password",
+                    "--auth=scram-sha-256"],
                    check=True, capture_output=True, cwd=folder, **as_user)
     port = free_port()
-    with running([initdb.replace("initdb", "postgres"), "-D", folder / "data", "-p", port, "-k", folder, "-c", "listen_addresses=127.0.0.1",
+    with running([initdb.replace("initdb", "postgres"), "-D", folder / "data", "-p", port, "-k", folder, "-c",
+                  "listen_addresses=127.0.0.1",
                   "-c", "max_connections=20"], answers(port), folder / "log", cwd=folder, **as_user):
-        yield {"dialect": "postgresql", "host": "127.0.0.1", "port": port, "database": "postgres", "user": "mlflow", "password": "right"}
+        yield {"dialect": "postgresql", "host": "127.0.0.1", "port": port, "database": "postgres", "user": "mlflow",
+               "password": "right"}
 
 
 @pytest.fixture(scope="session")
@@ -111,20 +115,25 @@ def mariadb(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mariadb")
     as_user = unprivileged(folder)
     server = program("mariadbd", "/usr/sbin/mariadbd", package="mariadb-server-core")
-    subprocess.run([program("mariadb-install-db", package="mariadb-server-core"), "--no-defaults", f"--datadir={folder / 'data'}",
-                    "--auth-root-authentication-method=normal", "--skip-test-db"], check=True, capture_output=True, cwd=folder, **as_user)
+    subprocess.run([program("mariadb-install-db", package="mariadb-server-core"), "--no-defaults",
+                    f"--datadir={folder / 'data'}",
+                    "--auth-root-authentication-method=normal", "--skip-test-db"], check=True, capture_output=True,
+                   cwd=folder, **as_user)
     # At localhost, since MariaDB's anonymous user of that host comes before a user of any host.
     (folder / "init.sql").write_text("CREATE DATABASE mlflow;\nCREATE USER mlflow@localhost IDENTIFIED BY 'right';\n"
                                      "GRANT ALL ON *.* TO mlflow@localhost;\n")
     port = free_port()
     with running([server, "--no-defaults", f"--datadir={folder / 'data'}", f"--port={port}", "--bind-address=127.0.0.1",
-                  f"--socket={folder / 's'}", f"--init-file={folder / 'init.sql'}"], answers(port), folder / "log", cwd=folder, **as_user):
-        yield {"dialect": "mysql", "host": "127.0.0.1", "port": port, "database": "mlflow", "user": "mlflow", "password": "right"}
+                  f"--socket={folder / 's'}", f"--init-file={folder / 'init.sql'}"], answers(port), folder / "log",
+                 cwd=folder, **as_user):
+        yield {"dialect": "mysql", "host": "127.0.0.1", "port": port, "database": "mlflow", "user": "mlflow",
+               "password": "right"}
 
 
 def has_bucket(url: str) -> None:
     """SeaweedFS answers a moment before it has made its bucket."""
-    store = boto3.client("s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="key", aws_secret_access_key="rightsecret")
+    store = boto3.client("s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="key",
+                         aws_secret_access_key="rightsecret")
     try:
         store.head_bucket(Bucket="mlflow")
     except (BotoCoreError, ClientError) as error:
@@ -138,26 +147,32 @@ def seaweedfs(tmp_path_factory):
     ports = {name: free_port() for name in ("s3.port", "master.port", "volume.port", "filer.port", "admin.port")}
     grpc = {f"{name}.grpc": free_port() for name in ports}
     url = f"http://127.0.0.1:{ports['s3.port']}"
-    with running([BIN / "weed", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-bucket=mlflow", "-webdav=false",
-                  "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0", *(f"-{n}={p}" for n, p in {**ports, **grpc}.items())],
+    with running([BIN / "weed", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-bucket=mlflow",
+                  "-webdav=false",
+                  "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+                  *(f"-{n}={p}" for n, p in {**ports, **grpc}.items())],
                  lambda: has_bucket(url), folder / "log", cwd=folder,
                  env={**os.environ, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "rightsecret"}):
-        yield {"type": "s3", "url": url, "region": "us-east-1", "bucket": "mlflow", "access_key": "key", "secret_key": "rightsecret", "size_mb": 1}
+        yield {"type": "s3", "url": url, "region": "us-east-1", "bucket": "mlflow", "access_key": "key",
+               "secret_key": "rightsecret", "size_mb": 1}
 
 
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory):
     """URL of a stand-in for AWS, with S3 and KMS; it looks at no key."""
     folder, port = tmp_path_factory.mktemp("moto"), free_port()
-    with running([BIN / "moto_server", "--host=127.0.0.1", f"--port={port}"], answers(port), folder / "log", cwd=folder):
+    with running([BIN / "moto_server", "--host=127.0.0.1", f"--port={port}"], answers(port), folder / "log",
+                 cwd=folder):
         yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="session")
 def gcs(tmp_path_factory):
-    """URL of a stand-in for Google Cloud Storage with the bucket mlflow; it knows no credentials, and no rule of it ever runs."""
+    """URL of a stand-in for Google Cloud Storage with the bucket mlflow; it knows no credentials, and no rule of it
+    ever runs."""
     folder, port = tmp_path_factory.mktemp("gcs"), free_port()
-    with running([BIN / "gcp-storage-emulator", "start", "--host=127.0.0.1", f"--port={port}", "--in-memory", "--default-bucket=mlflow"],
+    with running([BIN / "gcp-storage-emulator", "start", "--host=127.0.0.1", f"--port={port}", "--in-memory",
+                  "--default-bucket=mlflow"],
                  answers(port), folder / "log", cwd=folder):
         yield f"http://127.0.0.1:{port}"
 
@@ -169,8 +184,10 @@ def azure(tmp_path_factory):
     if not AZURITE.exists():
         pytest.fail(f"{AZURITE} is not here; make .cache/azurite/.installed brings it")
     key = base64.b64encode(b"right").decode()
-    connection = f"DefaultEndpointsProtocol=http;AccountName=mlops;AccountKey={key};BlobEndpoint=http://127.0.0.1:{port}/mlops;"
-    with running([BIN / "node", AZURITE, "--blobHost", "127.0.0.1", "--blobPort", port, "--inMemoryPersistence", "--disableTelemetry",
+    connection = (f"DefaultEndpointsProtocol=http;AccountName=mlops;AccountKey={key};"
+                  f"BlobEndpoint=http://127.0.0.1:{port}/mlops;")
+    with running([BIN / "node", AZURITE, "--blobHost", "127.0.0.1", "--blobPort", port, "--inMemoryPersistence",
+                  "--disableTelemetry",
                   "--skipApiVersionCheck", "--silent"], answers(port), folder / "log", cwd=folder,
                  env={**os.environ, "AZURITE_ACCOUNTS": f"mlops:{key}"}):
         BlobServiceClient.from_connection_string(connection).create_container("mlflow")
@@ -183,9 +200,11 @@ def mlflow_running(folder: pathlib.Path, *options: str, prefix: str = "", scheme
     port = free_port()
     url = f"{scheme}://127.0.0.1:{port}{prefix}"
     unverified = ssl._create_unverified_context() if scheme == "https" else None
-    with running([BIN / "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1", f"--backend-store-uri=sqlite:///{folder}/mlflow.db",
+    with running([BIN / "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1",
+                  f"--backend-store-uri=sqlite:///{folder}/mlflow.db",
                   f"--artifacts-destination={folder}/artifacts", *options],
-                 lambda: urllib.request.urlopen(url + "/health", timeout=2, context=unverified).close(), folder / "log", cwd=folder,
+                 lambda: urllib.request.urlopen(url + "/health", timeout=2, context=unverified).close(),
+                 folder / "log", cwd=folder,
                  env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
                       "PATH": f"{BIN}:{os.environ['PATH']}", **environment}):
         yield url
@@ -195,8 +214,10 @@ def mlflow_running(folder: pathlib.Path, *options: str, prefix: str = "", scheme
 def mlflow_with_users(folder: pathlib.Path, *options: str, more_ini: str = "", **environment: str):
     """Login options of the administrator of an MLflow server with basic authentication."""
     (folder / "auth.ini").write_text(
-        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\nauth_cache_ttl_seconds = 60\n{more_ini}")
-    with mlflow_running(folder, "--app-name=basic-auth", *options, MLFLOW_AUTH_CONFIG_PATH=str(folder / "auth.ini"), MLFLOW_FLASK_SERVER_SECRET_KEY="static",
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\nauth_cache_ttl_seconds = "
+        f"60\n{more_ini}")
+    with mlflow_running(folder, "--app-name=basic-auth", *options, MLFLOW_AUTH_CONFIG_PATH=str(folder / "auth.ini"),
+                        MLFLOW_FLASK_SERVER_SECRET_KEY="static",
                         MLFLOW_AUTH_ADMIN_USERNAME="chief", MLFLOW_AUTH_ADMIN_PASSWORD="not-the-default-one",
                         MLFLOW_CRYPTO_KEK_PASSPHRASE="passphrase-of-the-gateway-secrets", **environment) as url:
         yield {"url": url, "login_username": "chief", "login_password": "not-the-default-one"}
@@ -221,7 +242,10 @@ def mlflow_auth_server(tmp_path_factory):
 def mlflow_proxied_server(tmp_path_factory):
     """The same behind a proxy that names the user, with the files that the role gives the server, below a path."""
     with mlflow_with_users(
-            tmp_path_factory.mktemp("mlflow-proxied"), "--static-prefix=/team", prefix="/team", more_ini="authorization_function = proxy_login:login\n",
-            PYTHONPATH=str(ROLE_FILES), AUTH_PROXY_HEADER="X-Auth-Request-Email", AUTH_PROXY_SECRET="only-the-proxy-has-it",
-            AUTH_PROXY_ADMINS="boss@example.com,founder@example.com", _MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN="of-the-server-for-its-jobs") as login:
+            tmp_path_factory.mktemp("mlflow-proxied"), "--static-prefix=/team", prefix="/team",
+            more_ini="authorization_function = proxy_login:login\n",
+            PYTHONPATH=str(ROLE_FILES), AUTH_PROXY_HEADER="X-Auth-Request-Email",
+            AUTH_PROXY_SECRET="only-the-proxy-has-it",
+            AUTH_PROXY_ADMINS="boss@example.com,founder@example.com",
+            _MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN="of-the-server-for-its-jobs") as login:
         yield login

@@ -4,9 +4,9 @@
 
 """roles/mlflow_server/files: bucket.py and what prepare.py says of the artifacts, run as the server's pods run them.
 
-S3 is a real SeaweedFS; what it has not, keys of a KMS, is asked of moto, a stand-in for AWS, which takes any key as valid. The
-emulator of Google Cloud Storage keeps what a bucket is set to and acts on none of it, and knows no denied access. Azurite is
-Azure's own.
+S3 is a real SeaweedFS; what it has not, keys of a KMS, is asked of moto, a stand-in for AWS, which takes any key as
+valid. The emulator of Google Cloud Storage keeps what a bucket is set to and acts on none of it, and knows no denied
+access. Azurite is Azure's own.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 ROOT = pathlib.Path(__file__).parents[3]
-FILES = ("roles/mlflow_server/files/prepare.py", "roles/mlflow_server/files/bucket.py", "plugins/module_utils/stores.py")
-NOTHING = {"create": False, "versioning": None, "expire_days": None, "expire_noncurrent_days": None, "abort_multipart_days": None,
+FILES = ("roles/mlflow_server/files/prepare.py", "roles/mlflow_server/files/bucket.py",
+         "plugins/module_utils/stores.py")
+NOTHING = {"create": False, "versioning": None, "expire_days": None, "expire_noncurrent_days": None,
+           "abort_multipart_days": None,
            "encryption": None, "kms_key": None}
 ALL_DAYS = {"expire_days": 30, "expire_noncurrent_days": 7, "abort_multipart_days": 2}
 
@@ -52,10 +54,13 @@ class Pod:
 
     def run(self, script, *arguments, prefix="", **asked):
         destination = self.uri.format(bucket=self.name) + prefix
-        environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": "sqlite://", "MLFLOW_ARTIFACTS_DESTINATION": destination,
-                       "MLFLOW_BUCKET_SETTINGS": json.dumps({**NOTHING, **asked}), "PREPARE_TIMEOUT": "2", "PYTHONPATH": str(self.folder),
+        environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": "sqlite://",
+                       "MLFLOW_ARTIFACTS_DESTINATION": destination,
+                       "MLFLOW_BUCKET_SETTINGS": json.dumps({**NOTHING, **asked}), "PREPARE_TIMEOUT": "2",
+                       "PYTHONPATH": str(self.folder),
                        **self.environment}
-        return subprocess.run([sys.executable, self.folder / script, *arguments], env=environment, capture_output=True, text=True,
+        return subprocess.run([sys.executable, self.folder / script, *arguments], env=environment, capture_output=True,
+                              text=True,
                               check=False, timeout=60)
 
     def apply(self, **asked):
@@ -63,7 +68,8 @@ class Pod:
         done = self.run("bucket.py", **asked)
         assert done.returncode == 0, done.stderr
         again = self.run("bucket.py", **asked)
-        assert again.returncode == 0 and "changed" not in again.stdout and "created" not in again.stdout, again.stdout + again.stderr
+        assert again.returncode == 0, again.stderr
+        assert "changed" not in again.stdout and "created" not in again.stdout, again.stdout
         return done.stdout
 
     def refusal(self, **asked):
@@ -75,13 +81,15 @@ class Pod:
 
 
 def s3_pod(url, key="key", secret="rightsecret"):
-    return Pod("s3://{bucket}/", MLFLOW_S3_ENDPOINT_URL=url, AWS_DEFAULT_REGION="us-east-1", AWS_ACCESS_KEY_ID=key, AWS_SECRET_ACCESS_KEY=secret)
+    return Pod("s3://{bucket}/", MLFLOW_S3_ENDPOINT_URL=url, AWS_DEFAULT_REGION="us-east-1", AWS_ACCESS_KEY_ID=key,
+               AWS_SECRET_ACCESS_KEY=secret)
 
 
 def s3_client(pod, service="s3"):
     environment = pod.environment
     return boto3.client(service, endpoint_url=environment["MLFLOW_S3_ENDPOINT_URL"], region_name="us-east-1",
-                        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"], aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"])
+                        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+                        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"])
 
 
 @pytest.fixture
@@ -90,7 +98,8 @@ def s3(seaweedfs):
 
 
 def test_s3_missing(s3):
-    assert f"bucket '{s3.name}' does not exist; create it, or set object_storage_bucket_create to true" in s3.refusal(versioning=True)
+    sentence = f"bucket '{s3.name}' does not exist; create it, or set object_storage_bucket_create to true"
+    assert sentence in s3.refusal(versioning=True)
 
 
 @pytest.mark.parametrize("store", ["seaweedfs", "moto"])
@@ -102,15 +111,16 @@ def test_s3_all_that_is_asked(request, store):
         assert line in out
     client, name = s3_client(s3), {"Bucket": s3.name}
     assert client.get_bucket_versioning(**name)["Status"] == "Enabled"
-    default = client.get_bucket_encryption(**name)["ServerSideEncryptionConfiguration"]["Rules"][0]["ApplyServerSideEncryptionByDefault"]
-    assert default["SSEAlgorithm"] == "AES256"
+    (rule,) = client.get_bucket_encryption(**name)["ServerSideEncryptionConfiguration"]["Rules"]
+    assert rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
     rules = {rule["ID"]: rule for rule in client.get_bucket_lifecycle_configuration(**name)["Rules"]}
     assert rules["mlops-mlflow-expire"]["Expiration"] == {"Days": 30}
     assert rules["mlops-mlflow-expire-noncurrent"]["NoncurrentVersionExpiration"]["NoncurrentDays"] == 7
     assert rules["mlops-mlflow-abort-multipart"]["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 2}
     client.put_object(**name, Key="a", Body=b"x")
     assert client.head_object(**name, Key="a")["ServerSideEncryption"] == "AES256"
-    assert not [entry["Key"] for entry in client.list_object_versions(**name).get("Versions", []) if entry["Key"] != "a"]
+    assert not [entry["Key"] for entry in client.list_object_versions(**name).get("Versions", [])
+                if entry["Key"] != "a"]
 
 
 def test_s3_null_leaves_alone_and_false_suspends(s3):
@@ -163,18 +173,21 @@ def test_s3_without_kms_is_refused_before_it_breaks_the_bucket(s3):
     """SeaweedFS takes the setting, and fails every write afterwards."""
     s3.apply(create=True)
     sentence = s3.refusal(encryption="aws:kms", kms_key="none")
-    assert "object_storage_bucket_encryption and object_storage_bucket_kms_key" in sentence and "InternalError" in sentence
+    assert "object_storage_bucket_encryption and object_storage_bucket_kms_key" in sentence
+    assert "InternalError" in sentence
     s3_client(s3).put_object(Bucket=s3.name, Key="a", Body=b"x")
 
 
 def test_s3_denied(seaweedfs):
-    assert "may not be read with the server's credentials (403)" in s3_pod(seaweedfs["url"], secret="wrong").refusal(create=True)
+    assert "may not be read with the server's credentials (403)" in s3_pod(seaweedfs["url"],
+                                                                           secret="wrong").refusal(create=True)
 
 
 def test_s3_request_that_the_store_turns_down(s3):
     s3_client(s3).create_bucket(Bucket=s3.name, ObjectLockEnabledForBucket=True)
     sentence = s3.refusal(versioning=False)
-    assert "the store cannot apply object_storage_bucket_versioning to bucket" in sentence and "InvalidBucketState" in sentence
+    assert "the store cannot apply object_storage_bucket_versioning to bucket" in sentence
+    assert "InvalidBucketState" in sentence
 
 
 @pytest.fixture
@@ -183,7 +196,8 @@ def gs(gcs):
 
 
 def gcs_bucket(pod):
-    client = storage.Client("p", AnonymousCredentials(), client_options={"api_endpoint": pod.environment["STORAGE_EMULATOR_HOST"]})
+    client = storage.Client("p", AnonymousCredentials(),
+                            client_options={"api_endpoint": pod.environment["STORAGE_EMULATOR_HOST"]})
     return client.get_bucket(pod.name)
 
 
@@ -194,7 +208,8 @@ def test_gcs_missing(gs):
 def test_gcs_all_that_is_asked(gs):
     key = "projects/p/locations/eu/keyRings/r/cryptoKeys/k"
     out = gs.apply(create=True, versioning=True, kms_key=key, **ALL_DAYS)
-    for line in (f"'{gs.name}' created", "versioning changed to on", f"encryption changed to {key}", "lifecycle changed to"):
+    for line in (f"'{gs.name}' created", "versioning changed to on", f"encryption changed to {key}",
+                 "lifecycle changed to"):
         assert line in out
     bucket = gcs_bucket(gs)
     assert bucket.versioning_enabled and bucket.default_kms_key_name == key
@@ -263,7 +278,8 @@ def test_azure_container(azure):
 def test_azure_what_belongs_to_the_account(azure, asked):
     pod = Pod("wasbs://{bucket}@mlops.blob.core.windows.net/", AZURE_STORAGE_CONNECTION_STRING=azure)
     sentence = pod.refusal(create=True, **asked)
-    assert f"object_storage_bucket_{next(iter(asked))} asks for what Azure keeps as a setting of the storage account" in sentence
+    (setting,) = asked
+    assert f"object_storage_bucket_{setting} asks for what Azure keeps as a setting of the storage account" in sentence
     assert not BlobServiceClient.from_connection_string(azure).get_container_client(pod.name).exists()
 
 
@@ -282,7 +298,8 @@ def any_store(request):
     store = request.getfixturevalue(request.param)
     return {"seaweedfs": lambda: s3_pod(store["url"]),
             "gcs": lambda: Pod("gs://{bucket}/", STORAGE_EMULATOR_HOST=store),
-            "azure": lambda: Pod("wasbs://{bucket}@mlops.blob.core.windows.net/", AZURE_STORAGE_CONNECTION_STRING=store)}[request.param]()
+            "azure": lambda: Pod("wasbs://{bucket}@mlops.blob.core.windows.net/",
+                                 AZURE_STORAGE_CONNECTION_STRING=store)}[request.param]()
 
 
 def test_prepare_makes_the_bucket_and_finds_it(any_store):
@@ -310,4 +327,5 @@ def test_prepare_with_a_folder(tmp_path):
     assert Pod(str(tmp_path / "made")).run("prepare.py", "artifacts").returncode == 0
     assert (tmp_path / "made").is_dir()
     (tmp_path / "file").write_text("")
-    assert "cannot be written: Not a directory" in Pod(str(tmp_path / "file" / "x")).run("prepare.py", "artifacts").stderr
+    assert "cannot be written: Not a directory" in Pod(str(tmp_path / "file" / "x")).run("prepare.py",
+                                                                                         "artifacts").stderr

@@ -77,14 +77,16 @@ def oauth2_proxy(location, api=401, seen=None):
         server.shutdown()
 
 
-PROVIDER = "https://id.example.com/auth?client_id=mlflow&redirect_uri=https%3A%2F%2Fm.example.com%2Fteam%2Foauth2%2Fcallback&state=x"
+CALLBACK = "https%3A%2F%2Fm.example.com%2Fteam%2Foauth2%2Fcallback"
+PROVIDER = f"https://id.example.com/auth?client_id=mlflow&redirect_uri={CALLBACK}&state=x"
 
 
 def test_users_log_in_elsewhere():
     with oauth2_proxy(PROVIDER) as url:
         report = ask(url, login_elsewhere=True, path_prefix="/team")
     assert report["healthy"], report["failures"]
-    assert details(report)["login"] == "at id.example.com, which redirects back to https://m.example.com/team/oauth2/callback"
+    callback = "https://m.example.com/team/oauth2/callback"
+    assert details(report)["login"] == f"at id.example.com, which redirects back to {callback}"
 
 
 def test_a_missing_login_is_noticed(mlflow_server):
@@ -92,7 +94,9 @@ def test_a_missing_login_is_noticed(mlflow_server):
     assert "without a login" in said["refusal"] and "without a login" in said["login"]
 
 
-@pytest.mark.parametrize("location, api, check", [("/signed-in", 401, "login"), ("https://id.example.com/error", 401, "login"), (PROVIDER, 403, "refusal"),
+@pytest.mark.parametrize("location, api, check",
+                         [("/signed-in", 401, "login"), ("https://id.example.com/error", 401, "login"),
+                          (PROVIDER, 403, "refusal"),
                                                   (PROVIDER, 502, "refusal")])
 def test_a_login_that_leads_nowhere_is_noticed(location, api, check):
     with oauth2_proxy(location, api) as url:
@@ -114,7 +118,8 @@ def test_a_host_that_does_not_resolve_is_asked_where_connect_says(mlflow_server)
     port = mlflow_server[0].rpartition(":")[2]
     report = ask("http://mlflow.localhost.test:8000", connect=f"127.0.0.1:{port}")
     found = details(report)
-    assert found["http"] == "OK" and "403" in found["api"], "the server must see the URL's host, which it does not allow"
+    assert found["http"] == "OK"
+    assert "403" in found["api"], "the server must see the URL's host, which it does not allow"
     assert "does not answer" in details(ask("http://mlflow.localhost.test:8000"))["http"]
 
 
@@ -152,11 +157,15 @@ def index(tmp_path_factory):
         links = "".join(f'<a href="{name}"{attributes}>{name}</a>' for name, attributes in files)
         (folder / package / "index.html").write_text(f"<html><body>{links}</body></html>")
 
-    page("mlflow", ("mlflow-3.1.0-py3-none-any.whl", ""), ("mlflow-3.2.0-py3-none-any.whl", ' data-requires-python="&gt;=3.10"'),
-         ("mlflow-3.3.0-py3-none-any.whl", ""), ("mlflow-3.4.0rc1-py3-none-any.whl", ""), ("mlflow-3.5.0-py3-none-any.whl", ' data-yanked=""'),
+    page("mlflow", ("mlflow-3.1.0-py3-none-any.whl", ""),
+         ("mlflow-3.2.0-py3-none-any.whl", ' data-requires-python="&gt;=3.10"'),
+         ("mlflow-3.3.0-py3-none-any.whl", ""), ("mlflow-3.4.0rc1-py3-none-any.whl", ""),
+         ("mlflow-3.5.0-py3-none-any.whl", ' data-yanked=""'),
          ("mlflow-3.6.0-py3-none-any.whl", ' data-requires-python="&gt;=3.99"'), ("not a package.txt", ""))
-    page("mlflow-skinny", *((f"mlflow_skinny-{v}-py3-none-any.whl", "") for v in ("3.1.0", "3.2.0", "3.4.0rc1", "3.5.0", "3.6.0")))
-    (folder / "releases").write_text(json.dumps([{"tag_name": "v3.1.0"}, {"tag_name": "v3.2.0", "prerelease": True}, {"tag_name": "nightly"}]))
+    page("mlflow-skinny",
+         *((f"mlflow_skinny-{v}-py3-none-any.whl", "") for v in ("3.1.0", "3.2.0", "3.4.0rc1", "3.5.0", "3.6.0")))
+    (folder / "releases").write_text(json.dumps([{"tag_name": "v3.1.0"}, {"tag_name": "v3.2.0", "prerelease": True},
+                                                 {"tag_name": "nightly"}]))
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -166,8 +175,10 @@ def index(tmp_path_factory):
 
 def versions(**changes):
     connection = {name: option.get("default") for name, option in SERVER.items()}
-    return mlflow_version_info.look({**connection, "source": "index", "index_url": None, "github_url": None, "python_version": "3.11",
-                                     "pinned": "3.0.0", "limit": 10, "username": None, "password": None, "timeout": 5, **changes})
+    return mlflow_version_info.look({**connection, "source": "index", "index_url": None, "github_url": None,
+                                     "python_version": "3.11",
+                                     "pinned": "3.0.0", "limit": 10, "username": None, "password": None, "timeout": 5,
+                                     **changes})
 
 
 def test_only_what_can_be_installed_counts(index):

@@ -25,7 +25,9 @@ PARAMS = {"path_prefix": "", "token": None, "ca_file": None, "validate_certs": T
 def run(module, **options):
     """What a module returns, failed or not; an option that is None is left out."""
     said = io.StringIO()
-    with patch_module_args({key: value for key, value in options.items() if value is not None}), contextlib.redirect_stdout(said), pytest.raises(SystemExit):
+    with patch_module_args({key: value for key,
+                            value in options.items()
+                            if value is not None}), contextlib.redirect_stdout(said), pytest.raises(SystemExit):
         module.main()
     return json.loads(said.getvalue())
 
@@ -104,7 +106,8 @@ def test_a_password_is_changed_only_when_it_is_to_be(user, server, somebody):
     assert status(server, somebody, PASSWORD) == 200
     changed = user(username=somebody, password="quite-another-one", update_password="always", _ansible_diff=True)
     assert changed["changed"] and changed["password_changed"]
-    assert "quite-another-one" not in json.dumps(changed["diff"]) and changed["diff"]["before"] != changed["diff"]["after"]
+    assert "quite-another-one" not in json.dumps(changed["diff"])
+    assert changed["diff"]["before"] != changed["diff"]["after"]
     assert (status(server, somebody, PASSWORD), status(server, somebody, "quite-another-one")) == (401, 200)
     again = user(username=somebody, password="quite-another-one", update_password="always")
     assert not again["changed"] and not again["password_changed"]
@@ -139,7 +142,8 @@ def test_check_mode_changes_no_user(user, server, somebody):
     assert new["changed"] and new["user"] == {"id": None, "username": somebody + "x", "is_admin": True}
     assert mlflow_api.find_user(server, somebody + "x") is None
     before = mlflow_api.find_user(server, somebody)
-    changed = user(username=somebody, password="quite-another-one", update_password="always", admin=True, _ansible_check_mode=True)
+    changed = user(username=somebody, password="quite-another-one", update_password="always", admin=True,
+                   _ansible_check_mode=True)
     assert changed["changed"] and changed["password_changed"] and changed["user"]["is_admin"]
     assert user(username=somebody, state="absent", _ansible_check_mode=True)["changed"]
     assert mlflow_api.find_user(server, somebody) == before and status(server, somebody, PASSWORD) == 200
@@ -162,12 +166,15 @@ def test_an_administrator_changes_its_own_password(user, login, server, name):
     ({"username": "new"}, "User new does not exist yet, and password is empty; a new user needs one."),
     ({"username": "a:b", "password": PASSWORD}, "username 'a:b' cannot log in"),
     ({"username": "", "password": PASSWORD}, "username '' cannot log in"),
-    ({"username": "chief", "state": "absent"}, "User chief is the one that this task logs in as; log in as another administrator to remove it."),
+    ({"username": "chief", "state": "absent"},
+     "User chief is the one that this task logs in as; log in as another administrator to remove it."),
     ({"username": "chief", "admin": False}, "it stays an administrator"),
-    ({"username": "new", "login_password": "wrong"}, "refuses user chief (401); login_username and login_password must be an administrator's."),
+    ({"username": "new", "login_password": "wrong"},
+     "refuses user chief (401); login_username and login_password must be an administrator's."),
     ({"username": "new", "login_username": None, "login_password": None}, "refuses this login (401)"),
     ({"username": "new", "path_prefix": "/elsewhere"}, "has no users (404)"),
-    ({"username": "new", "url": "http://127.0.0.1:9"}, "http://127.0.0.1:9/api/2.0/mlflow/users/current does not answer: "),
+    ({"username": "new", "url": "http://127.0.0.1:9"},
+     "http://127.0.0.1:9/api/2.0/mlflow/users/current does not answer: "),
     ({"username": "new", "url": "mlflow.example.com"}, "does not answer: unknown url type"),
     ({"username": "new", "url": None}, "url is empty while engine is none; name the URL of the server."),
 ])
@@ -178,13 +185,16 @@ def test_what_is_wrong_with_a_user_is_said(user, options, words):
 
 
 def test_a_server_without_users_says_so(mlflow_server):
-    failed = run(mlflow_user, url=mlflow_server[0], login_username="chief", login_password="any", username="new", password=PASSWORD)
-    assert failed["msg"] == f"{mlflow_server[0]} has no users (404); start the server with --app-name basic-auth, or correct path_prefix."
+    failed = run(mlflow_user, url=mlflow_server[0], login_username="chief", login_password="any", username="new",
+                 password=PASSWORD)
+    assert failed["msg"] == (f"{mlflow_server[0]} has no users (404); start the server with --app-name basic-auth, "
+                             f"or correct path_prefix.")
 
 
 def test_who_is_no_administrator_is_told(login, somebody):
     options = {"url": login["url"], "login_username": somebody, "login_password": PASSWORD, "username": "new"}
-    for module, more in ((mlflow_user, {"password": "quite-another-one"}), (mlflow_permission, {"experiment": "Default", "permission": "READ"})):
+    for module, more in ((mlflow_user, {"password": "quite-another-one"}),
+                         (mlflow_permission, {"experiment": "Default", "permission": "READ"})):
         assert f"User {somebody} is no administrator of" in run(module, **options, **more)["msg"]
 
 
@@ -231,7 +241,8 @@ def test_a_grant_is_made_changed_and_taken_back(permission, client, somebody, ex
 def test_a_manager_may_delete(permission, client, somebody, experiment):
     assert permission(username=somebody, experiment=experiment[0], permission="MANAGE")["changed"]
     client(somebody, PASSWORD).delete_experiment(experiment[1])
-    assert "is deleted; restore it first." in permission(username=somebody, experiment_id=experiment[1], permission="READ")["msg"]
+    assert "is deleted; restore it first." in permission(username=somebody, experiment_id=experiment[1],
+                                                         permission="READ")["msg"]
     assert permission(username=somebody, experiment_id=experiment[1], state="absent")["changed"]
 
 
@@ -269,7 +280,8 @@ def test_every_kind_is_one_that_the_server_knows(permission, server, somebody):
     with pytest.raises(mlflow_api.ApiError) as error:
         server.call("/api/3.0/mlflow/users/permissions/grant",
                     {"username": somebody, "resource_type": "none", "resource_id": "*", "permission": "USE"})
-    assert set(re.findall(r"'(\w+)'", str(error.value).partition("Valid resource types are")[2])) - {"workspace"} == set(mlflow_permission.KINDS)
+    valid = str(error.value).partition("Valid resource types are")[2]
+    assert set(re.findall(r"'(\w+)'", valid)) - {"workspace"} == set(mlflow_permission.KINDS)
     for kind in mlflow_permission.KINDS:
         assert permission(username=somebody, every=kind, permission="USE").get("changed"), kind
 
@@ -278,16 +290,22 @@ def test_every_kind_is_one_that_the_server_knows(permission, server, somebody):
 def things(server, experiment):
     """A thing of each other kind, by the option that names it."""
     title, number = experiment
-    server.call("/api/3.0/mlflow/scorers/register", {"experiment_id": number, "name": "to/the point", "serialized_scorer": "{}"})
-    server.call("/api/2.0/mlflow/registered-models/create", {"name": title, "tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}]})
+    server.call("/api/3.0/mlflow/scorers/register",
+                {"experiment_id": number, "name": "to/the point", "serialized_scorer": "{}"})
+    server.call("/api/2.0/mlflow/registered-models/create",
+                {"name": title, "tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}]})
     secret = server.call("/api/3.0/mlflow/gateway/secrets/create",
-                         {"secret_name": title, "secret_value": {"api_key": "x"}, "provider": "openai"})["secret"]["secret_id"]
+                         {"secret_name": title, "secret_value": {"api_key": "x"},
+                          "provider": "openai"})["secret"]["secret_id"]
     model = server.call("/api/3.0/mlflow/gateway/model-definitions/create",
-                        {"name": title, "secret_id": secret, "provider": "openai", "model_name": "gpt-4o"})["model_definition"]["model_definition_id"]
+                        {"name": title, "secret_id": secret, "provider": "openai",
+                         "model_name": "gpt-4o"})["model_definition"]["model_definition_id"]
     endpoint = server.call("/api/3.0/mlflow/gateway/endpoints/create", {
-        "name": title, "model_configs": [{"model_definition_id": model, "linkage_type": "PRIMARY"}]})["endpoint"]["endpoint_id"]
+        "name": title,
+        "model_configs": [{"model_definition_id": model, "linkage_type": "PRIMARY"}]})["endpoint"]["endpoint_id"]
     server.call("/api/3.0/mlflow/mcp-servers", {"name": f"org.example/{title}"})
-    return {"scorer": ("to/the point", f"{number}/to%2Fthe%20point"), "prompt": (title, title), "gateway_secret": (title, secret),
+    return {"scorer": ("to/the point", f"{number}/to%2Fthe%20point"), "prompt": (title, title),
+            "gateway_secret": (title, secret),
             "gateway_model_definition": (title, model), "gateway_endpoint": (title, endpoint),
             "mcp_server": (f"org.example/{title}", f"org.example/{title}")}
 
@@ -296,7 +314,8 @@ def test_other_kinds(permission, server, somebody, experiment, things):
     for option, (thing, identifier) in things.items():
         options = {"username": somebody, option: thing, **({"experiment": experiment[0]} if option == "scorer" else {})}
         made = permission(**options, permission="MANAGE")
-        assert made.get("changed") and made["grant"]["resource_type"] == option and made["grant"]["resource_id"] == identifier, made
+        assert made.get("changed"), made
+        assert (made["grant"]["resource_type"], made["grant"]["resource_id"]) == (option, identifier)
         if option != "prompt":  # of which the server does not tell
             assert server.call("/api/3.0/mlflow/users/permissions/get", username=somebody, resource_type=option,
                                resource_id=identifier)["permission"] == "MANAGE"
@@ -342,7 +361,8 @@ def test_what_is_not_there_has_no_permission(permission, somebody):
     ({"experiment": "Default", "registered_model": "none"}, "mutually exclusive"),
     ({"registered_model": "none", "scorer": "none"}, "mutually exclusive"),
     ({}, "one of the following is required: experiment, experiment_id"),
-    ({"experiment": "Default", "permission": None}, "state is present but all of the following are missing: permission"),
+    ({"experiment": "Default", "permission": None},
+     "state is present but all of the following are missing: permission"),
     ({"experiment": "Default", "permission": "NO_PERMISSIONS"}, "value of permission must be one of"),
     ({"experiment": "Default", "login_password": "wrong"}, "refuses user chief (401)"),
     ({"experiment": "Default", "path_prefix": "/elsewhere"}, "has no users (404)"),
@@ -362,7 +382,8 @@ def test_health_needs_a_login(login):
 
 def test_the_version_needs_a_login(login):
     options = {"url": login["url"], "index_url": "http://127.0.0.1:9"}
-    assert run(mlflow_version_info, **options, username=login["login_username"], password=login["login_password"])["installed"] == mlflow.__version__
+    assert run(mlflow_version_info, **options, username=login["login_username"],
+               password=login["login_password"])["installed"] == mlflow.__version__
     nobody = run(mlflow_version_info, **options)
     assert nobody["installed"] is None and "/version answers 401" in nobody["message"]
 

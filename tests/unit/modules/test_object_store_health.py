@@ -2,10 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""object_store_health against a real S3 server, real folders, and emulators of Google Cloud Storage and of Azure Blob Storage.
+"""object_store_health against a real S3 server, real folders, and emulators of Google Cloud Storage and of Azure Blob
+Storage.
 
-Azurite checks keys. The emulator of Google's does not; what is said of denied access is asked of a server that answers as
-Google's documentation says. Tokens of Workload Identity need the clouds themselves.
+Azurite checks keys. The emulator of Google's does not; what is said of denied access is asked of a server that answers
+as Google's documentation says. Tokens of Workload Identity need the clouds themselves.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def test_gcs_denied(at_google, monkeypatch):
     assert "storage.objects.list" in details(report)["exists"]
 
 
-@pytest.mark.parametrize("contents, words", [("{}", "gives no access with these credentials"), ("{", "the service account is no JSON")])
+@pytest.mark.parametrize("contents, words",
+                         [("{}", "gives no access with these credentials"), ("{", "the service account is no JSON")])
 def test_gcs_with_a_service_account_that_is_none(at_google, tmp_path, contents, words):
     (tmp_path / "key.json").write_text(contents)
     for options in ({"service_account_file": str(tmp_path / "key.json")}, {"service_account_contents": contents}):
@@ -106,11 +108,13 @@ def test_gcs_with_a_service_account(at_google, tmp_path):
     """The key is used: the request for its token goes to the address that the key names, where nobody answers."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
-    account = {"type": "service_account", "project_id": "p", "client_email": "mlflow@p", "private_key": key, "private_key_id": "1",
+    account = {"type": "service_account", "project_id": "p", "client_email": "mlflow@p", "private_key": key,
+               "private_key_id": "1",
                "token_uri": "http://127.0.0.1:9/token"}
     (tmp_path / "key.json").write_text(json.dumps(account))
     report = measure("object_store", {**at_google, "service_account_file": str(tmp_path / "key.json")})
-    assert "gives no access with these credentials" in details(report)["exists"] and "port=9" in details(report)["exists"]
+    assert "gives no access with these credentials" in details(report)["exists"]
+    assert "port=9" in details(report)["exists"]
 
 
 def at_azure(connection, **changes):
@@ -138,8 +142,10 @@ def test_azure_says_what_is_wrong(azure):
     wrong = azure.replace(parts(azure)["AccountKey"], "d3Jvbmc=")
     for changes, words in (
         ({"bucket": "nowhere"}, "container nowhere does not exist at http://127.0.0.1"),
-        ({"connection_string": wrong}, "access to container mlflow is denied with these credentials (AuthorizationFailure)"),
-        ({"connection_string": wrong.replace(parts(azure)["BlobEndpoint"], "http://127.0.0.1:9/mlops")}, "http://127.0.0.1:9/mlops cannot be reached"),
+        ({"connection_string": wrong},
+         "access to container mlflow is denied with these credentials (AuthorizationFailure)"),
+        ({"connection_string": wrong.replace(parts(azure)["BlobEndpoint"], "http://127.0.0.1:9/mlops")},
+         "http://127.0.0.1:9/mlops cannot be reached"),
     ):
         assert words in details(measure("object_store", at_azure(azure, **changes)))["exists"]
 
@@ -152,12 +158,15 @@ def test_azure_without_credentials(monkeypatch):
 
 def test_from_the_environment_of_the_server(seaweedfs, gcs, azure, tmp_path, monkeypatch):
     """The questions that a pod of the server is asked know nothing but its environment."""
-    for variable, value in (("MLFLOW_S3_ENDPOINT_URL", seaweedfs["url"]), ("AWS_ACCESS_KEY_ID", "key"), ("AWS_DEFAULT_REGION", "us-east-1"),
+    for variable, value in (("MLFLOW_S3_ENDPOINT_URL", seaweedfs["url"]), ("AWS_ACCESS_KEY_ID", "key"),
+                            ("AWS_DEFAULT_REGION", "us-east-1"),
                             ("AWS_SECRET_ACCESS_KEY", "rightsecret"), ("STORAGE_EMULATOR_HOST", gcs),
                             ("AZURE_STORAGE_CONNECTION_STRING", azure)):
         monkeypatch.setenv(variable, value)
-    for destination, found in (("s3://mlflow/team/a", "bucket mlflow at http"), ("gs://mlflow/team/a", f"bucket mlflow at {gcs}"),
-                               ("wasbs://mlflow@mlops.blob.core.windows.net/team/a", "container mlflow at http://127.0.0.1"),
+    for destination, found in (("s3://mlflow/team/a", "bucket mlflow at http"),
+                               ("gs://mlflow/team/a", f"bucket mlflow at {gcs}"),
+                               ("wasbs://mlflow@mlops.blob.core.windows.net/team/a",
+                                "container mlflow at http://127.0.0.1"),
                                (str(tmp_path), f"folder {tmp_path}")):
         monkeypatch.setenv("MLFLOW_ARTIFACTS_DESTINATION", destination)
         report = measure("object_store", {"environment": True, "size_mb": 1})
@@ -172,7 +181,9 @@ def test_the_account_of_a_wasbs_uri(monkeypatch):
     assert "https://no-such-account-of-mlops.blob.core.windows.net" in details(report)["exists"]
 
 
-@pytest.mark.parametrize("options, module", [({"type": "gcs"}, "google.cloud"), ({"type": "azure", "url": "https://x"}, "azure.storage.blob")])
+@pytest.mark.parametrize("options, module",
+                         [({"type": "gcs"}, "google.cloud"),
+                          ({"type": "azure", "url": "https://x"}, "azure.storage.blob")])
 def test_a_missing_library_is_named(options, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     report = measure("object_store", {"bucket": "mlflow", **options})

@@ -21,7 +21,8 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.program import Probe
 
 
 class BarePython(engines.Engine):
-    """Executes in a process of this machine, isolated from its environment's Python settings, with the variables given."""
+    """Executes in a process of this machine, isolated from its environment's Python settings, with the variables
+    given."""
 
     def __init__(self, **environment):
         super().__init__(engines.Scope("team-a", "team-a"), print)
@@ -30,7 +31,8 @@ class BarePython(engines.Engine):
     def execute(self, service, argv, stdin="", timeout=120):
         assert argv == ["python3", "-"]
         self.executed.append(stdin)
-        done = subprocess.run([sys.executable, "-I", "-"], input=stdin, capture_output=True, text=True, timeout=timeout, check=False,
+        done = subprocess.run([sys.executable, "-I", "-"], input=stdin, capture_output=True, text=True,
+                              timeout=timeout, check=False,
                               env={"PATH": os.environ["PATH"], **self.environment})
         if done.returncode:
             raise engines.EngineError(f"python3 in pod {service} failed: {done.stderr.strip().splitlines()[-1]}")
@@ -44,7 +46,8 @@ def instance(mlflow_server, tmp_path):
     engine = BarePython(MLFLOW_BACKEND_STORE_URI=f"sqlite:///{database}", MLFLOW_ARTIFACTS_DESTINATION=str(tmp_path))
     probes = [Probe("database", "The database", "database", {"environment": True}),
               Probe("object_store", "The artifact store", "object_store", {"environment": True, "size_mb": 1}),
-              Probe("server", "The server", "server", {"environment": True, "url": url, "expected_version": mlflow.__version__}),
+              Probe("server", "The server", "server",
+                    {"environment": True, "url": url, "expected_version": mlflow.__version__}),
               Probe("roundtrip", "The client's round trip", "roundtrip", {"environment": True, "url": url})]
     return engine, probes
 
@@ -62,7 +65,8 @@ def test_a_whole_instance(instance):
 
 def test_a_probe_that_fails_leaves_the_others(instance):
     engine, probes = instance
-    probes = [*probes, Probe("ingress", "The ingress", "server", {"url": "http://127.0.0.1:9"}), Probe("other", "The other", "database", {})]
+    probes = [*probes, Probe("ingress", "The ingress", "server", {"url": "http://127.0.0.1:9"}),
+              Probe("other", "The other", "database", {})]
     reports = program.run(engine, "team-a-server", probes[2:])
     assert reports["server"]["healthy"] and reports["roundtrip"]["healthy"]
     sentences = program.failures(probes[2:], reports)
@@ -79,7 +83,8 @@ def test_a_pod_that_is_not_there(instance):
             raise engines.EngineError(f"Service {service} has no ready pod.")
 
     reports = program.run(Nobody(), "team-a-server", probes)
-    assert program.failures(probes[:1], reports) == ["The database is not healthy: run: Service team-a-server has no ready pod."]
+    assert program.failures(probes[:1],
+                            reports) == ["The database is not healthy: run: Service team-a-server has no ready pod."]
     assert not any(report["healthy"] for report in reports.values())
 
 
@@ -88,7 +93,8 @@ def test_a_python_that_prints_something_else():
         def execute(self, service, argv, stdin="", timeout=120):
             return "Segmentation fault\n"
 
-    (report,) = program.run(Chatty(), "s", [Probe("server", "The server", "server", {"url": "http://127.0.0.1:9"})]).values()
+    (report,) = program.run(Chatty(), "s",
+                            [Probe("server", "The server", "server", {"url": "http://127.0.0.1:9"})]).values()
     assert "printed no result, but 'Segmentation fault'" in report["failures"][0]
 
 
@@ -111,7 +117,8 @@ def silent():
 
 def test_a_probe_that_does_not_end_in_time(mlflow_server):
     with silent() as url:
-        probes = [Probe("slow", "The slow one", "server", {"url": url}), Probe("server", "The server", "server", {"url": mlflow_server[0]})]
+        probes = [Probe("slow", "The slow one", "server", {"url": url}),
+                  Probe("server", "The server", "server", {"url": mlflow_server[0]})]
         begun = time.monotonic()
         reports = program.run(BarePython(), "s", probes, timeout=4)
     assert time.monotonic() - begun < 10
@@ -140,5 +147,6 @@ def test_what_libraries_print_is_not_taken_for_the_result(tmp_path):
 def test_only_what_is_needed_travels():
     text = program.source("checks", "measure_all", {}, ["probes.database"])
     assert len(text) < 12_000
-    assert {name.rpartition(".")[2] for name in program._sources(("probes.database",)) if program._sources(("probes.database",))[name]} == {
+    assert {name.rpartition(".")[2] for name in program._sources(("probes.database",))
+            if program._sources(("probes.database",))[name]} == {
         "checks", "database"}

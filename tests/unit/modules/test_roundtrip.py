@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The client's round trip by REST against real MLflow servers, and against one that damages what passes or dies on the way."""
+"""The client's round trip by REST against real MLflow servers, and against one that damages what passes or dies on the
+way."""
 
 from __future__ import annotations
 
@@ -40,10 +41,12 @@ def left_over(url):
 def test_every_step(mlflow_server):
     report = roundtrip(mlflow_server[0], artifact_size_mb=3)
     assert report["healthy"], report["failures"]
-    assert list(details(report)) == ["experiment created", "run logged", "artifact uploaded", "artifact downloaded", "model registered",
+    assert list(details(report)) == ["experiment created", "run logged", "artifact uploaded", "artifact downloaded",
+                                     "model registered",
                                      "everything removed"]
     assert report["latency_ms"]["log_metric"]["samples"] == 20
-    assert {"create_experiment", "create_run", "log_param", "read_run", "upload", "download", "register_model", "set_alias"} <= set(
+    assert {"create_experiment", "create_run", "log_param", "read_run", "upload", "download", "register_model",
+            "set_alias"} <= set(
         report["latency_ms"])
     assert report["upload_mb_s"] > 0 and report["download_mb_s"] > 0
 
@@ -63,7 +66,8 @@ def certificate(folder, name):
     made = (x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
             .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
             .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name),
+                                                        x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
             .add_extension(x509.BasicConstraints(True, None), True).sign(key, hashes.SHA256()))
     (folder / "tls.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
     (folder / "tls.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
@@ -92,7 +96,8 @@ def test_with_login_prefix_and_tls(encrypted):
 def test_by_the_name_of_an_ingress(encrypted):
     """The URL's host resolves nowhere; its certificate is verified and its Host header sent all the same."""
     address = urllib.parse.urlsplit(encrypted["url"]).netloc
-    report = measure("server", {**encrypted, "url": "https://mlflow.example.com", "connect": address, "roundtrip": True})
+    report = measure("server",
+                     {**encrypted, "url": "https://mlflow.example.com", "connect": address, "roundtrip": True})
     assert report["healthy"], report["failures"]
     wrong = measure("server", {**encrypted, "url": "https://other.example.com", "connect": address})
     assert "certificate is not valid for 'other.example.com'" in wrong["failures"][0]
@@ -117,7 +122,8 @@ def test_a_login_from_the_environment(encrypted, monkeypatch):
 @pytest.fixture
 def s3_environment(seaweedfs, monkeypatch):
     """The variables by which the server, and a pod of it, reach the store."""
-    variables = {"MLFLOW_S3_ENDPOINT_URL": seaweedfs["url"], "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "rightsecret",
+    variables = {"MLFLOW_S3_ENDPOINT_URL": seaweedfs["url"], "AWS_ACCESS_KEY_ID": "key",
+                 "AWS_SECRET_ACCESS_KEY": "rightsecret",
                  "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -144,14 +150,16 @@ def test_a_server_that_signs_no_urls(mlflow_server):
 
 @contextlib.contextmanager
 def between(url, change):
-    """URL of a proxy before a server; ``change(method, path, body)`` gives the body to pass back, or None to break the connection."""
+    """URL of a proxy before a server; ``change(method, path, body)`` gives the body to pass back, or None to break the
+    connection."""
     target = urllib.parse.urlsplit(url).netloc
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def pass_on(self):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             connection = http.client.HTTPConnection(target)
-            headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")}
+            headers = {name: value for name,
+                       value in self.headers.items() if name.lower() not in ("host", "connection")}
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
             content = change(self.command, self.path, answer.read())
@@ -175,7 +183,8 @@ def between(url, change):
         server.shutdown()
 
 
-@pytest.mark.parametrize("damage", [lambda body: body[:-1], lambda body: body[:-1] + bytes([body[-1] ^ 1]), lambda body: b""])
+@pytest.mark.parametrize("damage",
+                         [lambda body: body[:-1], lambda body: body[:-1] + bytes([body[-1] ^ 1]), lambda body: b""])
 def test_a_damaged_artifact_is_noticed_and_removed(mlflow_server, damage):
     def change(method, path, body):
         return damage(body) if method == "GET" and "/mlflow-artifacts/" in path else body
@@ -208,7 +217,9 @@ def test_a_server_that_dies_in_between(mlflow_server):
     with between(mlflow_server[0], change) as url:
         report = roundtrip(url)
     assert [check["ok"] for check in report["checks"]] == [True, False, False, False, False, False]
-    assert "does not answer" in details(report)["run logged"] and "does not answer" in details(report)["everything removed"]
-    for experiment in mlflow.MlflowClient(mlflow_server[0]).search_experiments():  # the dead server has kept the probe's
+    assert "does not answer" in details(report)["run logged"] and "does not answer" in details(report)["everything "
+                                                                                                       "removed"]
+    # What the dead server has kept.
+    for experiment in mlflow.MlflowClient(mlflow_server[0]).search_experiments():
         if experiment.name.startswith("mlops-mlflow-probe-"):
             mlflow.MlflowClient(mlflow_server[0]).delete_experiment(experiment.experiment_id)
