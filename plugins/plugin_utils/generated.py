@@ -16,12 +16,15 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 LENGTH = 32
 ALPHABET = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 """Letters and digits only: the value must survive URLs, shells and configuration files unquoted."""
+FERNET = "fernet:"
+"""In the annotation, instead of a first value: a key for Fernet, which MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY must be."""
 
 
 def keys(obj: dict) -> dict[str, str]:
     """The keys that a Secret asks to have generated, each with its first value, or "" for a password.
 
-    The annotation lists keys by comma; ``key=value`` begins with that value instead of a password.
+    The annotation lists keys by comma; ``key=value`` begins with that value instead of a password, ``key=fernet:`` with a
+    key for Fernet.
     """
     entries = (entry.strip().partition("=") for entry in manifests.annotation(obj, manifests.GENERATE).split(","))
     return {key: first for key, _equals, first in entries if key}
@@ -44,7 +47,7 @@ def fill(obj: dict, live: dict | None) -> None:
         data.update(pair if all(pair.values()) else certificates.certificate_authority(ca_name))
     for key, first in wanted.items():
         if key not in data:
-            data[key] = before.get(key) or base64.b64encode((first or password()).encode()).decode()
+            data[key] = before.get(key) or base64.b64encode(_value(first).encode()).decode()
     obj["data"] = data
 
 
@@ -61,6 +64,15 @@ def lost(wanted: dict[Ref, dict], live: dict[Ref, dict]) -> Iterator[str]:
             if after.get(key) not in (None, before.get(key)):
                 yield (f"{ref} holds a generated {key}, which another one given now does not change where it is used; leave it to "
                        f"be generated (playbooks/rotate.yml renews it), or put yours there and into the Secret first.")
+
+
+def _value(first: str) -> str:
+    return fernet_key() if first == FERNET else first or password()
+
+
+def fernet_key() -> str:
+    """A new random key for Fernet: 32 bytes in URL-safe base64. Source: https://github.com/fernet/spec."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
 def password() -> str:

@@ -150,7 +150,7 @@ def check():
             refuse(f"MLflow {version()} has no {', '.join(missing)}, by which the logins of a proxy (mlflow_server_auth proxy and oidc) work; "
                    "choose a version from 3.15.0 to the newest supported")
         report(proxy_login=None)
-    if os.environ.get("MLFLOW_ENABLE_WORKSPACES"):
+    if os.environ.get("MLFLOW_ENABLE_WORKSPACES", "false").lower() in ("true", "1"):
         known = "MLFLOW_ENABLE_WORKSPACES" in file_of("mlflow.environment_variables")
         report(workspaces="" if known else f"MLflow {version()} has no workspaces; everything is in one")
     if os.environ.get("MLFLOW_ARTIFACTS_PROXIED"):
