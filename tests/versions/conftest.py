@@ -27,6 +27,7 @@ def newest():
 def bucket(moto):
     """Environment of a server whose artifacts are in S3."""
     keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-    boto3.client("s3", endpoint_url=moto, region_name="us-east-1", aws_access_key_id="key", aws_secret_access_key="secret").create_bucket(Bucket="mlflow")
+    boto3.client(
+        "s3", endpoint_url=moto, region_name="us-east-1", aws_access_key_id="key", aws_secret_access_key="secret"
+    ).create_bucket(Bucket="mlflow")
     return {**keys, "MLFLOW_S3_ENDPOINT_URL": moto, "MLFLOW_ARTIFACTS_DESTINATION": "s3://mlflow/artifacts"}
-
