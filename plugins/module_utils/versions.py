@@ -118,7 +118,7 @@ def released(url, timeout):
 
 
 def available(index_url=INDEX, python_version="3.11", releases_url="", timeout=15):
-    """Stable versions that can be installed, newest first: mlflow-skinny is there in the same version, and both fit Python.
+    """Stable versions that can be installed, newest first, which mlflow-skinny is there in as well.
 
     Args:
         index_url: URL of a package index (simple repository API).
@@ -214,8 +214,8 @@ def resolve_latest(
     except VersionsError as error:
         raise VersionsError(f"mlflow_version is latest. {error}; {instead}") from error
     raise VersionsError(
-        f"mlflow_version is latest, and {index_url} has no version from {SUPPORTED[0]} on that can be installed on Python "
-        f"{python_version}"
+        f"mlflow_version is latest, and {index_url} has no version from {SUPPORTED[0]} on that can be installed on "
+        f"Python {python_version}"
         f"{' and has an image' if image_source == 'registry' else ''}; {instead}"
     )
 
@@ -253,13 +253,13 @@ def violations(version, auth="none"):
         return
     if Version(version) < Version(SUPPORTED[0]):
         yield (
-            f"mlflow_version is {version}, which is older than the oldest supported; choose {SUPPORTED[0]} or newer (before, "
-            "MLflow answered requests for traces and jobs without a login although logins were on)."
+            f"mlflow_version is {version}, which is older than the oldest supported; choose {SUPPORTED[0]} or newer "
+            "(before, MLflow answered requests for traces and jobs without a login although logins were on)."
         )
     elif auth in NEEDS and Version(version) < Version(NEEDS[auth]):
         yield (
-            f"mlflow_server_auth is {auth} while mlflow_version is {version}, which then answers 500 to all requests for "
-            f"traces, jobs and the gateway; choose {NEEDS[auth]} or newer."
+            f"mlflow_server_auth is {auth} while mlflow_version is {version}, which then answers 500 to all requests "
+            f"for traces, jobs and the gateway; choose {NEEDS[auth]} or newer."
         )
 
 

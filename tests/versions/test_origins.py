@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Pages of other sites may not use a server, whatever mlflow_server_allowed_hosts is: the newest MLflow, as the role runs it."""
+"""Pages of other sites may not use a server, whatever its allowed hosts are: the newest MLflow as the role runs it."""
 
 from __future__ import annotations
 

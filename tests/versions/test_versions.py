@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the role adds to MLflow, on SQLite and PostgreSQL, in the oldest supported version, the newest, and one between."""
+"""What the role adds to MLflow on SQLite and PostgreSQL: the oldest supported version, the newest and one between."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_workspaces(asking):
 
 
 def webhooks(server, count=20, **more):
-    """Statuses of listing webhooks with secrets, many times, each over a connection of its own, which any worker may take."""
+    """Statuses of listing webhooks with secrets, many times, each over a connection that any worker may take."""
     event = {"entity": "REGISTERED_MODEL", "action": "CREATED"}
     found = []
     for position in range(2):

@@ -1,12 +1,12 @@
 """What the server's pod needs of MLflow that no setting of MLflow gives. Python loads this file at its start.
 
-Changes MLflow's modules as they are loaded, and reports for each behaviour that this instance asks for whether MLflow has
-what it takes, as JSON in the file that MLOPS_MLFLOW_HOOKS names (/tmp/mlops-mlflow-hooks.json):
+Changes MLflow's modules as they are loaded, and reports for each behaviour that this instance asks for whether
+MLflow has what it takes, as JSON in the file that MLOPS_MLFLOW_HOOKS names (/tmp/mlops-mlflow-hooks.json):
 
 {"mlflow": "3.10.0", "behaviours": {"hosts": "", "artifacts_streamed": "MLflow 3.10.0 has no ...; ..."}}
 
-An empty text means that the behaviour is there, any other says what is missing; the server logs it once. Where logins or the
-check of the Host header would be missing, the server does not start.
+An empty text means that the behaviour is there, any other says what is missing; the server logs it once. Where logins
+or the check of the Host header would be missing, the server does not start.
 """
 
 import fcntl
@@ -168,8 +168,8 @@ def check():
         missing = missing_for_proxy_login()
         if missing:
             refuse(
-                f"MLflow {version()} has no {', '.join(missing)}, by which the logins of a proxy (mlflow_server_auth proxy "
-                "and oidc) work; choose a version from 3.15.0 to the newest supported"
+                f"MLflow {version()} has no {', '.join(missing)}, by which the logins of a proxy (mlflow_server_auth "
+                "proxy and oidc) work; choose a version from 3.15.0 to the newest supported"
             )
         report(proxy_login=None)
     if os.environ.get("MLFLOW_ENABLE_WORKSPACES", "false").lower() in ("true", "1"):
@@ -215,8 +215,8 @@ def streamed(fastapi_app):
     """
     if not hasattr(fastapi_app, "artifact_router"):
         return report(
-            artifacts_streamed=f"MLflow {version()} has no mlflow.server.artifact_router; the server holds each artifact in "
-            "memory, at twice its size, until it is passed on"
+            artifacts_streamed=f"MLflow {version()} has no mlflow.server.artifact_router; the server holds each "
+            "artifact in memory, at twice its size, until it is passed on"
         )
     if os.environ.get(PREFIX):
         if not hasattr(fastapi_app, "FastAPI"):
@@ -247,8 +247,8 @@ def administrator(config):
         return report(administrator="")
     if not hasattr(config, "configparser"):
         return refuse(
-            f"MLflow {version()} has no mlflow.server.auth.config.configparser, by which the administrator's password is "
-            "handed over"
+            f"MLflow {version()} has no mlflow.server.auth.config.configparser, by which the administrator's password "
+            "is handed over"
         )
     settings = {
         option: os.environ[variable].replace("%", "%%")

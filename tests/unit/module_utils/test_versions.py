@@ -109,7 +109,7 @@ def push(url, name, tag):
 
 @pytest.fixture
 def with_tokens(registry):
-    """URL of the registry behind a gate that wants an anonymous token, as ghcr.io does; and what was asked of the gate."""
+    """URL of the registry behind a gate that wants an anonymous token, as ghcr.io does, and what was asked."""
     asked = []
 
     class Gate(http.server.BaseHTTPRequestHandler):
