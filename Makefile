@@ -19,7 +19,7 @@ DEBIAN_PACKAGES := python3-venv podman runc netavark aardvark-dns iptables catat
 	$(if $(filter-out 0,$(shell id -u)),containers-storage)
 # What tests need on top: databases to measure (their programs only, no service), a linter, and a browser with what tells it
 # whom to trust.
-DEBIAN_TEST_PACKAGES := postgresql mariadb-server-core mariadb-client-core shellcheck chromium libnss3-tools
+DEBIAN_TEST_PACKAGES := postgresql docker-registry mariadb-server-core mariadb-client-core shellcheck chromium libnss3-tools
 
 # Ansible finds its tools, this collection and its configuration, whatever the machine's own settings are. Ansible refuses to
 # run where the locale is not UTF-8, as on a machine fresh from the installer.
@@ -33,7 +33,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LINK := .cache/collections/ansible_collections/mlops/mlflow
 PLAY := ansible-playbook --inventory $(INVENTORY)
 
-.PHONY: help quickstart status verify open uninstall clean venv test lint sanity unit manifests molecule molecule-ssh build \
+.PHONY: help quickstart status verify open uninstall clean venv test lint sanity unit versions manifests molecule molecule-ssh build \
 	benchmark-converge benchmark-serve changelog lock tools test-tools packages test-packages
 
 help: ## List the targets
@@ -120,6 +120,13 @@ endef
 	@npm ci --prefix $(@D) --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
 	@touch $@
 
+# MLflow in each version that tests/versions runs.
+.cache/versions/%/.installed: tests/versions/locks/%.txt .venv/.test
+	@echo "Installing MLflow $*"
+	@$(uv) venv --quiet --clear --python .venv/bin/python $(@D)
+	@$(uv) pip install --quiet --python $(@D) --requirements $<
+	@touch $@
+
 $(LINK):
 	@mkdir -p $(@D)
 	@ln -sfn ../../../.. $@
@@ -134,7 +141,7 @@ lock: test-tools ## Renew requirements.txt, requirements-test.txt and tests/azur
 
 # Tests
 
-TESTS := lint sanity unit manifests build molecule molecule-ssh
+TESTS := lint sanity unit versions manifests build molecule molecule-ssh
 test: test-tools ## Run all tests, stop at the first that fails
 	@report=; \
 	for test in $(TESTS); do \
@@ -181,6 +188,9 @@ sanity: test-tools test-packages ## ansible-test sanity
 
 unit: test-tools test-packages .cache/azurite/.installed ## Unit tests, against real servers that they start
 	@pytest tests/unit
+
+versions: test-tools test-packages $(patsubst tests/versions/locks/%.txt,.cache/versions/%/.installed,$(wildcard tests/versions/locks/*.txt)) ## The oldest supported MLflow, the newest, and one between
+	@pytest tests/versions
 
 manifests: test-tools ## Render every inventory and validate each object
 	@pytest tests/manifests

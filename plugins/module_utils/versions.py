@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Versions of MLflow: which are supported, which can be installed, which have an image, and which one an instance gets."""
+"""Versions of MLflow: which are supported, can be installed, have an image, and which one an instance gets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ else:
     HAS_PACKAGING = True
 
 SUPPORTED = ("3.10.0", "3.17.2")
-"""The oldest and the newest version that tests/versions runs. Older ones are refused, newer ones are tried with a warning."""
+"""The oldest and the newest version that tests/versions runs. Older ones are refused, newer ones cause a warning."""
 
 NEEDS = {"proxy": "3.15.0", "oidc": "3.15.0"}
 """Values of mlflow_server_auth that need a newer version than the oldest supported, and which.
@@ -40,9 +40,14 @@ RELEASES = "https://api.github.com/repos/mlflow/mlflow/releases?per_page=100"
 IMAGE = "ghcr.io/mlflow/mlflow"
 TAG = "v{version}-full"
 JSON = "application/vnd.pypi.simple.v1+json"
-MANIFESTS = ", ".join((
-    "application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"))
+MANIFESTS = ", ".join(
+    (
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    )
+)
 FAILURES = (urllib.error.URLError, OSError, ValueError, KeyError)
 
 
@@ -61,8 +66,13 @@ class Links(html.parser.HTMLParser):
         attributes = dict(attrs)
         if tag == "a" and attributes.get("href"):
             name = attributes["href"].split("#")[0].rstrip("/").rsplit("/", 1)[-1]
-            self.files.append({"filename": name, "yanked": "data-yanked" in attributes,
-                               "requires-python": attributes.get("data-requires-python")})
+            self.files.append(
+                {
+                    "filename": name,
+                    "yanked": "data-yanked" in attributes,
+                    "requires-python": attributes.get("data-requires-python"),
+                }
+            )
 
 
 def get(url, timeout, accept, **headers):
@@ -108,10 +118,16 @@ def released(url, timeout):
 
 
 def available(index_url=INDEX, python_version="3.11", releases_url="", timeout=15):
-    """Stable versions that can be installed, newest first: mlflow-skinny is there in the same version, and both fit the Python version.
+    """Stable versions that can be installed, newest first, which mlflow-skinny is there in as well.
 
-    ``releases_url`` names a list of releases in the form of GitHub's API, which a version must be in as well; empty means that the index is enough.
-    ``timeout`` is in seconds, for each answer. Raises VersionsError.
+    Args:
+        index_url: URL of a package index (simple repository API).
+        python_version: Python version that MLflow is to run on.
+        releases_url: a list in the form of GitHub's API that a version must be in as well, or empty.
+        timeout: seconds to wait for each answer.
+
+    Raises:
+        VersionsError: where an answer is missing or is none.
     """
     asked = index_url
     try:
@@ -136,10 +152,16 @@ def _token(challenge, timeout):
 
 
 def image_exists(version, image=IMAGE, registry_url="", timeout=15):
-    """Whether a registry has the image of a version.
+    """Whether a registry has the image of a version. It is asked anonymously.
 
-    ``image`` is its name without a tag; ``registry_url`` is where the registry answers, if not at https:// and the image's host (a mirror of it).
-    Asked anonymously. Raises VersionsError where the registry cannot be asked or does not answer who has no login.
+    Args:
+        version: version of MLflow.
+        image: the image's name without a tag.
+        registry_url: where the registry (a mirror, say) answers, if not at https:// and the image's host.
+        timeout: seconds to wait for each answer.
+
+    Raises:
+        VersionsError: where the registry cannot be asked or does not answer without a login.
 
     Source: https://github.com/opencontainers/distribution-spec, "Pulling manifests".
     """
@@ -160,14 +182,27 @@ def image_exists(version, image=IMAGE, registry_url="", timeout=15):
                     raise
                 headers = {"Authorization": f"Bearer {_token(challenge, timeout)}"}
     except FAILURES as error:
-        raise VersionsError(f"The registry cannot be asked for {image}:{TAG.format(version=version)} at {base}: {error}") from error
+        raise VersionsError(
+            f"The registry cannot be asked for {image}:{TAG.format(version=version)} at {base}: {error}"
+        ) from error
     return False
 
 
-def resolve_latest(index_url=INDEX, python_version="3.11", image_source="build", has_image=image_exists, releases_url="", timeout=15):
-    """The newest version that can be installed and, with an ``image_source`` of ``registry``, has an image; not older than the oldest supported.
+def resolve_latest(
+    index_url=INDEX, python_version="3.11", image_source="build", has_image=image_exists, releases_url="", timeout=15
+):
+    """The newest supported version that can be installed and whose image exists.
 
-    ``has_image`` is called with a version. Raises VersionsError, whose sentence names the variable to set instead.
+    Args:
+        index_url: URL of a package index.
+        python_version: Python version in the image.
+        image_source: mlflow_image_source; only with ``registry`` images are looked for.
+        has_image: called with a version; image_exists with the registry's parameters.
+        releases_url: as for available().
+        timeout: seconds to wait for each answer.
+
+    Raises:
+        VersionsError: with a sentence that names the variable to set instead.
     """
     instead = f"set mlflow_version to a version, such as {SUPPORTED[1]}"
     try:
@@ -178,15 +213,21 @@ def resolve_latest(index_url=INDEX, python_version="3.11", image_source="build",
                 return version
     except VersionsError as error:
         raise VersionsError(f"mlflow_version is latest. {error}; {instead}") from error
-    raise VersionsError(f"mlflow_version is latest, and {index_url} has no version from {SUPPORTED[0]} on that can be installed on Python {python_version}"
-                        f"{' and has an image' if image_source == 'registry' else ''}; {instead}")
+    raise VersionsError(
+        f"mlflow_version is latest, and {index_url} has no version from {SUPPORTED[0]} on that can be installed on "
+        f"Python {python_version}"
+        f"{' and has an image' if image_source == 'registry' else ''}; {instead}"
+    )
 
 
 def choose(wanted, recorded, resolve, upgrade=False):
     """The version that an instance gets, and why.
 
-    ``wanted`` is mlflow_version; ``recorded`` what ``latest`` was resolved to when the instance was applied last, empty where there is none;
-    ``resolve`` is called without arguments only if it must be looked up; ``upgrade`` asks for a newer one than what is recorded.
+    Args:
+        wanted: mlflow_version.
+        recorded: what ``latest`` was resolved to when the instance was applied last, or empty.
+        resolve: gives the newest version; called without arguments, and only when it must be looked up.
+        upgrade: whether a newer one than what is recorded is asked for.
     """
     if wanted != LATEST:
         return wanted, "mlflow_version names it"
@@ -211,15 +252,19 @@ def violations(version, auth="none"):
     if version == LATEST:
         return
     if Version(version) < Version(SUPPORTED[0]):
-        yield (f"mlflow_version is {version}, which is older than the oldest supported; choose {SUPPORTED[0]} or newer (before, MLflow answered requests "
-               "for traces and jobs without a login although logins were on).")
+        yield (
+            f"mlflow_version is {version}, which is older than the oldest supported; choose {SUPPORTED[0]} or newer "
+            "(before, MLflow answered requests for traces and jobs without a login although logins were on)."
+        )
     elif auth in NEEDS and Version(version) < Version(NEEDS[auth]):
-        yield (f"mlflow_server_auth is {auth} while mlflow_version is {version}, which refuses traces, jobs and the gateway to everybody then; choose "
-               f"{NEEDS[auth]} or newer.")
+        yield (
+            f"mlflow_server_auth is {auth} while mlflow_version is {version}, which then answers 500 to all requests "
+            f"for traces, jobs and the gateway; choose {NEEDS[auth]} or newer."
+        )
 
 
 def untested(version):
     """A warning about a version that is newer than the newest tested; empty for others."""
     if version != LATEST and Version(version) > Version(SUPPORTED[1]):
-        return f"MLflow {version} is newer than {SUPPORTED[1]}, the newest that this collection was tested with; watch what verification reports."
+        return f"MLflow {version} is newer than {SUPPORTED[1]}, the newest that this collection is tested with."
     return ""

@@ -25,6 +25,8 @@ OWN_PREFIXES = ("mlflow_server_", "object_storage_")
 PLAYBOOK_VARIABLES = frozenset(("mlflow_hosts", "mlflow_open_port", "mlflow_open_seconds", "mlflow_model", "mlflow_status",
                                 "mlflow_result", "mlflow_failure"))
 """Variables of playbooks and facts that they set, which no role declares."""
+INTERNAL = ("_database_login",)
+"""Facts by which a role passes a value to its own templates."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029]")
 
 
@@ -101,6 +103,7 @@ def collect(find: Callable[[str], Any], names: Iterable[str], multiline: frozens
             problems.append(str(error))
     if problems:
         raise VariableError("\n".join(problems))
+    values.update({name: find(name) for name in INTERNAL if name in set_here})
     return Variables(values, (name for name in specs if name in set_here and values[name] != default_of(specs[name])))
 
 

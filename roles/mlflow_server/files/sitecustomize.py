@@ -1,12 +1,12 @@
 """What the server's pod needs of MLflow that no setting of MLflow gives. Python loads this file at its start.
 
-Changes MLflow's modules as they are loaded, and reports for each behaviour that this instance asks for whether MLflow has what it takes, as JSON
-in the file that MLOPS_MLFLOW_HOOKS names (/tmp/mlops-mlflow-hooks.json):
+Changes MLflow's modules as they are loaded, and reports for each behaviour that this instance asks for whether
+MLflow has what it takes, as JSON in the file that MLOPS_MLFLOW_HOOKS names (/tmp/mlops-mlflow-hooks.json):
 
-{"mlflow": "3.10.0", "behaviours": {"hosts": "", "artifacts_streamed": "MLflow 3.10.0 has no ...; artifacts are held in memory"}}
+{"mlflow": "3.10.0", "behaviours": {"hosts": "", "artifacts_streamed": "MLflow 3.10.0 has no ...; ..."}}
 
-An empty text means that the behaviour is there, any other says what is missing; the server logs it once. Where logins or the check of the Host
-header would be missing, the server does not start.
+An empty text means that the behaviour is there, any other says what is missing; the server logs it once. Where logins
+or the check of the Host header would be missing, the server does not start.
 """
 
 import fcntl
@@ -25,19 +25,25 @@ PREFIX = "_MLFLOW_STATIC_PREFIX"
 """How `mlflow server` tells its workers of --static-prefix."""
 REPORT = pathlib.Path(os.environ.get("MLOPS_MLFLOW_HOOKS", "/tmp/mlops-mlflow-hooks.json"))
 SERVER = "_MLOPS_MLFLOW_SERVER"
-"""Set by `mlflow server` for its workers: only these write the report, not every program that somebody runs in the container."""
+"""Set by `mlflow server` for its workers: only these write the report, not every program that runs in the container."""
 NOT_RUN = "the hook for it has not run: MLflow never loaded the module that it changes"
 OLDEST_WITH_LOGINS = (3, 10)
 """Before, MLflow's FastAPI routes (traces, jobs, the assistant) answered without a login although logins were on."""
 PROXY_LOGIN_NEEDS = {
-    "__init__.py": ("store", "get_auth_func", "make_basic_auth_response", "authenticate_request_basic_auth", "_authenticate_custom_for_fastapi"),
+    "__init__.py": (
+        "store",
+        "get_auth_func",
+        "make_basic_auth_response",
+        "authenticate_request_basic_auth",
+        "_authenticate_custom_for_fastapi",
+    ),
     "sqlalchemy_store.py": ("has_user", "create_user", "get_user", "update_user"),
 }
 """What proxy_login.py, and its use for all routes, need of each file of mlflow.server.auth."""
 
 
 def complete_uris():
-    """Put the database's login, which the environment has on its own, into the URIs, quoted whatever characters it holds.
+    """Put the database's login, which the environment has on its own, into the URIs, quoted.
 
     For drivers that, unlike PostgreSQL's, read no login from the environment themselves.
     """
@@ -92,7 +98,7 @@ def refuse(reason):
 
 
 def report(**behaviours):
-    """Add to the report, and log what is newly known to be missing. None is for a hook that has not run in this process yet."""
+    """Add to the report, and log what is newly known to be missing. None: the hook has not run in this process yet."""
     if SERVER not in os.environ:
         return
     try:
@@ -102,8 +108,12 @@ def report(**behaviours):
             fresh = [text for name, text in behaviours.items() if text and text != known.get(name)]
             done = {name: text for name, text in behaviours.items() if text is not None}
             temporary = pathlib.Path(f"{REPORT}.new")
-            temporary.write_text(json.dumps({"mlflow": version(), "behaviours": {**dict.fromkeys(behaviours, NOT_RUN), **known, **done}}),
-                                 encoding="utf-8")
+            temporary.write_text(
+                json.dumps(
+                    {"mlflow": version(), "behaviours": {**dict.fromkeys(behaviours, NOT_RUN), **known, **done}}
+                ),
+                encoding="utf-8",
+            )
             temporary.replace(REPORT)
     except (OSError, ValueError, KeyError) as error:
         fresh = [f"the report of missing behaviours cannot be written to {REPORT}: {error}"]
@@ -127,7 +137,11 @@ def missing_for_proxy_login():
     for file, names in PROXY_LOGIN_NEEDS.items():
         module = "mlflow.server.auth" if file == "__init__.py" else "mlflow.server.auth." + file.removesuffix(".py")
         source = file_of(module)
-        missing += [f"{module}.{name}" for name in names if not re.search(rf"^\s*(def |async def )?{name}\b", source, re.MULTILINE)]
+        missing += [
+            f"{module}.{name}"
+            for name in names
+            if not re.search(rf"^\s*(def |async def )?{name}\b", source, re.MULTILINE)
+        ]
     return missing
 
 
@@ -138,19 +152,27 @@ def check():
         REPORT.unlink(missing_ok=True)
     if os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS"):
         if "MLFLOW_SERVER_ALLOWED_HOSTS" not in file_of("mlflow.server.security_utils"):
-            refuse(f"MLflow {version()} has no check of the Host header (MLFLOW_SERVER_ALLOWED_HOSTS); choose 3.10.0 or newer")
+            refuse(
+                f"MLflow {version()} has no check of the Host header (MLFLOW_SERVER_ALLOWED_HOSTS); choose 3.10.0 or "
+                "newer"
+            )
         report(hosts="")
     if os.environ.get("MLFLOW_AUTH_CONFIG_PATH"):
         if release() < OLDEST_WITH_LOGINS:
-            refuse(f"MLflow {version()} answers /v1/traces and the API of jobs without a login although logins are on; choose 3.10.0 or newer")
+            refuse(
+                f"MLflow {version()} answers /v1/traces and the API of jobs without a login although logins are on; "
+                "choose 3.10.0 or newer"
+            )
         report(logins="")
     if os.environ.get("AUTH_PROXY_SECRET"):
         missing = missing_for_proxy_login()
         if missing:
-            refuse(f"MLflow {version()} has no {', '.join(missing)}, by which the logins of a proxy (mlflow_server_auth proxy and oidc) work; "
-                   "choose a version from 3.15.0 to the newest supported")
+            refuse(
+                f"MLflow {version()} has no {', '.join(missing)}, by which the logins of a proxy (mlflow_server_auth "
+                "proxy and oidc) work; choose a version from 3.15.0 to the newest supported"
+            )
         report(proxy_login=None)
-    if os.environ.get("MLFLOW_ENABLE_WORKSPACES"):
+    if os.environ.get("MLFLOW_ENABLE_WORKSPACES", "false").lower() in ("true", "1"):
         known = "MLFLOW_ENABLE_WORKSPACES" in file_of("mlflow.environment_variables")
         report(workspaces="" if known else f"MLflow {version()} has no workspaces; everything is in one")
     if os.environ.get("MLFLOW_ARTIFACTS_PROXIED"):
@@ -160,33 +182,48 @@ def check():
 def proxied(handlers):
     """Keep artifacts on their way through the server where mlflow_server_artifacts is `proxied`.
 
-    Since 3.15 MLflow's server tells every client to fetch artifacts by presigned URLs whenever they are in S3, and has no
-    switch against it. Those URLs lead to the store by the name that the server knows it by, which clients outside the cluster
-    cannot resolve, so that every download of theirs would fail. This makes the server say that it has no such URLs, which
-    clients have long understood.
+    Since 3.15 MLflow's server tells every client to fetch artifacts by presigned URLs whenever they are in S3, and has
+    no switch against it. Those URLs lead to the store by the name that the server knows it by, which clients outside
+    the cluster cannot resolve, so that every download of theirs would fail. This makes the server answer that it has
+    no such URLs, which clients have long understood.
     """
-    mixins = ("MultipartUploadMixin",) if release() < (3, 14) else ("MultipartUploadMixin", "MultipartDownloadMixin", "PresignedUploadMixin")
+    mixins = (
+        ("MultipartUploadMixin",)
+        if release() < (3, 14)
+        else ("MultipartUploadMixin", "MultipartDownloadMixin", "PresignedUploadMixin")
+    )
     missing = [mixin for mixin in mixins if not hasattr(handlers, mixin)]
     for mixin in mixins:
         if mixin not in missing:
             setattr(handlers, mixin, type("NoStoreHasThis", (), {}))
-    report(artifacts_proxied=missing and (f"MLflow {version()} has no {', '.join(f'mlflow.server.handlers.{mixin}' for mixin in missing)}; clients "
-                                          "may be sent to the object store by presigned URLs, which mlflow_server_artifacts proxied is to prevent") or "")
+    report(
+        artifacts_proxied=missing
+        and (
+            f"MLflow {version()} has no {', '.join(f'mlflow.server.handlers.{mixin}' for mixin in missing)}; clients "
+            "may be sent to the object store by presigned URLs, which mlflow_server_artifacts proxied is to prevent"
+        )
+        or ""
+    )
 
 
 def streamed(fastapi_app):
     """Stream artifacts below mlflow_server_path_prefix, too.
 
-    MLflow's routes that do are at its root alone; those below a path hold each artifact in memory, at twice its size. A request
-    for one is taken for the same at the root before anything else looks at it, logins and permissions included.
+    MLflow's routes that do are at its root alone; those below a path hold each artifact in memory, at twice its size.
+    A request for one is taken for the same at the root before anything else looks at it, logins and permissions
+    included.
     """
     if not hasattr(fastapi_app, "artifact_router"):
-        return report(artifacts_streamed=f"MLflow {version()} has no mlflow.server.artifact_router; the server holds each artifact in memory, at "
-                                         "twice its size, until it is passed on")
+        return report(
+            artifacts_streamed=f"MLflow {version()} has no mlflow.server.artifact_router; the server holds each "
+            "artifact in memory, at twice its size, until it is passed on"
+        )
     if os.environ.get(PREFIX):
         if not hasattr(fastapi_app, "FastAPI"):
-            return report(artifacts_streamed=f"MLflow {version()} has no mlflow.server.fastapi_app.FastAPI; below {os.environ[PREFIX]} the server "
-                                             "holds each artifact in memory, at twice its size")
+            return report(
+                artifacts_streamed=f"MLflow {version()} has no mlflow.server.fastapi_app.FastAPI; below "
+                f"{os.environ[PREFIX]} the server holds each artifact in memory, at twice its size"
+            )
         below(fastapi_app.FastAPI, os.environ[PREFIX].rstrip("/"))
     return report(artifacts_streamed="")
 
@@ -198,20 +235,29 @@ def below(application, prefix):
 
     async def at_the_root(self, scope, receive, send):
         if scope["type"] == "http" and scope["method"] in ("GET", "PUT") and scope["path"].startswith(artifacts):
-            scope = {**scope, "path": scope["path"][len(prefix):], "raw_path": scope["raw_path"][len(prefix):]}
+            scope = {**scope, "path": scope["path"][len(prefix) :], "raw_path": scope["raw_path"][len(prefix) :]}
         await answer(self, scope, receive, send)
 
     application.__call__ = at_the_root
 
 
 def administrator(config):
-    """Let the administrator's name and password come from the environment, which MLflow reads itself since 3.16 alone."""
+    """Let the administrator's name and password come from the environment, which MLflow itself reads since 3.16."""
     if hasattr(config, "MLFLOW_AUTH_ADMIN_PASSWORD"):
         return report(administrator="")
     if not hasattr(config, "configparser"):
-        return refuse(f"MLflow {version()} has no mlflow.server.auth.config.configparser, by which the administrator's password is handed over")
-    settings = {option: os.environ[variable].replace("%", "%%") for option, variable in (
-        ("admin_username", "MLFLOW_AUTH_ADMIN_USERNAME"), ("admin_password", "MLFLOW_AUTH_ADMIN_PASSWORD")) if variable in os.environ}
+        return refuse(
+            f"MLflow {version()} has no mlflow.server.auth.config.configparser, by which the administrator's password "
+            "is handed over"
+        )
+    settings = {
+        option: os.environ[variable].replace("%", "%%")
+        for option, variable in (
+            ("admin_username", "MLFLOW_AUTH_ADMIN_USERNAME"),
+            ("admin_password", "MLFLOW_AUTH_ADMIN_PASSWORD"),
+        )
+        if variable in os.environ
+    }
 
     class Parser(config.configparser.ConfigParser):
         def read(self, *arguments, **options):

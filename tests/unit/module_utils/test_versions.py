@@ -52,7 +52,9 @@ def index(tmp_path_factory):
 
 
 def send(method, url, data, **headers):
-    with urllib.request.urlopen(urllib.request.Request(url, data=data, headers=headers, method=method), timeout=10) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(url, data=data, headers=headers, method=method), timeout=10
+    ) as answer:
         return answer.headers
 
 
@@ -65,9 +67,16 @@ def registry(tmp_path_factory):
     folder = tmp_path_factory.mktemp("registry")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    (folder / "config.yml").write_text(yaml.safe_dump({
-        "version": 0.1, "log": {"level": "warn"}, "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
-        "http": {"addr": f"127.0.0.1:{port}"}}))
+    (folder / "config.yml").write_text(
+        yaml.safe_dump(
+            {
+                "version": 0.1,
+                "log": {"level": "warn"},
+                "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
+                "http": {"addr": f"127.0.0.1:{port}"},
+            }
+        )
+    )
     url = f"http://127.0.0.1:{port}"
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([program, "serve", folder / "config.yml"], stdout=log, stderr=subprocess.STDOUT)
@@ -89,14 +98,18 @@ def push(url, name, tag):
     digest = "sha256:" + hashlib.sha256(b"{}").hexdigest()
     place = send("POST", f"{url}/v2/{name}/blobs/uploads/", b"")["Location"]
     send("PUT", f"{place}&digest={urllib.parse.quote(digest)}", b"{}", **{"Content-Type": "application/octet-stream"})
-    manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
-                "config": {"mediaType": "application/vnd.docker.container.image.v1+json", "size": 2, "digest": digest}}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "layers": [],
+        "config": {"mediaType": "application/vnd.docker.container.image.v1+json", "size": 2, "digest": digest},
+    }
     send("PUT", f"{url}/v2/{name}/manifests/{tag}", json.dumps(manifest).encode(), **{"Content-Type": MANIFEST})
 
 
 @pytest.fixture
 def with_tokens(registry):
-    """URL of the same registry behind a gate that wants an anonymous token, as ghcr.io and Docker Hub do; and what was asked of the gate."""
+    """URL of the registry behind a gate that wants an anonymous token, as ghcr.io does, and what was asked."""
     asked = []
 
     class Gate(http.server.BaseHTTPRequestHandler):
@@ -107,9 +120,13 @@ def with_tokens(registry):
                 return self.answer(200, json.dumps({"token": "anonymous"}).encode())
             if self.headers.get("Authorization") != "Bearer anonymous":
                 scope = "repository:mlflow/mlflow:pull"
-                return self.answer(401, b"{}", **{"WWW-Authenticate": f'Bearer realm="{place}/token",service="gate",scope="{scope}"'})
+                return self.answer(
+                    401, b"{}", **{"WWW-Authenticate": f'Bearer realm="{place}/token",service="gate",scope="{scope}"'}
+                )
             try:
-                with urllib.request.urlopen(urllib.request.Request(registry + self.path, headers={"Accept": self.headers["Accept"]})) as answer:
+                with urllib.request.urlopen(
+                    urllib.request.Request(registry + self.path, headers={"Accept": self.headers["Accept"]})
+                ) as answer:
                     return self.answer(200, answer.read())
             except urllib.error.HTTPError as error:
                 return self.answer(error.code, b"{}")
@@ -148,17 +165,25 @@ def test_a_mirror_by_name_and_anonymous_tokens(with_tokens):
 
 def test_none_that_fits_is_a_sentence(index, registry):
     has_image = functools.partial(versions.image_exists, "1", image="ghcr.io/other/image", registry_url=registry)
-    with pytest.raises(versions.VersionsError, match="no version from 3.10.0 on .* and has an image; set mlflow_version"):
+    with pytest.raises(
+        versions.VersionsError, match="no version from 3.10.0 on .* and has an image; set mlflow_version"
+    ):
         versions.resolve_latest(index, image_source="registry", has_image=lambda _version: has_image())
     with pytest.raises(versions.VersionsError, match="on Python 3.9; set mlflow_version to a version, such as"):
         versions.resolve_latest(index, python_version="3.9")
 
 
 def test_offline_is_a_sentence(index):
-    with pytest.raises(versions.VersionsError, match=f"^mlflow_version is latest. Versions of MLflow cannot be looked up at {NOWHERE}: .*refused"):
+    with pytest.raises(
+        versions.VersionsError,
+        match=f"^mlflow_version is latest. Versions of MLflow cannot be looked up at {NOWHERE}: .*refused",
+    ):
         versions.resolve_latest(NOWHERE)
     has_image = functools.partial(versions.image_exists, registry_url=NOWHERE)
-    with pytest.raises(versions.VersionsError, match=f"cannot be asked for ghcr.io/mlflow/mlflow:v3.17.2-full at {NOWHERE}: .*; set mlflow_version"):
+    with pytest.raises(
+        versions.VersionsError,
+        match=f"cannot be asked for ghcr.io/mlflow/mlflow:v3.17.2-full at {NOWHERE}: .*; set mlflow_version",
+    ):
         versions.resolve_latest(index, image_source="registry", has_image=has_image)
 
 
@@ -179,14 +204,17 @@ def never():
     raise AssertionError("nothing is to be looked up")
 
 
-@pytest.mark.parametrize("wanted, recorded, upgrade, found, chosen", [
-    ("3.15.0", "", False, None, "3.15.0"),
-    ("3.15.0", "3.16.1", True, None, "3.15.0"),
-    ("latest", "", False, "3.17.2", "3.17.2"),
-    ("latest", "3.16.1", False, None, "3.16.1"),
-    ("latest", "3.16.1", True, "3.17.2", "3.17.2"),
-    ("latest", "3.17.2", True, "3.16.1", "3.17.2"),
-])
+@pytest.mark.parametrize(
+    "wanted, recorded, upgrade, found, chosen",
+    [
+        ("3.15.0", "", False, None, "3.15.0"),
+        ("3.15.0", "3.16.1", True, None, "3.15.0"),
+        ("latest", "", False, "3.17.2", "3.17.2"),
+        ("latest", "3.16.1", False, None, "3.16.1"),
+        ("latest", "3.16.1", True, "3.17.2", "3.17.2"),
+        ("latest", "3.17.2", True, "3.16.1", "3.17.2"),
+    ],
+)
 def test_a_version_stays_until_an_upgrade_is_asked_for(wanted, recorded, upgrade, found, chosen):
     version, reason = versions.choose(wanted, recorded, (lambda: found) if found else never, upgrade)
     assert version == chosen and reason
@@ -196,13 +224,22 @@ def test_which_are_newer():
     assert versions.newer("3.9.0", ["3.17.2", "3.8.1", "3.10.0", "3.9.0"]) == ["3.17.2", "3.10.0"]
 
 
-@pytest.mark.parametrize("version, auth, words", [
-    ("3.9.0", "none", "choose 3.10.0 or newer"), ("3.14.0", "oidc", "choose 3.15.0 or newer"), ("3.14.0", "proxy", "mlflow_server_auth is proxy")])
+@pytest.mark.parametrize(
+    "version, auth, words",
+    [
+        ("3.9.0", "none", "choose 3.10.0 or newer"),
+        ("3.14.0", "oidc", "choose 3.15.0 or newer"),
+        ("3.14.0", "proxy", "mlflow_server_auth is proxy"),
+    ],
+)
 def test_versions_that_are_refused(version, auth, words):
     assert words in " ".join(versions.violations(version, auth))
 
 
-@pytest.mark.parametrize("version, auth", [("3.10.0", "none"), ("3.10.0", "basic"), ("3.15.0", "oidc"), ("3.99.0", "proxy"), ("latest", "oidc")])
+@pytest.mark.parametrize(
+    "version, auth",
+    [("3.10.0", "none"), ("3.10.0", "basic"), ("3.15.0", "oidc"), ("3.99.0", "proxy"), ("latest", "oidc")],
+)
 def test_versions_that_are_not(version, auth):
     assert not list(versions.violations(version, auth))
     assert bool(versions.untested(version)) == (version == "3.99.0")

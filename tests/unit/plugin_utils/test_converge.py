@@ -142,6 +142,16 @@ def test_a_secret_is_generated_once():
     assert "given" not in str(outcome.diff) and base64.b64encode(b"given").decode() not in str(outcome.diff)
 
 
+def test_a_key_for_fernet_is_generated_once():
+    engine = Memory()
+    secret = obj("Secret", "keys", annotations={manifests.GENERATE: "webhooks=fernet:,gateway"})
+    converge(engine, secret)
+    data = engine.world[Ref("", "Secret", "team", "keys")]["data"]
+    key = base64.b64decode(data["webhooks"])
+    assert len(key) == 44 and len(base64.urlsafe_b64decode(key)) == 32
+    assert not converge(engine, secret).changed and engine.world[Ref("", "Secret", "team", "keys")]["data"] == data
+
+
 def test_a_changed_secret_restarts_who_reads_it_but_not_who_read_it_once():
     engine = Memory()
 
