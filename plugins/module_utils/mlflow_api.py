@@ -174,9 +174,9 @@ class Server:
             ApiError: the server does not answer, or with an error.
         """
         login = {"Authorization": self.login} if self.login else {}
-        request = urllib.request.Request(self.url + path, data, {**login, **(headers or {})}, method=method)
 
         def attempt():
+            request = urllib.request.Request(self.url + path, data, {**login, **(headers or {})}, method=method)
             with self.opener(follow).open(request, timeout=self.timeout) as answer:
                 return answer.read()
 

@@ -63,11 +63,11 @@ def unprivileged(folder: pathlib.Path) -> dict:
 
 @contextlib.contextmanager
 def running(command: list, ready, log: pathlib.Path, **options):
-    """A server that ends with the block; ``ready`` is tried until it raises nothing, for 60 seconds."""
+    """A server that ends with the block; ``ready`` is tried until it raises nothing, for 180 seconds."""
     with log.open("wb") as output:
         process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=subprocess.STDOUT, **options)
     try:
-        for _attempt in range(300):
+        for _attempt in range(900):
             if process.poll() is not None:
                 pytest.fail(f"{command[0]} ended: {log.read_text()[-2000:]}")
             with contextlib.suppress(OSError):
