@@ -151,8 +151,8 @@ def test_roles_give_what_the_playbook_gives(play, inventory):
 
 
 WRONG = {
-    "type": ({"database_type": "oracle"}, "value of database_type must be one of"),
-    "port": ({"database_port": "many"}, "argument 'database_port' is of type"),
+    "type": ({"database_type": "oracle"}, "database_type is 'oracle'; database_type must be one of"),
+    "port": ({"database_port": "many"}, "database_port is 'many'; it must be a whole number."),
     "size": ({"database_size": "much"}, "database_size is 'much'; it must be a Kubernetes quantity of storage such as 10Gi."),
     "misspelt": ({"database_typ": "sqlite"}, "database_typ is not a variable of this collection; use database_type."),
     "nested": ({"mlflow_database_type": "sqlite"}, "mlflow_database_type is not a variable of this collection; use database_type."),
@@ -160,7 +160,7 @@ WRONG = {
 
 
 def test_wrong_variables_are_refused(play):
-    """By Ansible or by the model, before anything is rendered."""
+    """All of them by the model's sentences, before Ansible's own validation and before anything is rendered."""
     done = play.start({"tasks": [included("database")]}, {case: variables for case, (variables, _sentence) in WRONG.items()})
     failures = {line.split("]", 1)[0].removeprefix("fatal: ["): line for line in done.stdout.splitlines() if line.startswith("fatal")}
     assert set(failures) == set(WRONG)
