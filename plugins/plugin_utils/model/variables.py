@@ -118,8 +118,9 @@ def misspelt(names: Iterable[str], specs: Mapping[str, dict] = SPECS) -> Iterato
     known = set(specs) | PLAYBOOK_VARIABLES
     prefixes = tuple({name.split("_", 1)[0] + "_" for name in specs})
     for name in sorted(set(names) - known):
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.86) if name.startswith(prefixes) else []
-        near = near or _with_right_prefix(name, specs)
+        near = _with_right_prefix(name, specs)
+        if not near and name.startswith(prefixes):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.86)
         if near:
             yield f"{name} is not a variable of this collection; use {near[0]}."
         elif name.startswith(OWN_PREFIXES):
