@@ -75,7 +75,7 @@ class ActionModule(EngineAction):
         return self._apply(options, scope, stages)
 
     def _apply(self, options: dict, scope: engines.Scope, stages: list[list[dict]]) -> dict:
-        if options["render_dir"] and options["state"] == "present":
+        if options["render_dir"]:
             return self._render(options["render_dir"], scope, stages)
         with self.engine(options, scope) as engine:
             if options["state"] == "present":
@@ -91,27 +91,26 @@ class ActionModule(EngineAction):
         return result
 
     def _render(self, folder: str, scope: engines.Scope, stages: list[list[dict]]) -> dict:
-        """Write what would be applied to files on the controller instead, one for each component."""
-        files: dict[pathlib.Path, list[dict]] = {}
+        """Write what would be applied to files on the controller instead, one for each component, and remove the others of the scope."""
+        names = scope.components or tuple(component.name for component in components.COMPONENTS)
+        files: dict[pathlib.Path, list[dict]] = {_rendered(folder, scope, name): [] for name in names}
         for stage in stages:
             for wave in manifests.waves(stage):
                 for obj in wave:
                     obj["metadata"].setdefault("namespace", scope.namespace)
-                    path = pathlib.Path(folder) / scope.namespace / f"{scope.instance}-{engines.component_of(obj)}.yaml"
-                    files.setdefault(path, []).append(obj)
-        changed = False
+                    files[_rendered(folder, scope, engines.component_of(obj))].append(obj)
+        result: dict = {"changed": False, "objects": [], "messages": []}
         for path, objects in files.items():
-            text = yaml.safe_dump_all(objects, sort_keys=False)
-            if path.exists() and path.read_text(encoding="utf-8") == text:
-                continue
-            changed = True
-            if not self._task.check_mode:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.touch(mode=0o600)  # Secrets whose values variables gave are in it
-                path.write_text(text, encoding="utf-8")
-        objects = [{"kind": o["kind"], "name": o["metadata"]["name"], "namespace": scope.namespace, "action": "rendered"}
-                   for objects in files.values() for o in objects]
-        return {"changed": changed, "objects": objects, "messages": [f"Rendered to {path}; nothing was applied." for path in files]}
+            before = path.read_text(encoding="utf-8") if path.exists() else ""
+            text = yaml.safe_dump_all(objects, sort_keys=False) if objects else ""
+            result["changed"] |= text != before
+            if text != before and not self._task.check_mode:
+                _write(path, text)
+            result["objects"] += [{"kind": o["kind"], "name": o["metadata"]["name"], "namespace": scope.namespace, "action": "rendered"}
+                                  for o in objects]
+            if text or before:
+                result["messages"].append(f"{'Rendered to' if text else 'Removed'} {path}; nothing was applied.")
+        return result
 
     def _given(self, options: dict, scope: engines.Scope, task_vars: dict) -> list[dict]:
         """The objects that the task gives, with what it says about all of them."""
@@ -131,3 +130,18 @@ class ActionModule(EngineAction):
         variables = {**task_vars, "ansible_search_path": self._task.get_search_path()}
         texts = lookup.run(names, variables=variables, trim_blocks=True, lstrip_blocks=True)
         return [str(text) for text in texts if text]  # a template that renders nothing gives None
+
+
+def _rendered(folder: str, scope: engines.Scope, component: str) -> pathlib.Path:
+    """The file of a component's manifests."""
+    return pathlib.Path(folder) / scope.namespace / f"{scope.instance}-{component}.yaml"
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    """Make the file hold the text; without text there is no file."""
+    if not text:
+        path.unlink()
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)  # Secrets whose values variables gave are in it
+    path.write_text(text, encoding="utf-8")

@@ -116,7 +116,8 @@ def measure(module, parameters):
     """Run one probe in this process.
 
     Args:
-        module: a module that has a function ``probe(checks, parameters)``, or the name of one in module_utils/probes.
+        module: a module that has a function ``probe(checks, parameters)``, or the name of one: in module_utils/probes, or in
+            full, of any in the collection.
         parameters: of that probe; see its docstring.
 
     Returns:
@@ -125,7 +126,7 @@ def measure(module, parameters):
     checks = Checks()
     try:
         if isinstance(module, str):
-            module = importlib.import_module(PROBES + module)
+            module = importlib.import_module(module if "." in module else PROBES + module)
         module.probe(checks, dict(parameters))
     except Exception as error:
         return not_run(" ".join(str(error).split()) or type(error).__name__)

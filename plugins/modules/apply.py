@@ -110,6 +110,7 @@ options:
     description:
       - Folder on the controller to which the objects are written, as one file for each component, instead of being applied.
         Secrets to be generated have no values there; those that variables give have, so keep it like a vault.
+      - With O(state=absent) the files are removed, and nothing else.
     type: path
   wait:
     description: Whether to wait until workloads are ready and Jobs have succeeded.

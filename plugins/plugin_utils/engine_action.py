@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import uuid
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
@@ -44,8 +44,12 @@ class ModelAction(ActionBase):
 
     def resolve(self, task_vars: dict) -> model.Model:
         """The model of the host's variables; wrong ones fail the task with one sentence for each."""
+        names = task_vars
+        if self._task._role:
+            # A role may be in a play with roles of other collections and their variables.
+            names = [name for name in task_vars if not name.startswith(tuple(variables.AMBIGUOUS_PREFIXES))]
         try:
-            return resolve(self._templar, task_vars, task_vars["inventory_hostname"], self.latest)
+            return resolve(self._templar, task_vars, task_vars["inventory_hostname"], self.latest, names)
         except variables.VariableError as error:
             raise AnsibleActionFail(str(error)) from None
 
@@ -155,7 +159,8 @@ def index_url(v: variables.Variables) -> str:
     return v.mlflow_index_url or os.environ.get("PIP_INDEX_URL") or versions.INDEX
 
 
-def resolve(templar: Any, host_vars: dict, host: str, latest: Callable | None = None) -> model.Model:
+def resolve(templar: Any, host_vars: dict, host: str, latest: Callable | None = None,
+            names: Iterable[str] | None = None) -> model.Model:
     """The model of a host's variables.
 
     Args:
@@ -163,6 +168,7 @@ def resolve(templar: Any, host_vars: dict, host: str, latest: Callable | None = 
         host_vars: the host's variables, with their templates.
         host: its name in the inventory.
         latest: resolves ``mlflow_version: latest``, see ``model.resolve``.
+        names: those of the variables that are looked at, all by default.
 
     Raises:
         VariableError: one sentence for each variable that is wrong.
@@ -177,7 +183,7 @@ def resolve(templar: Any, host_vars: dict, host: str, latest: Callable | None = 
     def find(variable: str) -> Any:
         return plain(value_of(variable, host_vars[variable], templar))
 
-    return model.resolve(find, host_vars, host, latest)
+    return model.resolve(find, host_vars if names is None else names, host, latest)
 
 
 def value_of(variable: str, value: Any, templar: Any) -> Any:

@@ -4,8 +4,8 @@
 
 """Programs that run in an instance's pods: the collection's own sources, sent to the pod's Python on standard input.
 
-A file of module_utils can be part of a program when it imports nothing but the standard library, other such files, and,
-where they are needed, packages of the server's image. Python 3.9 and newer run it.
+A file of module_utils, or of a role's files, can be part of a program when it imports nothing but the standard library,
+files of module_utils, and, where they are needed, packages of the server's image. Python 3.9 and newer run it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from typing import Any, Iterable
 from ansible_collections.mlops.mlflow.plugins.module_utils import checks
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines
 
-PACKAGE = "ansible_collections.mlops.mlflow.plugins.module_utils"
-FOLDER = pathlib.Path(__file__).parents[1] / "module_utils"
+COLLECTION = "ansible_collections.mlops.mlflow"
+PACKAGE = f"{COLLECTION}.plugins.module_utils"
+ROOT = pathlib.Path(__file__).parents[2]
 MARGIN = 10
 """Seconds that starting Python and passing data may take beside what a program itself takes."""
 
@@ -53,7 +54,8 @@ class Probe:
     Attributes:
         name: key of its report, unique within a run.
         title: what it is a probe of, as the beginning of a sentence: "The database".
-        module: file in module_utils/probes that has ``probe(checks, parameters)``.
+        module: the source that has ``probe(checks, parameters)``: the name of a file in module_utils/probes, or the path of a
+            file in the collection, such as ``roles/database/files/probe.py``.
         parameters: of that probe.
     """
 
@@ -61,6 +63,13 @@ class Probe:
     title: str
     module: str
     parameters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """The full name of its module within a program."""
+        if self.module.endswith(".py"):
+            return f"{COLLECTION}.{self.module[:-3].replace('/', '.')}"
+        return f"{PACKAGE}.probes.{self.module}"
 
 
 def run(engine: engines.Engine, service: str, probes: Iterable[Probe], timeout: float = 120) -> dict[str, dict]:
@@ -75,8 +84,8 @@ def run(engine: engines.Engine, service: str, probes: Iterable[Probe], timeout: 
     Returns:
         For each probe's name its report, see ``Checks.report``. A probe that could not run is not healthy.
     """
-    listed = [{"name": p.name, "module": p.module, "parameters": p.parameters} for p in probes]
-    modules = tuple(sorted({f"probes.{probe['module']}" for probe in listed}))
+    listed = [{"name": p.name, "module": p.source, "parameters": p.parameters} for p in probes]
+    modules = tuple(sorted({probe["module"] for probe in listed}))
     try:
         parameters = {"probes": listed, "timeout": timeout}
         return _execute(engine, service, "checks", "measure_all", parameters, timeout, modules)
@@ -129,9 +138,9 @@ def source(module: str, function: str, parameters: Any, further: Iterable[str] =
         module: file in module_utils, such as ``checks``.
         function: a function of that module.
         parameters: its one argument.
-        further: modules that it imports by name at run time.
+        further: full names of modules that it imports by name at run time.
     """
-    bundle = _sources((module, *further))
+    bundle = _sources((f"{PACKAGE}.{module}", *further))
     data = json.dumps([bundle, f"{PACKAGE}.{module}", function, parameters]).encode()
     return BOOTSTRAP.format(data=base64.b64encode(zlib.compress(data)).decode())
 
@@ -140,13 +149,12 @@ def source(module: str, function: str, parameters: Any, further: Iterable[str] =
 def _sources(modules: tuple[str, ...]) -> dict[str, str]:
     """Source by full name, of modules and all that they import of module_utils; of packages an empty text."""
     found: dict[str, str] = {}
-    waiting = [f"{PACKAGE}.{module}" for module in modules]
+    waiting = list(modules)
     while waiting:
         name = waiting.pop()
         if name in found:
             continue
-        path = FOLDER.joinpath(*name.removeprefix(PACKAGE + ".").split(".")).with_suffix(".py")
-        found[name] = path.read_text(encoding="utf-8")
+        found[name] = _path(name).read_text(encoding="utf-8")
         waiting += _imports(found[name])
         parent = name.rpartition(".")[0]
         while parent:
@@ -162,6 +170,10 @@ def _imports(text: str) -> list[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE):
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
-                path = FOLDER.joinpath(*name.removeprefix(PACKAGE + ".").split(".")).with_suffix(".py")
-                names.append(name if path.exists() else node.module)
+                names.append(name if _path(name).exists() else node.module)
     return names
+
+
+def _path(name: str) -> pathlib.Path:
+    """The file of a module of the collection."""
+    return ROOT.joinpath(*name.removeprefix(COLLECTION + ".").split(".")).with_suffix(".py")

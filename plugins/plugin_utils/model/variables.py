@@ -23,7 +23,7 @@ ROLES = pathlib.Path(__file__).parents[3] / "roles"
 OWN_PREFIXES = ("mlflow_server_", "object_storage_")
 """Prefixes that no other software's variables carry; with the others only a near miss counts as a misspelling."""
 PLAYBOOK_VARIABLES = frozenset(("mlflow_hosts", "mlflow_open_port", "mlflow_open_seconds", "mlflow_model", "mlflow_status",
-                                "mlflow_result", "mlflow_failure"))
+                                "mlflow_results", "mlflow_failure"))
 """Variables of playbooks and facts that they set, which no role declares."""
 INTERNAL = ("_database_login",)
 """Facts by which a role passes a value to its own templates."""
@@ -117,27 +117,34 @@ def misspelt(names: Iterable[str], specs: Mapping[str, dict] = SPECS) -> Iterato
     """A sentence for each variable that looks like one of the collection's and is none."""
     known = set(specs) | PLAYBOOK_VARIABLES
     prefixes = tuple({name.split("_", 1)[0] + "_" for name in specs})
-    roles = tuple({name for name in specs} and {path.parent.parent.name + "_" for path in ROLES.glob("*/meta/argument_specs.yml")})
     for name in sorted(set(names) - known):
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.86) if name.startswith(prefixes) else []
-        if not near:
-            near = [f"{role}{tail}" for role in roles for tail in _tails(name) if f"{role}{tail}" in specs][:1]
+        near = _with_right_prefix(name, specs)
+        if not near and name.startswith(prefixes):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.86)
         if near:
             yield f"{name} is not a variable of this collection; use {near[0]}."
         elif name.startswith(OWN_PREFIXES):
             yield f"{name} is not a variable of this collection; remove it, or see docs/variables.md for those that exist."
 
 
-WRONG_PREFIXES = ("mlflow_database_", "mlflow_ingress_", "mlflow_object_storage_", "mlflow_images_", "mlflow_storage_",
-                  "mlflow_server_database_", "mlflow_server_ingress_", "mlflow_server_object_storage_", "server_", "storage_",
-                  "objectstorage_", "object_store_", "image_", "mlflow_artifact_")
-"""Beginnings that people give to a variable of a role whose prefix is another."""
+AMBIGUOUS_PREFIXES = {"server_": "mlflow_server_", "storage_": "object_storage_", "image_": "mlflow_image_"}
+"""Beginnings that may be meant for ours, but which other software's variables have as well (server_name, storage_class)."""
+WRONG_PREFIXES = {"mlflow_storage_": "object_storage_", "mlflow_artifact_": "object_storage_", "objectstorage_": "object_storage_",
+                  "object_store_": "object_storage_", **AMBIGUOUS_PREFIXES}
+"""Beginnings that users give to a variable, and the right one; beside those with mlflow_ or mlflow_server_ before a role's name."""
 
 
-def _tails(name: str) -> Iterator[str]:
-    for prefix in WRONG_PREFIXES:
-        if name.startswith(prefix):
-            yield name[len(prefix):]
+def _with_right_prefix(name: str, specs: Mapping[str, dict]) -> list[str]:
+    """The variable that a name means whose prefix is another, if there is one."""
+    for outer in ("mlflow_server_", "mlflow_"):
+        inner = name.removeprefix(outer)
+        if inner != name and inner in specs:
+            return [inner]
+    for wrong, right in WRONG_PREFIXES.items():
+        meant = right + name.removeprefix(wrong)
+        if name.startswith(wrong) and meant in specs:
+            return [meant]
+    return []
 
 
 def convert(name: str, value: Any, spec: Mapping, multiline: bool = False) -> Any:

@@ -145,8 +145,20 @@ def test_what_libraries_print_is_not_taken_for_the_result(tmp_path):
 
 
 def test_only_what_is_needed_travels():
-    text = program.source("checks", "measure_all", {}, ["probes.database"])
-    assert len(text) < 12_000
-    assert {name.rpartition(".")[2] for name in program._sources(("probes.database",))
-            if program._sources(("probes.database",))[name]} == {
-        "checks", "database"}
+    wanted = Probe("database", "The database", "database").source
+    assert len(program.source("checks", "measure_all", {}, [wanted])) < 12_000
+    sources = program._sources((wanted,))
+    assert {name.rpartition(".")[2] for name, text in sources.items() if text} == {"checks", "database"}
+
+
+def test_a_probe_of_a_role_s_files(tmp_path, monkeypatch):
+    """A component's probe lives in its own folder, and may use the collection's clients."""
+    usual = program._path
+    monkeypatch.setattr(program, "_path", lambda name: tmp_path / "probe.py" if "roles" in name else usual(name))
+    (tmp_path / "probe.py").write_text(
+        "from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_api\n"
+        "def probe(checks, parameters):\n"
+        "    checks.run('add', lambda: f\"{parameters['one'] + 1} {mlflow_api.__name__.rpartition('.')[2]}\")\n")
+    probe = Probe("own", "The component", "roles/own/files/probe.py", {"one": 1})
+    (report,) = program.run(BarePython(), "s", [probe]).values()
+    assert [check["detail"] for check in report["checks"]] == ["2 mlflow_api"], report
