@@ -19,6 +19,7 @@ try:
 except ImportError:
     from ansible.template import AnsibleEnvironment
     from ansible.utils.unsafe_proxy import wrap_var
+    from jinja2.nativetypes import NativeCodeGenerator
 else:
     AnsibleEnvironment = None
 
@@ -61,7 +62,15 @@ def _concat(nodes: Iterable[Any]) -> Any:
 
 
 if AnsibleEnvironment is not None:
+    class _CodeGenerator(NativeCodeGenerator):
+        """Leaves a constant that is a template's only part as it is, rather than as text."""
+
+        def _output_const_repr(self, group: Iterable[Any]) -> str:
+            values = list(group)
+            return repr(values[0]) if len(values) == 1 else super()._output_const_repr(values)
+
     class _NativeEnvironment(AnsibleEnvironment):  # type: ignore[misc, valid-type]
         """Evaluates no text again, unlike Ansible's two environments before 2.19."""
 
+        code_generator_class = _CodeGenerator
         concat = staticmethod(_concat)
