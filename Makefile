@@ -33,7 +33,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LINK := .cache/collections/ansible_collections/mlops/mlflow
 PLAY := ansible-playbook --inventory $(INVENTORY)
 
-.PHONY: help quickstart status verify open uninstall clean venv test lint sanity unit versions manifests molecule molecule-ssh build \
+.PHONY: help quickstart status verify open uninstall clean venv test lint sanity unit versions manifests ansible-versions molecule molecule-ssh build \
 	benchmark-converge benchmark-serve changelog lock tools test-tools packages test-packages
 
 help: ## List the targets
@@ -136,12 +136,16 @@ lock: test-tools ## Renew requirements.txt, requirements-test.txt and tests/azur
 		$(uv) pip compile --quiet --upgrade --python-version 3.11 --custom-compile-command 'make lock' \
 			--output-file $$each.txt $$each.in; \
 	done
+	@for each in 2.16:3.10 2.21:3.12; do \
+		$(uv) pip compile --quiet --upgrade --universal --python-version $${each#*:} --custom-compile-command 'make lock' \
+			--output-file tests/ansible/$${each%:*}.txt tests/ansible/$${each%:*}.in; \
+	done
 	@npm install --prefix tests/azurite --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund \
 		--loglevel=error >/dev/null
 
 # Tests
 
-TESTS := lint sanity unit versions manifests build molecule molecule-ssh
+TESTS := lint sanity unit versions manifests ansible-versions build molecule molecule-ssh
 test: test-tools ## Run all tests, stop at the first that fails
 	@report=; \
 	for test in $(TESTS); do \
@@ -194,6 +198,10 @@ versions: test-tools test-packages $(patsubst tests/versions/locks/%.txt,.cache/
 
 manifests: test-tools ## Render every inventory and validate each object
 	@pytest tests/manifests
+
+# Each version has an environment of its own, of the Python that runs it; uv is asked here once, so that it knows where packages are.
+ansible-versions: test-tools ## Render all inventories with the oldest and the newest supported ansible-core
+	@$(uv) --version >/dev/null; pytest tests/ansible
 
 molecule: test-tools test-packages ## Deploy, change, break and remove for real: SCENARIO=default with podman, ssh on a machine behind SSH, kubernetes on KUBECONFIG's cluster
 	@molecule test --scenario-name $(SCENARIO)

@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-from ansible.errors import AnsibleActionFail
-
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import health
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import health, templating
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import EngineAction
 
 
@@ -27,5 +25,5 @@ class ActionModule(EngineAction):
             roundtrip = options["roundtrip"] and not self._task.check_mode
             report = health.measure(engine, model, pods, roundtrip, options["timeout"]) if pods else health.not_installed(model)
         if options["require_healthy"] and not report["healthy"]:
-            raise AnsibleActionFail("\n".join(report["failures"]))
+            raise templating.Failure("\n".join(report["failures"]))
         return {"changed": False, **report, "connect": health.how_to_connect(model)}

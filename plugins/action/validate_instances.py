@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.loader import lookup_loader
 
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import templating
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import ModelAction, resolve
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model, common
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import VariableError
@@ -43,7 +44,7 @@ class ActionModule(ModelAction):
         hosts = self._hosts(options["hosts"], task_vars)
         problems = list(shared(filter(None, (self._identity(host, task_vars) for host in hosts))))
         if problems:
-            raise AnsibleActionFail("\n".join(problems))
+            raise templating.Failure("\n".join(problems))
         result.update(changed=False, instances=hosts)
         return result
 

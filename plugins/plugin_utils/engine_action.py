@@ -12,12 +12,12 @@ import os
 import uuid
 from typing import Any, Callable, Iterable, Iterator
 
-from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.mlops.mlflow.plugins.module_utils import versions
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, engines, manifests, model
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, engines, manifests, model, templating
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import podman_frame
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman import PodmanEngine
@@ -51,7 +51,7 @@ class ModelAction(ActionBase):
         try:
             return resolve(self._templar, task_vars, task_vars["inventory_hostname"], self.latest, names)
         except variables.VariableError as error:
-            raise AnsibleActionFail(str(error)) from None
+            raise templating.Failure(str(error)) from None
 
     def latest(self, instance: model.Instance, v: variables.Variables) -> str:
         """The version that ``mlflow_version: latest`` is for an instance: without an engine, what the instance cannot tell."""
@@ -92,7 +92,7 @@ class EngineAction(ModelAction):
             finally:
                 engine.close()
         except (engines.EngineError, manifests.ManifestError) as error:
-            raise AnsibleActionFail(str(error)) from None
+            raise templating.Failure(str(error)) from None
 
     def engine_of(self, instance: model.Instance, roles: tuple[str, ...] = ()) -> contextlib.AbstractContextManager[engines.Engine]:
         """The engine of an instance, for the components of the given roles (none: all)."""
@@ -178,7 +178,7 @@ def resolve(templar: Any, host_vars: dict, host: str, latest: Callable | None = 
     defaults = {option: variables.default_of(spec) for option, spec in variables.SPECS.items()}
     scope = {**defaults, "mlflow_instance": name, "mlflow_namespace": name,
              **host_vars}
-    templar = templar.copy_with_new_env(available_variables=scope)
+    templar = templating.with_variables(templar, scope)
 
     def find(variable: str) -> Any:
         return plain(value_of(variable, host_vars[variable], templar))
@@ -191,10 +191,9 @@ def value_of(variable: str, value: Any, templar: Any) -> Any:
     if not _needs_templating(value):
         return value
     try:
-        return templar.template(value)
+        return plain(templar.template(value))
     except AnsibleError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise variables.VariableError(f"{variable} cannot be worked out: {reason}") from None
+        raise variables.VariableError(f"{variable} cannot be worked out: {templating.reason(error)}") from None
 
 
 def _needs_templating(value: Any) -> bool:
