@@ -260,7 +260,8 @@ class Database(Component):
         if verifies and not ca and not any(entry.get("name") == "PGSSLROOTCERT" for entry in v.mlflow_server_extra_env):
             yield f"database_tls is {tls} without the certificates of a CA to verify with; give them in database_ca or database_ca_secret."
         if ca and not verifies:
-            yield "database_ca is given while database_tls does not verify anything; set database_tls to verify-full or verify-ca."
+            yield (f"{'database_ca' if v.database_ca else 'database_ca_secret'} is given while database_tls does not verify anything; set "
+                   f"database_tls to verify-full or verify-ca.")
         elif v.database_ca and v.database_ca_secret:
             yield "database_ca and database_ca_secret are both set; keep one of them."
         else:

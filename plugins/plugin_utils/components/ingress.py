@@ -234,7 +234,8 @@ class Ingress(Component):
         tls, certificate, key = v.ingress_tls, v.ingress_tls_certificate, v.ingress_tls_key
         given = bool(certificate and key)
         if bool(certificate) != bool(key):
-            yield f"{'ingress_tls_key' if certificate else 'ingress_tls_certificate'} is empty while its counterpart is set; the two go together."
+            set_here, missing = ("ingress_tls_certificate", "ingress_tls_key") if certificate else ("ingress_tls_key", "ingress_tls_certificate")
+            yield f"{missing} is empty while {set_here} is set; the two go together."
         elif given and v.ingress_tls_secret:
             yield "ingress_tls_certificate and ingress_tls_secret are both set; keep one of them."
         elif given and tls != "secret":

@@ -222,8 +222,10 @@ class ObjectStorage(Component):
     def _check_credentials(self, v: Variables, model: Model) -> Iterator[str]:
         kind = v.object_storage_type
         if bool(v.object_storage_access_key) != bool(v.object_storage_secret_key):
-            missing = "object_storage_secret_key" if v.object_storage_access_key else "object_storage_access_key"
-            yield f"{missing} is empty while its counterpart is set; the two go together."
+            given, missing = "object_storage_access_key", "object_storage_secret_key"
+            if v.object_storage_secret_key:
+                given, missing = missing, given
+            yield f"{missing} is empty while {given} is set; the two go together."
         for variable, kinds in READERS.items():
             if v[variable] and kind not in kinds:
                 yield (f"{variable} is set while object_storage_type is {kind}; only {', '.join(kinds)} "
@@ -271,7 +273,7 @@ class ObjectStorage(Component):
                    "store that all reach, or one pod.")
         if kind == "volume" and several and mode != "ReadWriteMany":
             number, one = ("mlflow_server_autoscaling", "false") if v.mlflow_server_autoscaling else ("mlflow_server_replicas", "1")
-            yield (f"{number} is {v[number]} while the artifacts are on a volume that is {mode}; set object_storage_access_mode to "
+            yield (f"{number} is {v[number]} while object_storage_type is volume and the volume {mode}; set object_storage_access_mode to "
                    f"ReadWriteMany, or {number} to {one}.")
         if kind == "volume" and v.mlflow_server_gc_schedule and mode == "ReadWriteOncePod":
             yield ("object_storage_access_mode is ReadWriteOncePod while mlflow_server_gc_schedule is set, whose pod mounts the volume beside "

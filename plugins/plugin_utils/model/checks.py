@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import os
 import pathlib
 import traceback
 from typing import TYPE_CHECKING, Any, Callable, Iterator
@@ -15,7 +17,7 @@ from ansible_collections.mlops.mlflow.plugins.module_utils import versions
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import quantity
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common, kubernetes_types
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import SPECS, VariableError, Variables
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import SPECS, WANTED, VariableError, Variables
 
 if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component
@@ -106,6 +108,7 @@ def check(model: Model) -> Iterator[str]:
     yield from _resources(v)
     yield from _patches(v)
     yield from _files(v)
+    yield from _endpoints(v)
 
 
 def _names(model: Model, v: Variables) -> Iterator[str]:
@@ -164,14 +167,14 @@ def _lists(v: Variables) -> Iterator[str]:
 
 def _files(v: Variables) -> Iterator[str]:
     """Paths on the controller."""
-    if v.mlflow_render_dir and pathlib.Path(v.mlflow_render_dir).expanduser().is_file():
+    if v.mlflow_render_dir and os.path.isfile(os.path.expanduser(v.mlflow_render_dir)):
         yield f"mlflow_render_dir is {v.mlflow_render_dir!r}, which is a file; it must be a folder, which is made where there is none."
-    if v.ingress_ca_dest and pathlib.Path(v.ingress_ca_dest).expanduser().is_dir():
+    if v.ingress_ca_dest and os.path.isdir(os.path.expanduser(v.ingress_ca_dest)):
         yield f"ingress_ca_dest is {v.ingress_ca_dest!r}, which is a folder; it must be a file, such as ~/mlflow-ca.crt."
     needed = v.mlflow_engine == "kubernetes" and v.mlflow_kubeconfig and not v.mlflow_render_dir
     # Several files may be named, as KUBECONFIG does; the client skips those that are missing.
-    paths = [pathlib.Path(path).expanduser() for path in v.mlflow_kubeconfig.split(":") if path] if needed else []
-    if paths and not any(path.is_file() for path in paths):
+    paths = [os.path.expanduser(path) for path in v.mlflow_kubeconfig.split(":") if path] if needed else []
+    if needed and not any(map(os.path.isfile, paths)):
         yield f"mlflow_kubeconfig is {v.mlflow_kubeconfig!r}, which is no file on the controller; it must be the path of a kubeconfig."
 
 
@@ -260,6 +263,45 @@ def _quantities(variable: str, value: dict) -> Iterator[str]:
                 yield f"{where} is {figure!r}; it must be a whole number of devices, under a name such as nvidia.com/gpu."
             elif name == "cpu" and (not 0.001 <= number <= 10000 or str(figure)[-1] not in "0123456789m"):
                 yield f"{where} is {figure!r}; it must be a number of cores such as 500m or 2."
+
+
+def _endpoints(v: Variables) -> Iterator[str]:
+    """Stores that are described otherwise than by their roles."""
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import database, object_storage
+
+    for variable, endpoint, kinds in (("mlflow_server_database", database.Endpoint, ("postgresql", "mysql", "sqlite")),
+                                      ("mlflow_server_artifact_store", object_storage.Endpoint, ("s3", "gcs", "azure", "volume"))):
+        given, fields = v[variable], {field.name: str(field.type) for field in dataclasses.fields(endpoint)}
+        if not given:
+            continue
+        if given.get("type") not in kinds:
+            yield f"{variable} has no type, or one that does not exist; it must be one of {', '.join(kinds)}."
+        elif not given.get("uri") and given["type"] != "volume":
+            yield f"{variable} has no uri; give the place as MLflow's configuration names it."
+        for name, value in given.items():
+            if name not in fields:
+                yield f"{variable} has the key {name}, which does not exist; it may have {', '.join(fields)}."
+            elif type(value).__name__ != fields[name]:
+                yield f"{variable}.{name} is of another type; it must be {WANTED[fields[name]]}."
+        yield from _endpoint_keys(variable, given)
+
+
+def _endpoint_keys(variable: str, given: dict) -> Iterator[str]:
+    known = {"mlflow_server_database": ("user", "password"), "s3": ("access_key", "secret_key"), "gcs": ("credentials",),
+             "azure": ("access_key", "connection_string"), "volume": ()}
+    possible = known.get(variable) or known.get(str(given.get("type")), ())
+    keys, needed = given.get("secret_keys") or {}, () if given.get("type") == "azure" else possible
+    if not isinstance(keys, dict):
+        return
+    for key, value in keys.items():
+        if not isinstance(value, str) or not common.matches(common.SECRET_KEY, value) or key not in (*possible, "root_password"):
+            yield f"{variable}.secret_keys.{key} is no key of the Secret that is read; it may have {', '.join(possible)}, each with a Secret's key."
+    missing = [key for key in needed if key not in keys]
+    if given.get("secret") and missing:
+        yield f"{variable}.secret_keys has no {missing[0]} while {variable}.secret is set; name the key of the Secret."
+    identity = given.get("identity")
+    if isinstance(identity, dict) and (set(identity) != {"annotations", "labels"} or not all(isinstance(part, dict) for part in identity.values())):
+        yield f"{variable}.identity must hold exactly annotations and labels, each a mapping."
 
 
 def _figure(figure: Any) -> str:

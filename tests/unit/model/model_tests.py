@@ -10,6 +10,9 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils import model
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import VariableError
 
 
+PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+
+
 def resolved(variables: dict, host: str = "sound") -> model.Model:
     """The model of an inventory host with these variables; VariableError where one is wrong."""
     return model.resolve(variables.__getitem__, variables, host)
