@@ -151,7 +151,7 @@ class Ingress(Component):
             yield f"ingress_hosts is empty while ingress_type is {kind}; name at least one host, such as mlflow.example.com."
         elif hosts and hosts[0].startswith("*."):
             yield f"ingress_hosts begins with {hosts[0]!r}; the first host is part of the URL, so put one without '*' before it."
-        elif kind == "none" and hosts and not wrong:
+        elif kind == "none" and hosts and not wrong and len(set(hosts)) == len(hosts):
             yield NO_INGRESS.format("ingress_hosts")
         if v.ingress_path and not common.matches(PATH, v.ingress_path):
             yield (f"ingress_path is {v.ingress_path!r}; it must begin with '/' and not end with one, such as /team/ana/mlflow, of letters, "

@@ -287,13 +287,15 @@ class MlflowServer(Component):
     def _check_environment(self, v: Variables, model: Model) -> Iterator[str]:
         before = ""
         for argument in v.mlflow_server_extra_args:
+            sentences: list[str] = []
             if argument.startswith("-") or "=" in before or not before.startswith("-"):
-                yield from common.argument("mlflow_server_extra_args", argument)
+                sentences = list(common.argument("mlflow_server_extra_args", argument))
+            yield from sentences
             before = argument
             option = argument.split("=", 1)[0].split()[0]
             if not option.startswith("--"):
                 option = option[:2]  # a value may follow a short option at once
-            if option in OWN_ARGUMENTS:
+            if option in OWN_ARGUMENTS and not sentences:
                 yield f"mlflow_server_extra_args holds {option}; use {OWN_ARGUMENTS[option]} for that."
         given = [entry["name"] for entry in v.mlflow_server_extra_env]
         for name in sorted({name for name in given if given.count(name) > 1}):

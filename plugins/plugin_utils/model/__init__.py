@@ -98,8 +98,8 @@ def resolve(find: Callable[[str], Any], names: Iterable[str], host: str,
     model = Model(instance, typed)
     findings = checks.Findings()
     findings.add("the variables that all roles share", checks.check, model)
-    findings.end()
     if instance.latest and latest:
+        findings.end()  # it asks the cluster and the index
         typed = model.variables = typed.changed(mlflow_version=latest(instance, typed))
         model.instance = replace(instance, version=typed.mlflow_version)
     for component in components.COMPONENTS:

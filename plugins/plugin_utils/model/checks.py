@@ -100,6 +100,7 @@ def check(model: Model) -> Iterator[str]:
     v = model.variables
     yield from _names(model, v)
     yield from _version(v)
+    yield from _images(v)
     yield from _lists(v)
     yield from _object_metadata(v)
     yield from _kubernetes_types(v)
@@ -154,6 +155,26 @@ def _version(v: Variables) -> Iterator[str]:
 
 def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.partition("rc")[0].split("."))
+
+
+def _images(v: Variables) -> Iterator[str]:
+    """What builds of images are given; it goes to a shell in the build."""
+    for program in ("postgresql", "mariadb", "seaweedfs", "caddy", "uv"):
+        variable = f"images_{program}_version"
+        if not common.matches(r"[0-9][0-9A-Za-z.+~-]*", v[variable]):
+            yield f"{variable} is {v[variable]!r}; it must be a version such as {SPECS[variable]['default']}."
+    for package in v.images_mlflow_extra_packages:
+        if not common.matches(r"[A-Za-z0-9][^\s'\"`$\\|&;]*", package):
+            yield (f"images_mlflow_extra_packages holds {common.hidden(package)}; give each package without blanks, quotes and options, such as "
+                   f"mlflow-oidc-auth==7.1.3.")
+    if not common.url(v.images_debian_mirror):
+        yield f"images_debian_mirror is {common.hidden(v.images_debian_mirror)}; it must be a URL such as http://deb.debian.org/debian."
+    for variable in ("images_ca_bundle", "images_archive_dir"):
+        if v[variable] and not v[variable].startswith(("/", "~")):
+            yield f"{variable} is {v[variable]!r}; it must be an absolute path on the host."
+    interval = v.mlflow_secret_store.get("refresh_interval")
+    if interval and not common.matches(f"0|{common.GO_DURATION}", interval):
+        yield f"mlflow_secret_store.refresh_interval is {interval!r}; it must be a span of hours, minutes or seconds, such as 1h or 15m."
 
 
 def _lists(v: Variables) -> Iterator[str]:
@@ -334,6 +355,9 @@ def rendered(component: Component, model: Model) -> Iterator[str]:
         manifests.load(extra, "mlflow_server_extra_objects")
         before = False
         for number, obj in enumerate(extra):
+            if not obj:
+                before = True
+                yield f"mlflow_server_extra_objects[{number}] is empty; remove it, or give a Kubernetes object."
             for sentence in kubernetes_types.of_object(f"mlflow_server_extra_objects[{number}]", obj):
                 before = True
                 yield sentence

@@ -127,14 +127,15 @@ WRONG_PREFIXES = {
     "mlflowserver_": "mlflow_server_", "mlflow_tracking_server_": "mlflow_server_",
 }
 """Beginnings that are given to variables of a role whose prefix is another."""
-WHOLE = ("mlflow", "mlflow_database", "mlflow_ingress", "mlflow_object_storage", "mlflow_images")
-"""Names, besides those of roles, of mappings in which variables are nested by mistake."""
+WHOLE = frozenset({path.parent.parent.name for path in ROLES.glob("*/meta/argument_specs.yml")}
+                  | {"mlflow_database", "mlflow_ingress", "mlflow_object_storage", "mlflow_images"})
+"""Names of mappings in which variables are nested by mistake: roles' and what could be taken for them."""
 
 
 def misspelt(names: Iterable[str], specs: Mapping[str, dict] = SPECS) -> Iterator[str]:
     """A sentence for each variable that looks like one of the collection's and is none."""
     for name in sorted(set(names)):
-        if name in specs or name in PLAYBOOK_VARIABLES:
+        if name in specs or name in PLAYBOOK_VARIABLES or name in WHOLE:
             continue
         near = _near(name)
         if near in specs:
@@ -166,8 +167,7 @@ def _near(name: str) -> str:
 
 def nested(find: Callable[[str], Any], names: frozenset[str], specs: Mapping[str, dict] = SPECS) -> Iterator[str]:
     """A sentence for each mapping that holds variables of the collection, which are not nested."""
-    roles = {path.parent.parent.name for path in ROLES.glob("*/meta/argument_specs.yml")}
-    for name in sorted((names & (roles | set(WHOLE))) - set(specs)):
+    for name in sorted((names & WHOLE) - set(specs)):
         try:
             value = find(name)
         except VariableError:
@@ -178,7 +178,7 @@ def nested(find: Callable[[str], Any], names: frozenset[str], specs: Mapping[str
                 yield f"{name} is a mapping, and the variables of this collection are not nested; write {near} instead."
                 break
         else:
-            if isinstance(value, dict) and name.startswith(("mlflow", "object_storage")):
+            if name.startswith(("mlflow_", "object_storage")):
                 yield f"{name} is not a variable of this collection; remove it, or see docs/variables.md for those that exist."
 
 

@@ -11,6 +11,7 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables impor
 
 
 PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+KEY = "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n"
 
 
 def resolved(variables: dict, host: str = "sound") -> model.Model:
