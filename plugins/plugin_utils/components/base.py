@@ -7,12 +7,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import Variables
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.program import Probe
+
+
+Check = Callable[["Variables", "Model"], Iterator[str]]
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,16 @@ class Component:
         """What follows from the variables, for the component's templates and for others; those that it needs are resolved before."""
         return None
 
-    def check(self, v: Variables, model: Model) -> Iterator[str]:
-        """A sentence for each combination of variables that cannot work."""
+    def checks(self) -> list[Check]:
+        """Its methods that check variables: ``check``, and all whose names begin with ``_check_``, in the order of the class.
+
+        Each takes the variables and the model, and yields a sentence for each combination that cannot work. They run one by one,
+        so that a fault in one hides no sentence of the others.
+        """
+        return [getattr(self, name) for name in vars(type(self)) if name == "check" or name.startswith("_check_")]
+
+    def unsupported(self, v: Variables, model: Model) -> Iterator[str]:
+        """A sentence for each variable that asks for what the instance's engine cannot do; asked when nothing else is wrong."""
         return iter(())
 
     def templates(self, v: Variables, model: Model) -> list[str]:

@@ -169,19 +169,18 @@ class Database(Component):
             line += f", {report.get('connections_used')} of {report['connections_max']} connections"
         return [line]
 
-    def check(self, v: Variables, model: Model) -> Iterator[str]:
-        if v.database_type == "sqlite":
-            yield from self._check_sqlite(v)
+    def unsupported(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.mlflow_engine != "podman":
             return
-        yield from self._check_server(v)
-        yield from self._check_names(v)
-        yield from self._check_tls(v)
+        if v.database_cloudsql_instance:
+            yield ("database_cloudsql_instance is set while mlflow_engine is podman; run the proxy on that machine and give its address "
+                   "in database_host.")
         if v.database_external_secret:
-            yield from common.external_secret("database_external_secret", v.database_external_secret, {"username", "password"}, v)
-        if not 1 <= model.database.port <= 65535:
-            yield f"database_port is {model.database.port}; it must be a TCP port from 1 to 65535."
+            yield "database_external_secret is set while mlflow_engine is podman, where no operator runs; use Ansible Vault there."
 
-    def _check_sqlite(self, v: Variables) -> Iterator[str]:
+    def _check_sqlite(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.database_type != "sqlite":
+            return
         set_here = [name for name in LOGINS if v[name]]
         for variable in ("database_host", "database_cloudsql_instance", "database_read_replica_host", "database_tls", "database_ca",
                          "database_ca_secret", "database_driver", *set_here):
@@ -196,7 +195,9 @@ class Database(Component):
         if v.mlflow_server_workspaces:
             yield "mlflow_server_workspaces is true while database_type is sqlite; set database_type to postgresql, or it to false."
 
-    def _check_server(self, v: Variables) -> Iterator[str]:
+    def _check_server(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.database_type == "sqlite":
+            return
         host, instance = v.database_host, v.database_cloudsql_instance
         external, login = bool(host or instance), [name for name in LOGINS if v[name]]
         if external and not login:
@@ -208,26 +209,31 @@ class Database(Component):
             yield "database_host and database_cloudsql_instance are both set; keep one of them."
         if instance and not common.matches(r"[a-z0-9.:-]+:[a-z0-9-]+:[a-z0-9-]+", instance):
             yield f"database_cloudsql_instance is {instance!r}; it must be project:region:name."
-        if instance and v.mlflow_engine == "podman":
-            yield ("database_cloudsql_instance is set while mlflow_engine is podman; run the proxy on that machine and give its address "
-                   "in database_host.")
         if v.database_read_replica_host and not host:
             yield "database_read_replica_host is set while database_host is empty; only an existing server has replicas of its own."
         if v.database_type == "mysql" and not external and v.mlflow_image_source == "build":
             yield ("database_type is mysql while mlflow_image_source is build, and Debian has MariaDB in its place; set database_type "
                    "to mariadb.")
+        if v.database_external_secret:
+            yield from common.external_secret("database_external_secret", v.database_external_secret, {"username", "password"}, v)
+        if v.database_port is not None and not 1 <= v.database_port <= 65535:
+            yield f"database_port is {v.database_port}; it must be a TCP port from 1 to 65535."
+        for argument in v.database_cloudsql_args:
+            yield from common.argument("database_cloudsql_args", argument)
         for variable in ("database_pool_size", "database_pool_max_overflow", "database_pool_recycle"):
             if v[variable] < 0:
                 yield f"{variable} is {v[variable]}; it must be at least 1, or 0 for the default."
         if not 10 <= v.database_max_connections <= 100000:
             yield f"database_max_connections is {v.database_max_connections}; it must be from 10 to 100000."
 
-    def _check_names(self, v: Variables) -> Iterator[str]:
+    def _check_names(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.database_type == "sqlite":
+            return
         for variable in ("database_host", "database_read_replica_host"):
             value = v[variable]
             if value and not common.matches(common.HOST_OR_ADDRESS, value):
-                yield f"{variable} is {value!r}; it must be a bare host name or address, with the port in database_port."
-        if not common.matches(r"[A-Za-z0-9_][A-Za-z0-9_hmB]{0,62}", v.database_name):
+                yield f"{variable} is {common.hidden(value)}; it must be a bare host name or address, with the port in database_port."
+        if not common.matches(r"[A-Za-z0-9_][A-Za-z0-9_$-]{0,62}", v.database_name):
             yield f"database_name is {v.database_name!r}; it must be at most 63 letters, digits, '_', '$' and '-'."
         if not v.database_user or len(v.database_user) > 63:
             yield f"database_user is {v.database_user!r}; it must be a user's name of at most 63 characters."
@@ -241,7 +247,9 @@ class Database(Component):
             yield (f"database_tls is {v.database_tls} while database_driver is {driver}, which is told of TLS otherwise; use pymysql, or "
                    f"leave database_tls empty.")
 
-    def _check_tls(self, v: Variables) -> Iterator[str]:
+    def _check_tls(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.database_type == "sqlite":
+            return
         tls, ca = v.database_tls, v.database_ca or v.database_ca_secret
         if v.database_cloudsql_instance and tls:
             yield "database_tls is set while database_cloudsql_instance is; its proxy encrypts by itself, so leave database_tls empty."
@@ -252,10 +260,12 @@ class Database(Component):
         if verifies and not ca and not any(entry.get("name") == "PGSSLROOTCERT" for entry in v.mlflow_server_extra_env):
             yield f"database_tls is {tls} without the certificates of a CA to verify with; give them in database_ca or database_ca_secret."
         if ca and not verifies:
-            yield "database_ca is given while database_tls does not verify anything; set database_tls to verify-full or verify-ca."
-        if v.database_ca and v.database_ca_secret:
+            yield (f"{'database_ca' if v.database_ca else 'database_ca_secret'} is given while database_tls does not verify anything; set "
+                   f"database_tls to verify-full or verify-ca.")
+        elif v.database_ca and v.database_ca_secret:
             yield "database_ca and database_ca_secret are both set; keep one of them."
-        yield from common.certificate("database_ca", v.database_ca)
+        else:
+            yield from common.certificate("database_ca", v.database_ca)
 
 
 def _dialect(kind: str) -> str:

@@ -35,6 +35,8 @@ WRONG_TLS = {
     ("gateway", "secret"): "controller, since the certificate belongs to the Gateway's listener",
 }
 """For each ingress type the values of ingress_tls that cannot work, and what can."""
+NO_INGRESS = ("{} is set while ingress_type is none; set ingress_type to ingress, gateway or proxy, or leave it empty (names by which "
+              "others lead to the server go to mlflow_server_allowed_hosts and ingress_cors_origins).")
 BALANCER_NETWORKS = {"alb": "the subnets of the VPC", "gce": "130.211.0.0/22 and 35.191.0.0/16, or the proxy-only subnet"}
 
 
@@ -135,51 +137,45 @@ class Ingress(Component):
             parameters["connect"] = part.connect
         return [Probe(self.role, self.title, "server", parameters)]
 
-    def check(self, v: Variables, model: Model) -> Iterator[str]:
-        yield from self._check_hosts(v)
-        yield from self._check_type(v)
-        yield from self._check_numbers(v)
-        yield from self._check_network_policy(v)
-        yield from self._check_backend_tls(v)
-        yield from self._check_certificate(v)
-        yield from self._check_tls(v)
+    def unsupported(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.mlflow_engine == "podman" and v.ingress_type in ("ingress", "gateway"):
+            yield (f"ingress_type is {v.ingress_type} while mlflow_engine is podman, where no controller runs; set ingress_type to proxy.")
 
-    def _check_hosts(self, v: Variables) -> Iterator[str]:
+    def _check_hosts(self, v: Variables, model: Model) -> Iterator[str]:
         kind, hosts = v.ingress_type, v.ingress_hosts
-        for host in hosts:
-            if not common.matches(HOST, host) or len(host) > 253:
-                yield (f"ingress_hosts holds {host!r}; give the bare DNS name in lower case, such as mlflow.example.com, without scheme, "
-                       f"port or path.")
+        wrong = [host for host in hosts if not common.matches(HOST, host) or len(host) > 253]
+        for host in wrong:
+            yield (f"ingress_hosts holds {common.hidden(host)}; give the bare DNS name in lower case, such as mlflow.example.com, without "
+                   f"scheme, port or path.")
         if kind != "none" and not hosts:
             yield f"ingress_hosts is empty while ingress_type is {kind}; name at least one host, such as mlflow.example.com."
         elif hosts and hosts[0].startswith("*."):
             yield f"ingress_hosts begins with {hosts[0]!r}; the first host is part of the URL, so put one without '*' before it."
-        for host in sorted({host for host in hosts if hosts.count(host) > 1}):
-            yield f"ingress_hosts holds {host!r} twice; name each host once."
+        elif kind == "none" and hosts and not wrong and len(set(hosts)) == len(hosts):
+            yield NO_INGRESS.format("ingress_hosts")
         if v.ingress_path and not common.matches(PATH, v.ingress_path):
             yield (f"ingress_path is {v.ingress_path!r}; it must begin with '/' and not end with one, such as /team/ana/mlflow, of letters, "
                    f"digits, '.', '_', '~' and '-'.")
         for origin in v.ingress_cors_origins:
-            if origin != "*" and not common.matches(ORIGIN, origin):
-                yield (f"ingress_cors_origins holds {origin!r}; an origin is scheme, host and port, such as https://notebooks.example.com.")
+            if origin != "*" and not (common.matches(ORIGIN, origin) and common.url(origin)):
+                yield (f"ingress_cors_origins holds {common.hidden(origin)}; an origin is scheme, host and port, such as https://notebooks.example.com.")
 
-    def _check_type(self, v: Variables) -> Iterator[str]:
+    def _check_type(self, v: Variables, model: Model) -> Iterator[str]:
         kind, preset, gateway = v.ingress_type, v.ingress_preset, v.ingress_gateway
-        if kind == "none":
-            for variable, value in (("ingress_hosts", v.ingress_hosts), ("ingress_tls_secret", v.ingress_tls_secret)):
-                if value:
-                    yield (f"{variable} is set while ingress_type is none; set ingress_type to ingress, gateway or proxy, or leave it empty "
-                           f"(names by which others lead to the server go to mlflow_server_allowed_hosts and ingress_cors_origins).")
+        if kind == "none" and v.ingress_tls_secret and not v.ingress_tls_certificate:
+            yield NO_INGRESS.format("ingress_tls_secret")
         if kind == "gateway" and not gateway.get("name"):
             yield "ingress_gateway has no name while ingress_type is gateway; name the Gateway that the route is for."
         if kind != "gateway" and any(gateway.values()):
             yield f"ingress_gateway is set while ingress_type is {kind}; set ingress_type to gateway or leave it empty."
         if preset and kind not in (*PRESETS[preset], "none"):
             yield f"ingress_preset is {preset} while ingress_type is {kind}; it is for {' and '.join(PRESETS[preset])}, so leave it empty."
-        if kind in ("ingress", "gateway") and v.mlflow_engine == "podman":
-            yield f"ingress_type is {kind} while mlflow_engine is podman, where no controller runs; set ingress_type to proxy."
+        for part, value in gateway.items():
+            pattern, what = (common.DNS_LABEL, "a namespace's name") if part == "namespace" else (common.OBJECT_NAME, "an object's name")
+            if value and not common.matches(pattern, value):
+                yield f"ingress_gateway.{part} is {value!r}; it must be {what}: lower-case letters, digits and '-'."
 
-    def _check_numbers(self, v: Variables) -> Iterator[str]:
+    def _check_numbers(self, v: Variables, model: Model) -> Iterator[str]:
         kind, preset, size = v.ingress_type, v.ingress_preset, v.ingress_max_body_size
         if not common.matches(r"[0-9]{1,12}(Ki|Mi|Gi|Ti)?", size):
             yield f"ingress_max_body_size is {size!r}; it must be a number of bytes such as 5Gi, or 0 for no limit."
@@ -196,13 +192,16 @@ class Ingress(Component):
                 yield f"{variable} is {v[variable]}; it must be a TCP port up to 65535, or 0."
         if not common.host_port(v.ingress_publish):
             yield f"ingress_publish is {v.ingress_publish!r}; it must be an address and a port such as 127.0.0.1:8443."
-        if v.ingress_connect and not common.matches(rf"({common.HOST_OR_ADDRESS}):[0-9]{{1,5}}", v.ingress_connect):
+        publish, server = common.host_port(v.ingress_publish), common.host_port(v.mlflow_server_publish)
+        if kind == "proxy" and v.mlflow_engine == "podman" and publish and server and publish[1] == server[1] and (
+                publish[0] == server[0] or "0.0.0.0" in (publish[0], server[0])):
+            yield (f"ingress_publish is {v.ingress_publish}, which mlflow_server_publish ({v.mlflow_server_publish}) takes on the same "
+                   f"machine; choose another port for one of them.")
+        if v.ingress_connect and not common.url(f"http://{v.ingress_connect}", path=False) or v.ingress_connect and not common.matches(
+                r".*:[0-9]{1,5}", v.ingress_connect):
             yield f"ingress_connect is {v.ingress_connect!r}; it must be an address and a port such as 127.0.0.1:8443."
-        for name, value in v.ingress_annotations.items():
-            if not isinstance(value, (str, type(None))):
-                yield f"ingress_annotations: the value of {name} is {value!r}; Kubernetes takes text, so put it in quotes."
 
-    def _check_network_policy(self, v: Variables) -> Iterator[str]:
+    def _check_network_policy(self, v: Variables, model: Model) -> Iterator[str]:
         if not v.mlflow_network_policy or v.mlflow_engine != "kubernetes":
             return
         kind, preset, clients = v.ingress_type, v.ingress_preset, v.mlflow_network_policy_clients
@@ -219,7 +218,7 @@ class Ingress(Component):
             yield (f"mlflow_network_policy_clients is empty while mlflow_network_policy is true and ingress_type is {kind}; name the "
                    f"namespace of its controller.")
 
-    def _check_backend_tls(self, v: Variables) -> Iterator[str]:
+    def _check_backend_tls(self, v: Variables, model: Model) -> Iterator[str]:
         if not v.mlflow_server_tls_secret:
             return
         policies = [obj for obj in v.mlflow_server_extra_objects if obj.get("kind") == "BackendTLSPolicy"]
@@ -231,18 +230,19 @@ class Ingress(Component):
             yield (f"mlflow_server_tls_secret is set while ingress_preset is traefik, which would speak HTTP to it; add {scheme}: https to "
                    f"mlflow_server_service_annotations, with a ServersTransport that trusts the certificate, or leave it empty.")
 
-    def _check_certificate(self, v: Variables) -> Iterator[str]:
+    def _check_certificate(self, v: Variables, model: Model) -> Iterator[str]:
         tls, certificate, key = v.ingress_tls, v.ingress_tls_certificate, v.ingress_tls_key
         given = bool(certificate and key)
         if bool(certificate) != bool(key):
-            yield f"{'ingress_tls_key' if certificate else 'ingress_tls_certificate'} is empty while its counterpart is set; the two go together."
+            set_here, missing = ("ingress_tls_certificate", "ingress_tls_key") if certificate else ("ingress_tls_key", "ingress_tls_certificate")
+            yield f"{missing} is empty while {set_here} is set; the two go together."
         elif given and v.ingress_tls_secret:
             yield "ingress_tls_certificate and ingress_tls_secret are both set; keep one of them."
         elif given and tls != "secret":
             yield f"ingress_tls_certificate is set while ingress_tls is {tls}; set ingress_tls to secret or leave it empty."
         elif given:
-            yield from common.certificate("ingress_tls_certificate", certificate)
-            yield from common.certificate("ingress_tls_key", key, "PRIVATE KEY")
+            sentences = list(common.certificate("ingress_tls_certificate", certificate))
+            yield from sentences or common.certificate("ingress_tls_key", key, "PRIVATE KEY")
             yield from common.certificate("ingress_tls_ca", v.ingress_tls_ca)
         elif tls == "secret" and not v.ingress_tls_secret:
             yield ("ingress_tls_secret is empty while ingress_tls is secret; name the Secret that holds the certificate, or give "
@@ -252,7 +252,7 @@ class Ingress(Component):
         if v.ingress_tls_ca and not given:
             yield "ingress_tls_ca is set while ingress_tls_certificate is empty; with a Secret of yours, put it there under ca.crt."
 
-    def _check_tls(self, v: Variables) -> Iterator[str]:
+    def _check_tls(self, v: Variables, model: Model) -> Iterator[str]:
         kind, tls = v.ingress_type, v.ingress_tls
         if tls == "cert_manager" and not v.ingress_issuer:
             yield "ingress_issuer is empty while ingress_tls is cert_manager; name the issuer that is to sign."

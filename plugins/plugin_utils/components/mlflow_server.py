@@ -197,29 +197,23 @@ class MlflowServer(Component):
                 **base, "url": f"{server.scheme}://{server.name}:{server.entry_port}", "login_elsewhere": True}))
         return probes
 
-    def check(self, v: Variables, model: Model) -> Iterator[str]:
-        yield from self._check_scale(v)
-        yield from self._check_schedule(v)
-        yield from self._check_archival(v)
-        yield from self._check_names(v, model)
-        yield from self._check_ports(v, model)
-        yield from self._check_environment(v)
-        yield from self._check_volumes(v)
-        if v.mlflow_server_auth == "none":
-            yield from self._check_no_auth(v)
-        else:
-            yield from self._check_auth(v)
-        if v.mlflow_server_auth == "oidc":
-            yield from self._check_oidc(v, model)
+    def unsupported(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.mlflow_engine != "podman":
+            return
+        if v.mlflow_server_kaiwo:
+            yield "mlflow_server_kaiwo is true while mlflow_engine is podman, where no Kaiwo operator runs; set it to false."
+        if v.mlflow_server_auth_external_secret:
+            yield "mlflow_server_auth_external_secret is set while mlflow_engine is podman, where no operator runs; use Ansible Vault there."
 
-    def _check_scale(self, v: Variables) -> Iterator[str]:
+    def _check_scale(self, v: Variables, model: Model) -> Iterator[str]:
         if not 1 <= v.mlflow_server_replicas <= 1000:
             yield f"mlflow_server_replicas is {v.mlflow_server_replicas}; it must be at least 1, and at most 1000."
         if not 0 <= v.mlflow_server_workers <= 256:
             yield (f"mlflow_server_workers is {v.mlflow_server_workers}; it must be at least 1 and at most 256, or 0 for what "
                    f"mlflow_server_size gives.")
-        if v.mlflow_server_drain_seconds < 0:
-            yield f"mlflow_server_drain_seconds is {v.mlflow_server_drain_seconds}; it must be a number of seconds, or 0."
+        for variable in ("mlflow_server_drain_seconds", "mlflow_server_auth_cache_seconds"):
+            if not 0 <= v[variable] <= 86400:
+                yield f"{variable} is {v[variable]}; it must be a number of seconds up to 86400, or 0."
         if not v.mlflow_server_autoscaling:
             return
         least, most = v.mlflow_server_autoscaling_min, v.mlflow_server_autoscaling_max
@@ -232,20 +226,22 @@ class MlflowServer(Component):
         for variable in ("mlflow_server_autoscaling_cpu", "mlflow_server_autoscaling_memory"):
             if v[variable] < 0:
                 yield f"{variable} is {v[variable]}; it must be a percentage, or 0 where it does not count."
-        for key in sorted(set(v.mlflow_server_autoscaling_behavior) - {"scaleUp", "scaleDown"}):
-            yield f"mlflow_server_autoscaling_behavior holds {key!r}; it may hold scaleUp and scaleDown."
 
-    def _check_schedule(self, v: Variables) -> Iterator[str]:
+    def _check_schedule(self, v: Variables, model: Model) -> Iterator[str]:
         if v.mlflow_server_gc_schedule and not common.cron(v.mlflow_server_gc_schedule):
             yield f"mlflow_server_gc_schedule is {v.mlflow_server_gc_schedule!r}; it must be cron's five fields, such as 0 3 * * 0."
-        if not common.matches(r"(\d+(\.\d+)?[dhms])+", v.mlflow_server_gc_older_than):
+        if not common.matches(common.SPAN, v.mlflow_server_gc_older_than):
             yield f"mlflow_server_gc_older_than is {v.mlflow_server_gc_older_than!r}; it must be a span of time such as 30d or 7d12h."
 
-    def _check_archival(self, v: Variables) -> Iterator[str]:
+    def _check_archival(self, v: Variables, model: Model) -> Iterator[str]:
         archival = v.mlflow_server_trace_archival
         if archival and not v.mlflow_server_jobs:
             yield ("mlflow_server_trace_archival is set while mlflow_server_jobs is false, and a job does the archiving; set "
                    "mlflow_server_jobs to true.")
+        if archival and not common.matches(r"[0-9]{1,31}[mhd]", str(archival.get("retention", "30d"))):
+            yield f"mlflow_server_trace_archival.retention is {archival['retention']!r}; it must be a number of days, hours or minutes, such as 30d."
+        if archival and not common.matches(r"[a-z][a-z0-9+.-]*:/*[^\s?#]+", str(archival.get("location", "s3://b"))):
+            yield f"mlflow_server_trace_archival.location is no URI; it must be such as s3://bucket/traces."
         for key in sorted({"location", "retention"} - set(archival)) if archival else ():
             yield (f"mlflow_server_trace_archival has no {key}; it needs location (such as s3://bucket/traces) and retention (such as 30d).")
 
@@ -258,7 +254,7 @@ class MlflowServer(Component):
                    f"leave mlflow_server_path_prefix out.")
         for host in v.mlflow_server_allowed_hosts:
             if not common.matches(r"[A-Za-z0-9*?\[\]:._-]+", host):
-                yield (f"mlflow_server_allowed_hosts holds {host!r}; give the bare host name, such as mlflow.example.com, without scheme or "
+                yield (f"mlflow_server_allowed_hosts holds {common.hidden(host)}; give the bare host name, such as mlflow.example.com, without scheme or "
                        f"path.")
         for receiver in v.mlflow_server_webhook_receivers:
             if not (common.network(receiver) if "/" in receiver else common.matches(common.DNS_LABEL, receiver)):
@@ -267,8 +263,9 @@ class MlflowServer(Component):
         if v.mlflow_server_rbac_rules and not v.mlflow_server_service_account_token:
             yield ("mlflow_server_rbac_rules gives rights that no pod could use while mlflow_server_service_account_token is false; set it "
                    "to true, or leave the rules out.")
-        if v.mlflow_server_kaiwo and v.mlflow_engine == "podman":
-            yield "mlflow_server_kaiwo is true while mlflow_engine is podman, where no Kaiwo operator runs; set it to false."
+        if v.mlflow_server_kaiwo_queue and not v.mlflow_server_kaiwo:
+            yield ("mlflow_server_kaiwo_queue is set while mlflow_server_kaiwo is false; set mlflow_server_kaiwo to true, or leave the queue "
+                   "empty.")
 
     def _check_ports(self, v: Variables, model: Model) -> Iterator[str]:
         if not 1024 <= v.mlflow_server_port <= 65535:
@@ -287,40 +284,64 @@ class MlflowServer(Component):
             yield (f"mlflow_server_publish is {v.mlflow_server_publish!r}; it must be an address and a port such as 127.0.0.1:5000, or "
                    f"empty.")
 
-    def _check_environment(self, v: Variables) -> Iterator[str]:
+    def _check_environment(self, v: Variables, model: Model) -> Iterator[str]:
+        before = ""
         for argument in v.mlflow_server_extra_args:
-            if common.matches(r"-[^\s=]+\s+\S.*", argument):
-                yield (f"mlflow_server_extra_args holds {argument!r}, two arguments in one; give --option=value, or each as an entry of its "
-                       f"own.")
-            option = argument.split("=", 1)[0].split()[0] if argument.strip() else ""
-            if option in OWN_ARGUMENTS:
+            sentences: list[str] = []
+            if argument.startswith("-") or "=" in before or not before.startswith("-"):
+                sentences = list(common.argument("mlflow_server_extra_args", argument))
+            yield from sentences
+            before = argument
+            option = argument.split("=", 1)[0].split()[0]
+            if not option.startswith("--"):
+                option = option[:2]  # a value may follow a short option at once
+            if option in OWN_ARGUMENTS and not sentences:
                 yield f"mlflow_server_extra_args holds {option}; use {OWN_ARGUMENTS[option]} for that."
-        given = [entry.get("name") for entry in v.mlflow_server_extra_env]
-        for name in sorted({str(name) for name in given if name and given.count(name) > 1}):
+        given = [entry["name"] for entry in v.mlflow_server_extra_env]
+        for name in sorted({name for name in given if given.count(name) > 1}):
             yield f"mlflow_server_extra_env holds {name} twice; Kubernetes takes each name once."
-        for entry in v.mlflow_server_extra_env:
-            if not isinstance(entry.get("name"), str) or not set(entry) <= {"name", "value", "valueFrom"}:
-                yield f"mlflow_server_extra_env holds {entry!r}; each entry has name, and value or valueFrom, as in a Pod."
-            elif "value" in entry and not isinstance(entry["value"], str):
-                yield f"mlflow_server_extra_env: the value of {entry['name']} is {entry['value']!r}; Kubernetes takes text, so put it in quotes."
 
-    def _check_volumes(self, v: Variables) -> Iterator[str]:
-        for entry in v.mlflow_server_extra_volumes:
-            if not entry.get("name"):
-                yield f"mlflow_server_extra_volumes holds {entry!r}; each entry has a name, and a source as in a Pod."
-        volumes = {entry.get("name") for entry in v.mlflow_server_extra_volumes} | {"tmp", "config", "database", "artifacts"}
-        for entry in v.mlflow_server_extra_volume_mounts:
-            if entry.get("name") not in volumes or not entry.get("mountPath"):
-                yield (f"mlflow_server_extra_volume_mounts holds {entry!r}; each entry has mountPath, and the name of one of "
-                       f"mlflow_server_extra_volumes.")
+    def _check_volumes(self, v: Variables, model: Model) -> Iterator[str]:
+        own = {"tmp": "/tmp", "config": "/etc/mlflow", **{volume["name"]: volume["path"] for volume in model.mlflow_server.volumes}}
+        names = [entry["name"] for entry in v.mlflow_server_extra_volumes]
+        for name in sorted({name for name in names if names.count(name) > 1 or name in own}):
+            yield f"mlflow_server_extra_volumes holds {name}, {'which the pod has already' if name in own else 'twice'}; choose another name."
+        mounts = {"mlflow_server_extra_volume_mounts": v.mlflow_server_extra_volume_mounts}
+        for variable in ("mlflow_server_extra_init_containers", "mlflow_server_extra_containers"):
+            mounts |= {f"{variable}[{number}].volumeMounts": entry.get("volumeMounts") or [] for number, entry in enumerate(v[variable])}
+        for where, entries in mounts.items():
+            for entry in entries:
+                if entry["name"] not in {*own, *names}:
+                    yield (f"{where} holds {entry['name']}, which is no volume of the pod; it must be the name of one of "
+                           f"mlflow_server_extra_volumes.")
+        paths = [entry["mountPath"] for entry in v.mlflow_server_extra_volume_mounts]
+        for path in sorted({path for path in paths if paths.count(path) > 1 or path in own.values()}):
+            yield f"mlflow_server_extra_volume_mounts holds {path}, {'where a volume is mounted already' if path in own.values() else 'twice'}; " \
+                  f"choose another mountPath."
 
-    def _check_no_auth(self, v: Variables) -> Iterator[str]:
+    def _check_containers(self, v: Variables, model: Model) -> Iterator[str]:
+        taken = {"mlflow", "wait", "oauth2-proxy", "cloud-sql-proxy"}
+        ports = {model.mlflow_server.port, model.mlflow_server.entry_port}
+        for variable in ("mlflow_server_extra_init_containers", "mlflow_server_extra_containers"):
+            for entry in v[variable]:
+                if entry["name"] in taken:
+                    yield f"{variable} holds {entry['name']}, which is the name of another container of the pod; choose another."
+                taken.add(entry["name"])
+                for port in entry.get("ports") or []:
+                    if variable == "mlflow_server_extra_containers" and port["containerPort"] in ports:
+                        yield f"{variable} holds the port {port['containerPort']}, which the server has in the same pod; choose another."
+
+    def _check_no_auth(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.mlflow_server_auth != "none":
+            return
         for variable in (*AUTH_LOGINS, "mlflow_server_oidc_issuer", "mlflow_server_auth_admins"):
             if v[variable]:
                 yield (f"{variable} is set while mlflow_server_auth is none; set mlflow_server_auth to basic, proxy or oidc, or leave "
                        f"{variable} empty.")
 
-    def _check_auth(self, v: Variables) -> Iterator[str]:
+    def _check_auth(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.mlflow_server_auth == "none":
+            return
         kind, given = v.mlflow_server_auth, [name for name in AUTH_LOGINS if v[name]]
         if len(given) > 1:
             yield f"{given[0]} and {given[1]} are both set; keep one of them."
@@ -332,10 +353,14 @@ class MlflowServer(Component):
             yield f"mlflow_server_auth_admin_user is {user!r}; it must be ASCII and without a colon."
         if kind != "oidc" and v.mlflow_server_oidc_issuer:
             yield f"mlflow_server_oidc_issuer is set while mlflow_server_auth is {kind}; set mlflow_server_auth to oidc, or leave it empty."
+        for name in v.mlflow_server_auth_admins:
+            if "," in name or ":" in name:
+                yield f"mlflow_server_auth_admins holds {name!r}; give each name as an entry of its own, without comma and colon."
         if kind == "basic" and v.mlflow_server_auth_admins:
             yield ("mlflow_server_auth_admins is set while mlflow_server_auth is basic; give users rights by module "
                    "mlops.mlflow.mlflow_user.")
-        if not common.matches(r"[A-Za-z0-9-]+", v.mlflow_server_auth_proxy_header):
+        header = v.mlflow_server_auth_proxy_header.lower()
+        if not common.matches(r"[A-Za-z0-9-]+", header) or header in ("authorization", "cookie", "host", "x-proxy-secret"):
             yield (f"mlflow_server_auth_proxy_header is {v.mlflow_server_auth_proxy_header!r}; it must be a header's name, such as "
                    f"X-Auth-Request-Email.")
         if v.database_type in ("mysql", "mariadb"):
@@ -354,30 +379,36 @@ class MlflowServer(Component):
             yield from common.external_secret("mlflow_server_auth_external_secret", v.mlflow_server_auth_external_secret, needed, v)
 
     def _check_oidc(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.mlflow_server_auth != "oidc":
+            return
         issuer, redirect = v.mlflow_server_oidc_issuer, model.mlflow_server.auth.redirect_url
         for variable in ("mlflow_server_oidc_issuer", "mlflow_server_oidc_client_id"):
             if not v[variable]:
                 yield f"{variable} is empty while mlflow_server_auth is oidc; give what the identity provider says."
-        if issuer and not common.matches(r"https?://[^/?#\s@]+[^?#\s]*", issuer):
-            yield f"mlflow_server_oidc_issuer is {issuer!r}; it must be a whole URL, such as https://id.example.com/realms/staff."
+        if issuer and not common.url(issuer):
+            yield f"mlflow_server_oidc_issuer is {common.hidden(issuer)}; it must be a whole URL, such as https://id.example.com/realms/staff."
         elif "/.well-known/" in issuer:
             yield (f"mlflow_server_oidc_issuer is {issuer!r}, the discovery document; give the issuer, "
                    f"{issuer.split('/.well-known/')[0]}.")
         if "accounts.google.com" in issuer and not v.mlflow_server_oidc_email_domains and not v.mlflow_server_oidc_groups:
             yield ("mlflow_server_oidc_email_domains is empty while mlflow_server_oidc_issuer is Google's, which would let in everybody who "
                    "has a Google account; name your domains.")
+        if "openid" not in v.mlflow_server_oidc_scopes:
+            yield "mlflow_server_oidc_scopes does not hold openid, without which no identity provider answers; add it."
+        for scope in v.mlflow_server_oidc_scopes:
+            if not common.matches(r"[!#-\[\]-~]+", scope):
+                yield f"mlflow_server_oidc_scopes holds {scope!r}; give each scope as an entry of its own, without blanks."
         for domain in v.mlflow_server_oidc_email_domains:
             if not common.matches(r"\*|\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", domain):
                 yield f"mlflow_server_oidc_email_domains holds {domain!r}; give the bare domain, such as example.com."
         for argument in v.mlflow_server_oidc_extra_args:
-            if not common.matches(r"--?[A-Za-z][^\s=]*(=.*)?", argument):
-                yield f"mlflow_server_oidc_extra_args holds {argument!r}; give oauth2-proxy's options as --option=value."
+            yield from common.argument("mlflow_server_oidc_extra_args", argument)
         yield from common.certificate("mlflow_server_oidc_ca", v.mlflow_server_oidc_ca)
         if not v.mlflow_server_oidc_client_secret and not (v.mlflow_server_auth_existing_secret or v.mlflow_server_auth_external_secret):
             yield ("mlflow_server_oidc_client_secret is empty while mlflow_server_auth is oidc; give it, or the name of a Secret that holds "
                    "it in mlflow_server_auth_existing_secret.")
-        if not common.matches(r"https?://[^/\s]+/\S*", redirect):
-            yield (f"mlflow_server_oidc_redirect_url is {redirect!r}; it must be a whole URL, such as "
+        if not common.url(redirect) or not common.matches(r"https?://[^/]+/.*", redirect):
+            yield (f"mlflow_server_oidc_redirect_url is {common.hidden(redirect)}; it must be a whole URL, such as "
                    f"https://mlflow.example.com/oauth2/callback, or follow from ingress_type and ingress_hosts, or from "
                    f"mlflow_server_publish.")
 

@@ -40,7 +40,7 @@ READERS = {
     "object_storage_azure_access_key": ("azure",), "object_storage_azure_connection_string": ("azure",),
     "object_storage_existing_secret": ("s3", "gcs", "azure"), "object_storage_external_secret": ("s3", "gcs", "azure"),
     "object_storage_iam_role_arn": ("s3",), "object_storage_azure_client_id": ("azure",), "object_storage_azure_account": ("azure",),
-    "object_storage_existing_claim": ("volume",), "object_storage_ca": ("s3",),
+    "object_storage_existing_claim": ("volume",), "object_storage_ca": ("s3",), "object_storage_upload_args": ("s3", "seaweedfs", "minio"),
 }
 """The types of store that read a variable."""
 CREDENTIALS = ("object_storage_access_key", "object_storage_gcs_credentials", "object_storage_azure_access_key",
@@ -167,35 +167,41 @@ class ObjectStorage(Component):
     def probes(self, v: Variables, model: Model) -> list[Probe]:
         return [Probe(self.role, self.title, "object_store", {"environment": True})]
 
-    def check(self, v: Variables, model: Model) -> Iterator[str]:
-        yield from self._check_location(v)
-        yield from self._check_bucket_settings(v)
-        yield from self._check_credentials(v)
-        yield from self._check_identity(v)
-        yield from self._check_volume(v)
-        yield from common.certificate("object_storage_ca", v.object_storage_ca)
+    def unsupported(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.mlflow_engine != "podman":
+            return
+        for variable in ("object_storage_iam_role_arn", "object_storage_gcp_service_account", "object_storage_azure_client_id"):
+            if v[variable]:
+                yield (f"{variable} is set while mlflow_engine is podman, where pods have no identity that a cloud knows; give keys instead, "
+                       f"or leave it empty.")
+        if v.object_storage_external_secret:
+            yield "object_storage_external_secret is set while mlflow_engine is podman, where no operator runs; use Ansible Vault there."
 
-    def _check_location(self, v: Variables) -> Iterator[str]:
+    def _check_location(self, v: Variables, model: Model) -> Iterator[str]:
         kind, bucket, url = v.object_storage_type, v.object_storage_bucket, v.object_storage_url
         if kind not in ("volume", "ephemeral"):
             if not bucket:
                 yield f"object_storage_bucket is empty while object_storage_type is {kind}; name the bucket."
-            elif not common.matches(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
-                yield (f"object_storage_bucket is {bucket!r}; a bucket's name has 3 to 63 lower-case letters, digits, '.' and '-', without "
+            elif not _bucket_name(bucket, kind):
+                yield (f"object_storage_bucket is {common.hidden(bucket)}; a bucket's name has 3 to 63 lower-case letters, digits, '.' and '-', without "
                        f"s3:// and without a path (that is object_storage_prefix).")
         if kind != "s3" and url:
             yield f"object_storage_url is set while object_storage_type is {kind}; set object_storage_type to s3 or leave it empty."
-        if not common.matches(r"[^/:?#\s]*(/[^/:?#\s]+)*/?", v.object_storage_prefix):
-            yield f"object_storage_prefix is {v.object_storage_prefix!r}; it must be a path in the bucket, such as team/mlflow."
-        if url and not common.matches(r"https?://[^/?#\s@]+/?", url):
-            yield f"object_storage_url is {url!r}; it must be the endpoint alone, such as https://s3.example.com."
+        prefix = v.object_storage_prefix
+        if not common.matches(r"[^/:?#\s\\]*(/[^/:?#\s\\]+)*/?", prefix) or {".", ".."} & set(prefix.split("/")):
+            yield f"object_storage_prefix is {common.hidden(prefix)}; it must be a path in the bucket, such as team/mlflow."
+        if url and not common.url(url, path=False):
+            yield f"object_storage_url is {common.hidden(url)}; it must be the endpoint alone, such as https://s3.example.com."
+        if not common.matches(r"[A-Za-z0-9-]{1,63}", v.object_storage_region):
+            yield f"object_storage_region is {v.object_storage_region!r}; it must be a region's name, such as eu-central-1."
+        yield from common.certificate("object_storage_ca", v.object_storage_ca)
         if kind == "azure" and not v.object_storage_azure_account:
             yield "object_storage_azure_account is empty while object_storage_type is azure; name the storage account."
         elif kind == "azure" and not common.matches(r"[a-z0-9]{1,24}", v.object_storage_azure_account):
             yield (f"object_storage_azure_account is {v.object_storage_azure_account!r}; it must be the account's bare name, of lower-case "
                    f"letters and digits.")
 
-    def _check_bucket_settings(self, v: Variables) -> Iterator[str]:
+    def _check_bucket_settings(self, v: Variables, model: Model) -> Iterator[str]:
         kind = v.object_storage_type
         for setting in BUCKET_SETTINGS:
             variable, value = f"object_storage_bucket_{setting}", v[f"object_storage_bucket_{setting}"]
@@ -213,11 +219,13 @@ class ObjectStorage(Component):
         if key and encryption == "AES256":
             yield "object_storage_bucket_kms_key is set while object_storage_bucket_encryption is AES256, which has no key; set that to aws:kms."
 
-    def _check_credentials(self, v: Variables) -> Iterator[str]:
+    def _check_credentials(self, v: Variables, model: Model) -> Iterator[str]:
         kind = v.object_storage_type
         if bool(v.object_storage_access_key) != bool(v.object_storage_secret_key):
-            missing = "object_storage_secret_key" if v.object_storage_access_key else "object_storage_access_key"
-            yield f"{missing} is empty while its counterpart is set; the two go together."
+            given, missing = "object_storage_access_key", "object_storage_secret_key"
+            if v.object_storage_secret_key:
+                given, missing = missing, given
+            yield f"{missing} is empty while {given} is set; the two go together."
         for variable, kinds in READERS.items():
             if v[variable] and kind not in kinds:
                 yield (f"{variable} is set while object_storage_type is {kind}; only {', '.join(kinds)} "
@@ -226,6 +234,10 @@ class ObjectStorage(Component):
             given = [name for name in CREDENTIALS if v[name] and (name != "object_storage_gcp_service_account" or kind == "gcs")]
             if len(given) > 1:
                 yield f"{given[0]} and {given[1]} are both set; keep one of them."
+        for key, value in v.object_storage_upload_args.items():
+            if not common.matches(r"[A-Z][A-Za-z0-9]+", key) or value is None:
+                yield (f"object_storage_upload_args has the key {key!r}{' without a value' if value is None else ''}; give arguments of boto3's "
+                       f"upload_file, such as ServerSideEncryption: aws:kms.")
         parts = {"s3": ("access_key", "secret_key"), "gcs": ("credentials",), "azure": ("access_key", "connection_string")}.get(kind, ())
         for part in sorted({part for part, key in v.object_storage_existing_secret_keys.items() if key} - set(parts)):
             yield (f"object_storage_existing_secret_keys holds {part} while object_storage_type is {kind}"
@@ -237,23 +249,23 @@ class ObjectStorage(Component):
             needed = {"s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, "gcs": {"credentials.json"}}.get(kind, set())
             yield from common.external_secret("object_storage_external_secret", v.object_storage_external_secret, needed, v)
 
-    def _check_identity(self, v: Variables) -> Iterator[str]:
-        for variable in ("object_storage_iam_role_arn", "object_storage_gcp_service_account", "object_storage_azure_client_id"):
-            if v[variable] and v.mlflow_engine == "podman":
-                yield (f"{variable} is set while mlflow_engine is podman, where pods have no identity that a cloud knows; give keys instead, "
-                       f"or leave it empty.")
+    def _check_identity(self, v: Variables, model: Model) -> Iterator[str]:
         for variable in ("object_storage_iam_role_arn", "object_storage_gcp_service_account", "mlflow_server_service_account_annotations"):
             if v[variable] and v.mlflow_server_service_account:
                 yield (f"{variable} is set while mlflow_server_service_account names a ServiceAccount that exists, which is left as it is; "
                        f"annotate it there, and leave {variable} empty.")
         role, account = v.object_storage_iam_role_arn, v.object_storage_gcp_service_account
-        if role and not common.matches(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", role):
+        if role and not common.matches(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]+", role):
             yield f"object_storage_iam_role_arn is {role!r}; it must be a role's ARN, such as arn:aws:iam::111122223333:role/mlflow."
+        client = v.object_storage_azure_client_id
+        if client and not common.matches(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", client):
+            yield (f"object_storage_azure_client_id is {client!r}; it must be the identity's client ID, such as "
+                   f"00000000-0000-0000-0000-000000000000.")
         if account and not common.matches(r"[a-z0-9.-]+@[a-z0-9.-]+", account):
             yield (f"object_storage_gcp_service_account is {account!r}; it must be the account's e-mail address, such as "
                    f"mlflow@project.iam.gserviceaccount.com.")
 
-    def _check_volume(self, v: Variables) -> Iterator[str]:
+    def _check_volume(self, v: Variables, model: Model) -> Iterator[str]:
         kind, mode = v.object_storage_type, v.object_storage_access_mode
         several = v.mlflow_server_replicas > 1 or v.mlflow_server_autoscaling
         if kind == "ephemeral" and several:
@@ -261,7 +273,7 @@ class ObjectStorage(Component):
                    "store that all reach, or one pod.")
         if kind == "volume" and several and mode != "ReadWriteMany":
             number, one = ("mlflow_server_autoscaling", "false") if v.mlflow_server_autoscaling else ("mlflow_server_replicas", "1")
-            yield (f"{number} is {v[number]} while the artifacts are on a volume that is {mode}; set object_storage_access_mode to "
+            yield (f"{number} is {v[number]} while object_storage_type is volume and the volume {mode}; set object_storage_access_mode to "
                    f"ReadWriteMany, or {number} to {one}.")
         if kind == "volume" and v.mlflow_server_gc_schedule and mode == "ReadWriteOncePod":
             yield ("object_storage_access_mode is ReadWriteOncePod while mlflow_server_gc_schedule is set, whose pod mounts the volume beside "
@@ -308,6 +320,18 @@ def _identity(v: Variables) -> dict:
                    "azure.workload.identity/client-id": v.object_storage_azure_client_id}
     return {"annotations": {name: value for name, value in annotations.items() if value},
             "labels": {"azure.workload.identity/use": "true"} if v.object_storage_azure_client_id else {}}
+
+
+def _bucket_name(name: str, kind: str) -> bool:
+    """Whether a bucket may be called so.
+
+    Sources: https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html,
+    https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata
+    """
+    if kind == "azure":
+        return bool(common.matches(r"(?=.{3,63}\Z)[a-z0-9]+(-[a-z0-9]+)*", name))
+    whole = common.matches(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]" if kind == "gcs" else r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", name)
+    return bool(whole) and ".." not in name and not common.matches(r"[0-9]+(\.[0-9]+){3}", name)
 
 
 def _service_account_key(text: str) -> bool:

@@ -93,19 +93,27 @@ def resolve(find: Callable[[str], Any], names: Iterable[str], host: str,
     Raises:
         VariableError: with one sentence for each problem: variable, what is wrong, what would be right.
     """
-    typed = variables.collect(find, names, components.multiline())
+    typed = variables.collect(find, names, components.multiline(), components.secrets())
     instance = _instance(typed, host)
+    model = Model(instance, typed)
+    findings = checks.Findings()
+    findings.add("the variables that all roles share", checks.check, model)
     if instance.latest and latest:
-        typed = typed.changed(mlflow_version=latest(instance, typed))
-    model = Model(replace(instance, version=typed.mlflow_version), typed)
-    problems = list(checks.check(model))
-    if not problems:
-        for component in components.COMPONENTS:
+        findings.end()  # it asks the cluster and the index
+        typed = model.variables = typed.changed(mlflow_version=latest(instance, typed))
+        model.instance = replace(instance, version=typed.mlflow_version)
+    for component in components.COMPONENTS:
+        with findings.guard(f"the variables of role {component.role}"):
             model.parts[component.role] = component.resolve(typed, model)
-        for component in components.COMPONENTS:
-            problems += component.check(typed, model)
-    if problems:
-        raise VariableError("\n".join(dict.fromkeys(problems)))
+    for component in components.COMPONENTS:
+        for check in component.checks():
+            findings.add(f"the variables of role {component.role}", check, typed, model)
+    findings.end()
+    # What follows relies on variables that are right in themselves.
+    for component in components.COMPONENTS:
+        findings.add(f"the variables of role {component.role}", component.unsupported, typed, model)
+        findings.add(f"{component.role}_patches", checks.rendered, component, model)
+    findings.end()
     return model
 
 

@@ -2,25 +2,33 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Checks of what all components share: names, labels, sizes, patches."""
+"""Checks of what all components share: names, labels, sizes, parts of Kubernetes' objects, patches; and how checks are run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterator
+import contextlib
+import dataclasses
+import os
+import pathlib
+import traceback
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
+from ansible_collections.mlops.mlflow.plugins.module_utils import versions
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import quantity
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import Variables
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common, kubernetes_types
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import SPECS, WANTED, VariableError, Variables
 
 if TYPE_CHECKING:
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
 
 LONGEST_INSTANCE = 37
 """A StatefulSet's pods carry its name and eleven characters more as a label of at most 63."""
-LABEL_VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
-LABEL_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 TEXTS = ("mlflow_labels", "mlflow_annotations", "mlflow_node_selector", "mlflow_server_pod_labels", "mlflow_server_pod_annotations",
-         "mlflow_server_service_annotations", "mlflow_server_service_account_annotations")
+         "mlflow_server_service_annotations", "mlflow_server_service_account_annotations", "ingress_annotations")
+OWN_LABELS = tuple(f"app.kubernetes.io/{name}" for name in ("name", "instance", "component", "managed-by"))
+"""Labels by which the collection finds its objects."""
 LABELS = ("mlflow_labels", "mlflow_node_selector", "mlflow_server_pod_labels")
 OBJECT_NAMES = (
     "database_existing_secret", "database_ca_secret", "object_storage_existing_secret", "object_storage_existing_claim",
@@ -28,18 +36,80 @@ OBJECT_NAMES = (
     "ingress_tls_secret", "ingress_class", "database_storage_class", "object_storage_storage_class", "ingress_issuer")
 """Variables that name an object of the cluster."""
 RESOURCES = ("cpu", "memory", "ephemeral-storage")
+KUBERNETES_TYPES = {
+    "mlflow_tolerations": "[v1.Toleration]", "mlflow_network_policy_egress": "[v1.NetworkPolicyEgressRule]",
+    "mlflow_server_rbac_rules": "[v1.PolicyRule]", "mlflow_server_affinity": "v1.Affinity",
+    "mlflow_server_autoscaling_behavior": "v2.HorizontalPodAutoscalerBehavior", "mlflow_server_extra_env": "[v1.EnvVar]",
+    "mlflow_server_extra_env_from": "[v1.EnvFromSource]", "mlflow_server_extra_volumes": "[v1.Volume]",
+    "mlflow_server_extra_volume_mounts": "[v1.VolumeMount]", "mlflow_server_extra_init_containers": "[v1.Container]",
+    "mlflow_server_extra_containers": "[v1.Container]",
+}
+"""Variables that hold parts of Kubernetes' objects, and their types there."""
+SECRET_KEYS = ("database_existing_secret_keys", "object_storage_existing_secret_keys", "mlflow_server_auth_existing_secret_keys",
+               "mlflow_server_encryption_existing_secret_keys")
+"""Variables that name keys of Secrets."""
+IMAGES = ("database_image", "database_cloudsql_image", "object_storage_image", "mlflow_server_image", "mlflow_server_oidc_image",
+          "ingress_image")
+
+
+class Findings:
+    """The sentences about an instance's variables, collected from checks that are run one by one.
+
+    An exception that a check does not expect (a KeyError, an AttributeError) is most often the consequence of a variable that
+    another check names. So it never stops the others, and is reported only when they find nothing.
+    """
+
+    def __init__(self) -> None:
+        self._sentences: list[str] = []
+        self._faults: list[str] = []
+
+    def add(self, what: str, check: Callable[..., Iterator[str]], *args: Any) -> None:
+        """Run a check.
+
+        Args:
+            what: names the variables that it is about, should it fail by itself.
+            check: yields sentences.
+            args: of the check.
+        """
+        with self.guard(what):
+            for sentence in check(*args):
+                self._sentences.append(sentence)
+
+    @contextlib.contextmanager
+    def guard(self, what: str) -> Iterator[None]:
+        """Turn an unexpected exception into a sentence. Its text is left out, since it may hold a secret."""
+        try:
+            yield
+        except VariableError as error:
+            self._sentences += str(error).splitlines()
+        except Exception as error:  # pylint: disable=broad-exception-caught
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{type(error).__name__} at {pathlib.Path(frame.filename).name}:{frame.lineno}"
+            self._faults.append(f"Checking {what} failed ({place}), so one of them is likely of another form than docs/variables.md says; "
+                                f"correct it, or report this as a bug of the collection.")
+
+    def end(self) -> None:
+        """Raise VariableError if anything was found."""
+        found = self._sentences or self._faults
+        if found:
+            raise VariableError("\n".join(dict.fromkeys(found)))
 
 
 def check(model: Model) -> Iterator[str]:
     """Sentences about what all components share."""
     v = model.variables
     yield from _names(model, v)
+    yield from _version(v)
+    yield from _images(v)
+    yield from _lists(v)
     yield from _object_metadata(v)
-    yield from _tolerations(v)
+    yield from _kubernetes_types(v)
     yield from _network_policy(v)
     yield from _sizes(v)
     yield from _resources(v)
     yield from _patches(v)
+    yield from _files(v)
+    yield from _endpoints(v)
 
 
 def _names(model: Model, v: Variables) -> Iterator[str]:
@@ -54,6 +124,16 @@ def _names(model: Model, v: Variables) -> Iterator[str]:
         yield f"mlflow_wait_timeout is {v.mlflow_wait_timeout}; it must be at least 1 second, and at most 86400."
     if not common.matches(r"[0-9]+\.[0-9]+\.[0-9]+(rc[0-9]+)?|latest", v.mlflow_version):
         yield f"mlflow_version is {v.mlflow_version!r}; it must be a whole version such as 3.17.2, or latest."
+    for variable in IMAGES:
+        if v[variable] is not None and not common.image(v[variable]):
+            yield (f"{variable} is {common.hidden(v[variable])}; it must be an image's name, such as registry.example.com/team/mlflow:3.17.2, "
+                   f"without scheme.")
+    for variable in SECRET_KEYS:
+        for part, key in (v.get(variable) or {}).items():
+            if key is not None and not common.matches(common.SECRET_KEY, key):
+                yield f"{variable}.{part} is {key!r}; a Secret's key has letters, digits, '-', '_' and '.'."
+    if not common.matches(common.SECRET_KEY, v.database_ca_secret_key):
+        yield f"database_ca_secret_key is {v.database_ca_secret_key!r}; a Secret's key has letters, digits, '-', '_' and '.'."
     for variable in OBJECT_NAMES:
         if v[variable] and (len(v[variable]) > 253 or not common.matches(common.OBJECT_NAME, v[variable])):
             yield f"{variable} is {v[variable]!r}; it must be an object's name: lower-case letters, digits, '-' and '.'."
@@ -62,59 +142,98 @@ def _names(model: Model, v: Variables) -> Iterator[str]:
             yield f"mlflow_image_pull_secrets holds {secret!r}; it must be a Secret's name: lower-case letters, digits, '-' and '.'."
 
 
+def _version(v: Variables) -> Iterator[str]:
+    version, oldest = v.mlflow_version, versions.SUPPORTED[0]
+    if not common.matches(r"[0-9]+\.[0-9]+\.[0-9]+(rc[0-9]+)?", version):
+        return
+    if _release(version) < _release(oldest):
+        yield f"mlflow_version is {version}, which this collection does not support; it must be {oldest} or newer."
+    elif _release(version) < _release(versions.NEEDS.get(v.mlflow_server_auth, oldest)):
+        yield (f"mlflow_server_auth is {v.mlflow_server_auth} while mlflow_version is {version}, which cannot do it for all requests; set "
+               f"mlflow_version to {versions.NEEDS[v.mlflow_server_auth]} or newer.")
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.partition("rc")[0].split("."))
+
+
+def _images(v: Variables) -> Iterator[str]:
+    """What builds of images are given; it goes to a shell in the build."""
+    for program in ("postgresql", "mariadb", "seaweedfs", "caddy", "uv"):
+        variable = f"images_{program}_version"
+        if not common.matches(r"[0-9][0-9A-Za-z.+~-]*", v[variable]):
+            yield f"{variable} is {v[variable]!r}; it must be a version such as {SPECS[variable]['default']}."
+    for package in v.images_mlflow_extra_packages:
+        if not common.matches(r"[A-Za-z0-9][^\s'\"`$\\|&;]*", package):
+            yield (f"images_mlflow_extra_packages holds {common.hidden(package)}; give each package without blanks, quotes and options, such as "
+                   f"mlflow-oidc-auth==7.1.3.")
+    if not common.url(v.images_debian_mirror):
+        yield f"images_debian_mirror is {common.hidden(v.images_debian_mirror)}; it must be a URL such as http://deb.debian.org/debian."
+    for variable in ("images_ca_bundle", "images_archive_dir"):
+        if v[variable] and not v[variable].startswith(("/", "~")):
+            yield f"{variable} is {v[variable]!r}; it must be an absolute path on the host."
+    interval = v.mlflow_secret_store.get("refresh_interval")
+    if interval and not common.matches(f"0|{common.GO_DURATION}", interval):
+        yield f"mlflow_secret_store.refresh_interval is {interval!r}; it must be a span of hours, minutes or seconds, such as 1h or 15m."
+
+
+def _lists(v: Variables) -> Iterator[str]:
+    """What a list of text holds twice; only arguments may be repeated."""
+    for variable, spec in SPECS.items():
+        if spec.get("type") != "list" or spec.get("elements") != "str" or variable.endswith("_args") or not v[variable]:
+            continue
+        for entry in sorted({entry for entry in v[variable] if v[variable].count(entry) > 1}):
+            yield f"{variable} holds {common.hidden(entry)} twice; name each once."
+
+
+def _files(v: Variables) -> Iterator[str]:
+    """Paths on the controller."""
+    if v.mlflow_render_dir and os.path.isfile(os.path.expanduser(v.mlflow_render_dir)):
+        yield f"mlflow_render_dir is {v.mlflow_render_dir!r}, which is a file; it must be a folder, which is made where there is none."
+    if v.ingress_ca_dest and os.path.isdir(os.path.expanduser(v.ingress_ca_dest)):
+        yield f"ingress_ca_dest is {v.ingress_ca_dest!r}, which is a folder; it must be a file, such as ~/mlflow-ca.crt."
+    needed = v.mlflow_engine == "kubernetes" and v.mlflow_kubeconfig and not v.mlflow_render_dir
+    # Several files may be named, as KUBECONFIG does; the client skips those that are missing.
+    paths = [os.path.expanduser(path) for path in v.mlflow_kubeconfig.split(":") if path] if needed else []
+    if needed and not any(map(os.path.isfile, paths)):
+        yield f"mlflow_kubeconfig is {v.mlflow_kubeconfig!r}, which is no file on the controller; it must be the path of a kubeconfig."
+
+
+def _kubernetes_types(v: Variables) -> Iterator[str]:
+    for variable, kind in KUBERNETES_TYPES.items():
+        if v[variable]:
+            yield from kubernetes_types.problems(variable, v[variable], kind)
+
+
 def _object_metadata(v: Variables) -> Iterator[str]:
     """What Kubernetes would refuse when other objects have been made already."""
     for variable in TEXTS:
         for name, value in v[variable].items():
-            if not isinstance(value, str):
-                yield f"{variable}: the value of {name} is {value!r}; Kubernetes takes text, so put it in quotes."
-            elif variable in LABELS and not common.matches(LABEL_VALUE, value):
-                yield (f"{variable}: the value of {name} is {value!r}; a label's value has at most 63 letters, digits, '-', '_' and '.', "
-                       f"beginning and ending with a letter or digit.")
-            elif not _key(name):
+            if not common.label_key(name):
                 yield (f"{variable} has the key {name!r}; it must be a name of at most 63 letters, digits, '-', '_' and '.', after a domain "
                        f"and '/' if there is one, such as example.com/team.")
-
-
-def _key(text: str) -> bool:
-    """Whether a text is the key of a label or annotation."""
-    domain, slash, name = text.rpartition("/")
-    return bool(common.matches(LABEL_NAME, name)) and (not slash or len(domain) <= 253 and bool(common.matches(common.OBJECT_NAME, domain)))
-
-
-def _tolerations(v: Variables) -> Iterator[str]:
-    fields = {"key", "operator", "value", "effect", "tolerationSeconds"}
-    for number, entry in enumerate(v.mlflow_tolerations):
-        where = f"mlflow_tolerations[{number}]"
-        unknown = sorted(set(entry) - fields)
-        operator, effect = entry.get("operator", "Equal"), entry.get("effect", "")
-        if unknown:
-            yield f"{where} has the field {unknown[0]}, which a toleration does not have; it may have {', '.join(sorted(fields))}."
-        elif operator not in ("Equal", "Exists"):
-            yield f"{where}.operator is {operator!r}; it must be Equal or Exists."
-        elif effect not in ("", "NoSchedule", "PreferNoSchedule", "NoExecute"):
-            yield f"{where}.effect is {effect!r}; it must be NoSchedule, PreferNoSchedule or NoExecute."
-        elif operator == "Exists" and entry.get("value"):
-            yield f"{where} has a value while its operator is Exists; leave the value out, or set operator to Equal."
-        elif not entry.get("key") and operator != "Exists":
-            yield f"{where} has no key; name the taint's key, or set operator to Exists to tolerate every taint."
-        elif not isinstance(entry.get("value", ""), str):
-            yield f"{where}.value is {entry['value']!r}; Kubernetes takes text, so put it in quotes."
+            elif not isinstance(value, str) and not (value is None and variable == "ingress_annotations"):
+                yield f"{variable}: the value of {name} is {value!r:.60}; Kubernetes takes text, so put it in quotes."
+            elif variable in LABELS and not common.matches(common.LABEL_VALUE, value):
+                yield (f"{variable}: the value of {name} is {value!r}; a label's value has at most 63 letters, digits, '-', '_' and '.', "
+                       f"beginning and ending with a letter or digit.")
+            elif variable in ("mlflow_labels", "mlflow_server_pod_labels") and name in OWN_LABELS:
+                yield f"{variable} has the key {name}, by which the collection finds its objects; choose another key."
+    for key in v.mlflow_server_spread:
+        if not common.label_key(key):
+            yield f"mlflow_server_spread holds {key!r}; it must be the key of a node's label, such as topology.kubernetes.io/zone."
 
 
 def _network_policy(v: Variables) -> Iterator[str]:
     for client in v.mlflow_network_policy_clients:
         if not (common.network(client) if "/" in client else common.matches(common.DNS_LABEL, client)):
             yield f"mlflow_network_policy_clients holds {client!r}; it must be a namespace's name, or a network such as 10.0.0.0/16."
-    for number, rule in enumerate(v.mlflow_network_policy_egress):
-        if set(rule) - {"to", "ports"}:
-            yield f"mlflow_network_policy_egress[{number}] may hold to and ports, as an egress rule of a NetworkPolicy does."
 
 
 def _sizes(v: Variables) -> Iterator[str]:
     for variable in ("database_size", "object_storage_size"):
         size = quantity(v[variable])
-        if size is None or not 2**20 <= size <= 2**60:
+        if size is None or not 2**20 <= size <= 2**60 or v[variable][-1] in "mun":
             yield f"{variable} is {v[variable]!r}; it must be a Kubernetes quantity of storage such as 10Gi."
 
 
@@ -153,18 +272,100 @@ def _quantities(variable: str, value: dict) -> Iterator[str]:
                 yield f"{where} is no resource of a container; it may be {', '.join(RESOURCES)}, or one of a device such as nvidia.com/gpu."
             elif figure is None and variable == "mlflow_server_resources":
                 continue  # takes the preset's figure away
-            elif number is None or number <= 0:
-                yield f"{where} is {figure!r}; it must be a Kubernetes quantity such as 500m or 2Gi."
-            elif name == "memory" and (number < 4 * 2**20 or str(figure).endswith("m")):
-                yield f"{where} is {figure!r}, which is less than 4 MiB; it must be a quantity of memory such as 2Gi."
-            elif name == "cpu" and not 0.001 <= number <= 10000:
+            elif isinstance(figure, bool) or number is None or number <= 0:
+                yield f"{where} is {_figure(figure)}; it must be a Kubernetes quantity such as 500m or 2Gi."
+            elif common.matches(r".*[eE][+-]?[0-9]+", str(figure)):
+                yield f"{where} is {figure!r}, a number with an exponent; it must be a Kubernetes quantity such as 500m or 2Gi."
+            elif name != "cpu" and str(figure)[-1] in "mun":
+                yield f"{where} is {figure!r}, which is a fraction; it must be a whole quantity such as 2Gi."
+            elif name == "memory" and not 4 * 2**20 <= number <= 2**50:
+                yield f"{where} is {figure!r}, which is {'less than 4 MiB' if number < 2**50 else 'more than 1 PiB'}; it must be such as 2Gi."
+            elif "/" in name and not (common.label_key(name) and number == int(number)):
+                yield f"{where} is {figure!r}; it must be a whole number of devices, under a name such as nvidia.com/gpu."
+            elif name == "cpu" and (not 0.001 <= number <= 10000 or str(figure)[-1] not in "0123456789m"):
                 yield f"{where} is {figure!r}; it must be a number of cores such as 500m or 2."
+
+
+def _endpoints(v: Variables) -> Iterator[str]:
+    """Stores that are described otherwise than by their roles."""
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import database, object_storage
+
+    for variable, endpoint, kinds in (("mlflow_server_database", database.Endpoint, ("postgresql", "mysql", "sqlite")),
+                                      ("mlflow_server_artifact_store", object_storage.Endpoint, ("s3", "gcs", "azure", "volume"))):
+        given, fields = v[variable], {field.name: str(field.type) for field in dataclasses.fields(endpoint)}
+        if not given:
+            continue
+        if given.get("type") not in kinds:
+            yield f"{variable} has no type, or one that does not exist; it must be one of {', '.join(kinds)}."
+        elif not given.get("uri") and given["type"] != "volume":
+            yield f"{variable} has no uri; give the place as MLflow's configuration names it."
+        for name, value in given.items():
+            if name not in fields:
+                yield f"{variable} has the key {name}, which does not exist; it may have {', '.join(fields)}."
+            elif type(value).__name__ != fields[name]:
+                yield f"{variable}.{name} is of another type; it must be {WANTED[fields[name]]}."
+        yield from _endpoint_keys(variable, given)
+
+
+def _endpoint_keys(variable: str, given: dict) -> Iterator[str]:
+    known = {"mlflow_server_database": ("user", "password"), "s3": ("access_key", "secret_key"), "gcs": ("credentials",),
+             "azure": ("access_key", "connection_string"), "volume": ()}
+    possible = known.get(variable) or known.get(str(given.get("type")), ())
+    keys, needed = given.get("secret_keys") or {}, () if given.get("type") == "azure" else possible
+    if not isinstance(keys, dict):
+        return
+    for key, value in keys.items():
+        if not isinstance(value, str) or not common.matches(common.SECRET_KEY, value) or key not in (*possible, "root_password"):
+            yield f"{variable}.secret_keys.{key} is no key of the Secret that is read; it may have {', '.join(possible)}, each with a Secret's key."
+    missing = [key for key in needed if key not in keys]
+    if given.get("secret") and missing:
+        yield f"{variable}.secret_keys has no {missing[0]} while {variable}.secret is set; name the key of the Secret."
+    identity = given.get("identity")
+    if isinstance(identity, dict) and (set(identity) != {"annotations", "labels"} or not all(isinstance(part, dict) for part in identity.values())):
+        yield f"{variable}.identity must hold exactly annotations and labels, each a mapping."
+
+
+def _figure(figure: Any) -> str:
+    return "a mapping" if isinstance(figure, dict) else "a list" if isinstance(figure, list) else repr(figure)
 
 
 def _patches(v: Variables) -> Iterator[str]:
     for variable in ("database_patches", "object_storage_patches", "mlflow_server_patches", "ingress_patches"):
         for number, entry in enumerate(v[variable]):
             whole = set(entry) == {"target", "patch"} and isinstance(entry["target"], dict) and isinstance(entry["patch"], dict)
-            if not whole or not entry["target"].get("kind"):
+            target = entry["target"] if whole else {}
+            if not whole or set(target) - {"kind", "name"} or not all(isinstance(text, str) and text for text in target.values()) \
+                    or "kind" not in target:
                 yield (f"{variable}[{number}] must hold exactly target (kind, and name to reach one object) and patch (the fields to "
                        f"merge).")
+
+
+def rendered(component: Component, model: Model) -> Iterator[str]:
+    """What is wrong with the patches of a component and the objects that a variable adds to it; nothing is rendered without them.
+
+    Rendering all components takes about 20 ms; the components' own templates are covered by tests.
+    """
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils import render  # it imports the components, which import this package
+
+    v, patches = model.variables, f"{component.role}_patches"
+    extra = v.mlflow_server_extra_objects if component.role == "mlflow_server" else []
+    if not v.get(patches) and not extra:
+        return
+    try:
+        manifests.load(extra, "mlflow_server_extra_objects")
+        before = False
+        for number, obj in enumerate(extra):
+            if not obj:
+                before = True
+                yield f"mlflow_server_extra_objects[{number}] is empty; remove it, or give a Kubernetes object."
+            for sentence in kubernetes_types.of_object(f"mlflow_server_extra_objects[{number}]", obj):
+                before = True
+                yield sentence
+        if before:
+            return
+        for obj in render.render(component, model, {}):
+            if v.get(patches):
+                yield from kubernetes_types.of_object(f"{patches}: {manifests.Ref.of(obj)}", obj)
+    except manifests.ManifestError as error:
+        text = str(error)
+        yield text if text.startswith((patches, "mlflow_server_extra_objects")) else f"mlflow_server_extra_objects: {text}"

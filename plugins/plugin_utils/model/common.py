@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,56 @@ DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 OBJECT_NAME = rf"{DNS_LABEL}(\.{DNS_LABEL})*"
 HOST_OR_ADDRESS = r"[A-Za-z0-9_]([-A-Za-z0-9_.]{0,251}[A-Za-z0-9])?|[0-9a-fA-F:]*:[0-9a-fA-F:.]+:[0-9a-fA-F:.]*|\[[0-9a-fA-F:.]+\]"
 PUBLISH = r"(localhost|[0-9]{1,3}(?:\.[0-9]{1,3}){3}):([0-9]{1,5})"
+LABEL_VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
+LABEL_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+SECRET_KEY = r"[-._A-Za-z0-9]{1,253}"
+"""Key of a Secret or ConfigMap."""
+SPAN = r"(?=.)([0-9]+(\.[0-9]+)?d)?([0-9]+(\.[0-9]+)?h)?([0-9]+(\.[0-9]+)?m)?([0-9]+(\.[0-9]+)?s)?"
+"""A span of time as `mlflow gc --older-than` takes it: days, hours, minutes, seconds, in this order."""
+GO_DURATION = r"([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+"
+IMAGE = (r"([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})?/)?[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*(/[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*)*"
+         r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?")
+"""Source: https://github.com/distribution/reference/blob/main/regexp.go"""
 PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\r?\n.+?\r?\n-----END \1-----", re.DOTALL)
 
 
 def matches(pattern: str, text: str) -> re.Match | None:
     """Whether the whole text matches; unlike ``$``, no line break may follow."""
     return re.fullmatch(pattern, text)
+
+
+def label_key(text: str) -> bool:
+    """Whether a text is the key of a label, an annotation or a taint: a name, after a domain and '/' if there is one."""
+    domain, slash, name = text.rpartition("/")
+    return bool(matches(LABEL_NAME, name)) and (not slash or len(domain) <= 253 and bool(matches(OBJECT_NAME, domain)))
+
+
+def image(text: str) -> bool:
+    """Whether a text is the name of an image, with or without registry, tag and digest."""
+    return bool(matches(IMAGE, text))
+
+
+def url(text: str, path: bool = True) -> bool:
+    """Whether a text is an HTTP URL of a host, without user, query and fragment.
+
+    Args:
+        text: of a variable.
+        path: whether it may have a path other than /.
+    """
+    match = matches(rf"https?://({HOST_OR_ADDRESS})(:[0-9]{{1,5}})?(/[^?#\s\\]*)?", text)
+    if not match:
+        return False
+    try:
+        parts = urllib.parse.urlsplit(text)
+        return parts.port != 0 and (path or parts.path in ("", "/"))
+    except ValueError:  # a port above 65535, or brackets around no address
+        return False
+
+
+def hidden(text: str) -> str:
+    """A text for a message, in quotes; the user and password of a URL are left out."""
+    shown = re.sub(r"//[^/\s]*@", "//…@", text)
+    return repr(shown if len(shown) <= 80 else shown[:80] + "…")
 
 
 def host_port(text: str) -> tuple[str, int] | None:
@@ -58,6 +103,15 @@ def certificate(variable: str, text: str, what: str = "CERTIFICATE") -> Iterator
                f"lookup('ansible.builtin.file', 'ca.pem').")
 
 
+def argument(variable: str, text: str) -> Iterator[str]:
+    """What one entry of a list of a program's arguments must be; its value is not shown."""
+    option, _equals, value = text.partition("=")
+    if not matches(r"--?[A-Za-z][A-Za-z0-9_.-]*", option):
+        yield f"{variable} holds {hidden(option.split(' ')[0])}, which is no option; give each as --option=value."
+    elif matches(r".*\s--?[A-Za-z].*", value) and not option.endswith("-opts"):
+        yield f"{variable} holds {option} with another option in the same entry; give each as an entry of its own."
+
+
 def external_secret(variable: str, keys: Mapping, needed: set[str], v: Variables) -> Iterator[str]:
     """What a mapping for the External Secrets Operator must have."""
     store = v.mlflow_secret_store
@@ -66,13 +120,29 @@ def external_secret(variable: str, keys: Mapping, needed: set[str], v: Variables
     elif store.get("provider") and (store.get("name") or store.get("kind") == "ClusterSecretStore"):
         yield ("mlflow_secret_store has a provider, of which a SecretStore is made, and the name or kind of one that exists; keep one of "
                "them.")
-    if v.mlflow_engine == "podman":
-        yield f"{variable} is set while mlflow_engine is podman, where no operator runs; use Ansible Vault there."
     if needed - set(keys):
         yield f"{variable} has no {' and no '.join(sorted(needed - set(keys)))}; give the place of each value, by key and property."
     for key, remote in keys.items():
         if not isinstance(remote, dict) or not isinstance(remote.get("key"), str) or not remote["key"]:
             yield f"{variable}.{key} has no key; it must be an ExternalSecret's remoteRef, such as {{key: mlops/mlflow, property: {key}}}."
+        elif not matches(SECRET_KEY, key):
+            yield f"{variable} has the key {key!r}; a Secret's key has letters, digits, '-', '_' and '.'."
+        else:
+            yield from _remote(f"{variable}.{key}", remote)
+
+
+REMOTE_FIELDS = ("key", "property", "version", "conversionStrategy", "decodingStrategy", "metadataPolicy", "nullBytePolicy")
+"""Source: https://external-secrets.io/latest/api/spec/#external-secrets.io/v1.ExternalSecretDataRemoteRef"""
+
+
+def _remote(where: str, remote: Mapping) -> Iterator[str]:
+    unknown = sorted(str(field) for field in remote if field not in REMOTE_FIELDS)
+    if unknown:
+        yield f"{where} has the field {unknown[0]}, which a remoteRef does not have; it may have {', '.join(REMOTE_FIELDS)}."
+        return
+    for field, value in remote.items():
+        if not isinstance(value, str):
+            yield f"{where}.{field} is no text; put it in quotes."
 
 
 DNS = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
@@ -101,9 +171,9 @@ def cron(text: str) -> bool:
 
     Source: https://pkg.go.dev/github.com/robfig/cron/v3 (Sunday is 0 there, never 7)
     """
-    if text in ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"):
+    if text in ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly") or matches(rf"@every {GO_DURATION}", text):
         return True
-    parts = text.split(" ")
+    parts = text.split()
     return len(parts) == 5 and all(_cron_field(part, *limits) for part, limits in zip(parts, CRON_FIELDS))
 
 

@@ -11,9 +11,11 @@ which default. Checks and templates read the converted values, never the raw one
 from __future__ import annotations
 
 import difflib
+import functools
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Callable
 
 import yaml
@@ -28,6 +30,9 @@ PLAYBOOK_VARIABLES = frozenset(("mlflow_hosts", "mlflow_open_port", "mlflow_open
 INTERNAL = ("_database_login",)
 """Facts by which a role passes a value to its own templates."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029]")
+INVISIBLE = re.compile(r"[\u00a0\u00ad\u200b-\u200f\u202a-\u202e\u2060\u3000\ufeff]")
+"""Blanks that do not look it, and characters that are not seen at all; they come along when text is copied from a page."""
+INT32 = 2**31 - 1
 
 
 class VariableError(ValueError):
@@ -77,28 +82,29 @@ SPECS = load_specs()
 """Read once, with the plugin, in Ansible's parent process."""
 
 
-def collect(find: Callable[[str], Any], names: Iterable[str], multiline: frozenset[str],
-            specs: Mapping[str, dict] = SPECS) -> Variables:
+def collect(find: Callable[[str], Any], names: Iterable[str], multiline: frozenset[str] = frozenset(),
+            secrets: frozenset[str] = frozenset(), specs: Mapping[str, dict] = SPECS) -> Variables:
     """Convert all variables that the specs declare.
 
     Args:
         find: gives the templated value of a variable that is set; it may raise VariableError.
         names: names of all variables that are set, the collection's and others.
         multiline: text variables that may have more than one line.
+        secrets: variables whose values no message may show.
         specs: the options that there are.
 
     Raises:
         VariableError: with a sentence for each variable that is misspelt, undefined or of another type.
     """
     set_here = frozenset(names)
-    problems = list(misspelt(set_here, specs))
+    problems = [*misspelt(set_here, specs), *nested(find, set_here, specs)]
     values: dict[str, Any] = {}
     for name, spec in specs.items():
         if name not in set_here:
             values[name] = default_of(spec)
             continue
         try:
-            values[name] = convert(name, find(name), spec, name in multiline)
+            values[name] = convert(name, find(name), spec, Form(name in multiline, name in secrets))
         except VariableError as error:
             problems.append(str(error))
     if problems:
@@ -113,48 +119,105 @@ def default_of(spec: dict) -> Any:
     return None if isinstance(default, str) and "{{" in default else default
 
 
+WRONG_PREFIXES = {
+    "mlflow_database_": "database_", "mlflow_server_database_": "database_", "mlflow_db_": "database_",
+    "mlflow_ingress_": "ingress_", "mlflow_server_ingress_": "ingress_", "mlflow_images_": "images_",
+    "mlflow_object_storage_": "object_storage_", "mlflow_server_object_storage_": "object_storage_", "mlflow_storage_": "object_storage_",
+    "objectstorage_": "object_storage_", "object_store_": "object_storage_", "mlflow_artifact_store_": "object_storage_",
+    "mlflowserver_": "mlflow_server_", "mlflow_tracking_server_": "mlflow_server_",
+}
+"""Beginnings that are given to variables of a role whose prefix is another."""
+WHOLE = frozenset({path.parent.parent.name for path in ROLES.glob("*/meta/argument_specs.yml")}
+                  | {"mlflow_database", "mlflow_ingress", "mlflow_object_storage", "mlflow_images"})
+"""Names of mappings in which variables are nested by mistake: roles' and what could be taken for them."""
+
+
 def misspelt(names: Iterable[str], specs: Mapping[str, dict] = SPECS) -> Iterator[str]:
     """A sentence for each variable that looks like one of the collection's and is none."""
-    known = set(specs) | PLAYBOOK_VARIABLES
-    prefixes = tuple({name.split("_", 1)[0] + "_" for name in specs})
-    for name in sorted(set(names) - known):
-        near = _with_right_prefix(name, specs)
-        if not near and name.startswith(prefixes):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.86)
-        if near:
-            yield f"{name} is not a variable of this collection; use {near[0]}."
+    for name in sorted(set(names)):
+        if name in specs or name in PLAYBOOK_VARIABLES or name in WHOLE:
+            continue
+        near = _near(name)
+        if near in specs:
+            yield f"{name} is not a variable of this collection; use {near}."
         elif name.startswith(OWN_PREFIXES):
             yield f"{name} is not a variable of this collection; remove it, or see docs/variables.md for those that exist."
 
 
-AMBIGUOUS_PREFIXES = {"server_": "mlflow_server_", "storage_": "object_storage_", "image_": "mlflow_image_"}
-"""Beginnings that may be meant for ours, but which other software's variables have as well (server_name, storage_class)."""
-WRONG_PREFIXES = {"mlflow_storage_": "object_storage_", "mlflow_artifact_": "object_storage_", "objectstorage_": "object_storage_",
-                  "object_store_": "object_storage_", **AMBIGUOUS_PREFIXES}
-"""Beginnings that users give to a variable, and the right one; beside those with mlflow_ or mlflow_server_ before a role's name."""
-
-
-def _with_right_prefix(name: str, specs: Mapping[str, dict]) -> list[str]:
-    """The variable that a name means whose prefix is another, if there is one."""
-    for outer in ("mlflow_server_", "mlflow_"):
-        inner = name.removeprefix(outer)
-        if inner != name and inner in specs:
-            return [inner]
+@functools.lru_cache(maxsize=4096)
+def _near(name: str) -> str:
+    """The variable of the collection that a name is likely meant to be, or an empty text."""
+    plain = name.lower().replace("-", "_")
+    if plain != name and plain in SPECS:
+        return plain
     for wrong, right in WRONG_PREFIXES.items():
-        meant = right + name.removeprefix(wrong)
-        if name.startswith(wrong) and meant in specs:
-            return [meant]
-    return []
+        if plain.startswith(wrong):
+            whole = right + plain[len(wrong):]
+            near = [whole] if whole in SPECS else difflib.get_close_matches(whole, SPECS, n=1, cutoff=0.86)
+            if near:
+                return near[0]
+    first = plain.split("_", 1)[0]
+    firsts = {known.split("_", 1)[0] for known in SPECS}
+    if not difflib.get_close_matches(first, firsts, n=1, cutoff=0.8):
+        return ""
+    # A name that begins right may end a little further off than one whose beginning is misspelt.
+    near = difflib.get_close_matches(plain, SPECS, n=1, cutoff=0.86 if first in firsts else 0.9)
+    return near[0] if near else ""
 
 
-def convert(name: str, value: Any, spec: Mapping, multiline: bool = False) -> Any:
+def nested(find: Callable[[str], Any], names: frozenset[str], specs: Mapping[str, dict] = SPECS) -> Iterator[str]:
+    """A sentence for each mapping that holds variables of the collection, which are not nested."""
+    for name in sorted((names & WHOLE) - set(specs)):
+        try:
+            value = find(name)
+        except VariableError:
+            continue  # somebody else's variable
+        for path in _leaves(name, value) if isinstance(value, dict) else ():
+            near = path if path in specs else _near(path)
+            if near in specs:
+                yield f"{name} is a mapping, and the variables of this collection are not nested; write {near} instead."
+                break
+        else:
+            if name.startswith(("mlflow_", "object_storage")):
+                yield f"{name} is not a variable of this collection; remove it, or see docs/variables.md for those that exist."
+
+
+def _leaves(prefix: str, value: dict) -> Iterator[str]:
+    """The names of all entries of nested mappings, joined as a variable's name is."""
+    for key, entry in value.items():
+        name = f"{prefix}_{key}"
+        yield name
+        if isinstance(entry, dict):
+            yield from _leaves(name, entry)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the text of a variable is taken.
+
+    Attributes:
+        multiline: whether it may have line breaks.
+        secret: whether no message may show it.
+    """
+
+    multiline: bool = False
+    secret: bool = False
+
+    def shown(self, value: Any) -> str:
+        """A value in a message."""
+        if self.secret and not isinstance(value, (bool, dict, list)) and value is not None:
+            return "a value that is not shown"
+        return _shown(value)
+
+
+def convert(name: str, value: Any, spec: Mapping, form: Form = Form()) -> Any:
     """A value as the type that its spec declares.
 
     Args:
         name: what to call the value in an error, such as ``ingress_gateway.name``.
         value: the templated value.
         spec: type, elements, choices, options and default, as in an argument spec.
-        multiline: whether text may have line breaks.
+        form: how text is taken.
 
     Raises:
         VariableError: one sentence, naming the value and what would be right.
@@ -163,33 +226,45 @@ def convert(name: str, value: Any, spec: Mapping, multiline: bool = False) -> An
         if spec.get("default") is not None:
             raise VariableError(f"{name} is null; leave it out to have its default ({_shown(spec['default'])}), or give {_wanted(spec)}.")
         return None
-    converted = CONVERTERS[spec.get("type", "str")](name, value, spec, multiline)
+    converted = CONVERTERS[spec.get("type", "str")](name, value, spec, form)
     for entry in converted if isinstance(converted, list) else [converted]:
         if spec.get("choices") and entry not in spec["choices"]:
             raise VariableError(f"{name} is {_shown(value)}; {name} must be one of {', '.join(map(_choice, spec['choices']))}.")
     return converted
 
 
-def _text(name: str, value: Any, spec: Mapping, multiline: bool) -> str:
+def _text(name: str, value: Any, spec: Mapping, form: Form) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise VariableError(f"{name} is {_shown(value)}; it must be text{', in quotes' if isinstance(value, bool) else ''}.")
+        raise VariableError(f"{name} is {form.shown(value)}; it must be text{', in quotes' if isinstance(value, bool) else ''}.")
     text = str(value)
-    control = None if multiline else CONTROL.search(text)
+    control = None if form.multiline else CONTROL.search(text)
     if control:
         what = "a line break" if control[0] in "\n\r\u0085\u2028\u2029" else "a control character"
         raise VariableError(f"{name} holds {what}; it must be one line of text.")
+    if form.multiline and "\x00" in text:
+        raise VariableError(f"{name} holds a control character; it must be text.")
+    if not form.secret and not form.multiline and text != text.strip():
+        raise VariableError(f"{name} begins or ends with a blank ({_shown(text)}); remove it.")
+    invisible = None if form.secret else INVISIBLE.search(text)
+    if invisible:
+        raise VariableError(f"{name} holds the character U+{ord(invisible[0]):04X}, which is not seen; remove it.")
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in text):
+        raise VariableError(f"{name} holds half a character (a lone surrogate); it must be text in UTF-8.")
     return text
 
 
-def _int(name: str, value: Any, spec: Mapping, multiline: bool) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
+def _int(name: str, value: Any, spec: Mapping, form: Form) -> int:
+    number = value
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip()):
-        return int(value)
+        number = int(value)
+    if isinstance(number, int) and not isinstance(number, bool):
+        if abs(number) > INT32:
+            raise VariableError(f"{name} is {number}; it must be a whole number of at most {INT32}.")
+        return number
     raise VariableError(f"{name} is {_shown(value)}; it must be a whole number.")
 
 
-def _bool(name: str, value: Any, spec: Mapping, multiline: bool) -> bool:
+def _bool(name: str, value: Any, spec: Mapping, form: Form) -> bool:
     if isinstance(value, bool):
         return value
     text = value.strip().lower() if isinstance(value, str) else value
@@ -200,7 +275,7 @@ def _bool(name: str, value: Any, spec: Mapping, multiline: bool) -> bool:
     raise VariableError(f"{name} is {_shown(value)}; it must be true or false.")
 
 
-def _list(name: str, value: Any, spec: Mapping, multiline: bool) -> list:
+def _list(name: str, value: Any, spec: Mapping, form: Form) -> list:
     if not isinstance(value, list):
         raise VariableError(f"{name} is {_shown(value)}; it must be a list.")
     element = {"type": spec.get("elements", "str"), "options": spec.get("options")}
@@ -208,11 +283,13 @@ def _list(name: str, value: Any, spec: Mapping, multiline: bool) -> list:
     for number, entry in enumerate(value):
         if entry is None:
             raise VariableError(f"{name}[{number}] is null; remove it, or give {_wanted(element)}.")
-        result.append(convert(f"{name}[{number}]", entry, element, multiline))
+        if entry == "":
+            raise VariableError(f"{name}[{number}] is empty; remove it, or give {_wanted(element)}.")
+        result.append(convert(f"{name}[{number}]", entry, element, form))
     return result
 
 
-def _dict(name: str, value: Any, spec: Mapping, multiline: bool) -> dict:
+def _dict(name: str, value: Any, spec: Mapping, form: Form) -> dict:
     if not isinstance(value, dict):
         raise VariableError(f"{name} is {_shown(value)}; it must be a mapping.")
     for key in value:
@@ -252,4 +329,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, (dict, list)):
         kind = "mapping" if isinstance(value, dict) else "list"
         return f"a {kind}" if value else f"an empty {kind}"
+    if isinstance(value, str):
+        value = re.sub(r"//[^/\s]*@", "//…@", value)  # the user and password of a URL
     return repr(value) if len(str(value)) <= 60 else repr(str(value)[:60] + "…")

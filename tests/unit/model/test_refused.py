@@ -4,20 +4,14 @@
 
 """Malformed input: each is refused before anything is touched, in one sentence that names the variable.
 
-One play checks all of them: every case is a host of its inventory with one or two variables that are wrong.
+The model is asked directly; test_playbook.py proves that the playbooks ask it.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import pathlib
-import subprocess
-
 import pytest
-import yaml
+from model_tests import refused
 
-ROOT = pathlib.Path(__file__).parents[3]
 OIDC = {"mlflow_server_auth": "oidc", "mlflow_server_oidc_issuer": "https://i", "mlflow_server_oidc_client_id": "m",
         "mlflow_server_oidc_client_secret": "s", "mlflow_server_oidc_redirect_url": "https://m/x"}
 CASES = {
@@ -30,9 +24,9 @@ CASES = {
     "unknown-engine": ({"mlflow_engine": "docker"}, "mlflow_engine must be one of"),
     "size": ({"database_size": "ten"}, "database_size is 'ten'"),
     "size-no-unit": ({"object_storage_size": "10"}, "object_storage_size is '10'"),
-    "misspelt": ({"mlflow_server_replica": 2}, "mlflow_server_replica is no variable of this collection; mlflow_server_replicas is"),
-    "misspelt-storage": ({"object_storage_buckets": "x"}, "object_storage_buckets is no variable"),
-    "unknown-of-ours": ({"mlflow_server_magic": True}, "mlflow_server_magic is no variable"),
+    "misspelt": ({"mlflow_server_replica": 2}, "mlflow_server_replica is not a variable of this collection; use mlflow_server_replicas"),
+    "misspelt-storage": ({"object_storage_buckets": "x"}, "object_storage_buckets is not a variable of this collection"),
+    "unknown-of-ours": ({"mlflow_server_magic": True}, "mlflow_server_magic is not a variable"),
     "no-number": ({"mlflow_server_replicas": "many"}, "mlflow_server_replicas"),
     "no-replica": ({"mlflow_server_replicas": 0}, "mlflow_server_replicas is 0; it must be at least 1"),
     "port-range": ({"database_port": 70000}, "database_port is 70000"),
@@ -45,11 +39,11 @@ CASES = {
     "half-a-key": ({"object_storage_type": "s3", "object_storage_access_key": "x"}, "object_storage_secret_key is empty"),
     "url-without-s3": ({"object_storage_url": "http://x"}, "object_storage_url is set while object_storage_type is seaweedfs"),
     "url-with-path": ({"object_storage_type": "s3", "object_storage_url": "http://x/y"}, "object_storage_url is 'http://x/y'"),
-    "care-of-a-volume": ({"object_storage_type": "volume", "object_storage_bucket_versioning": False},
+    "bucket-of-a-volume": ({"object_storage_type": "volume", "object_storage_bucket_versioning": False},
                          "object_storage_bucket_versioning is set while object_storage_type is volume"),
-    "care-days": ({"object_storage_bucket_expire_days": -3}, "object_storage_bucket_expire_days is -3"),
-    "care-encryption": ({"object_storage_bucket_encryption": "rot13"}, "object_storage_bucket_encryption must be one of"),
-    "care-key": ({"object_storage_bucket_encryption": "AES256", "object_storage_bucket_kms_key": "k"}, "object_storage_bucket_kms_key is set"),
+    "bucket-days": ({"object_storage_bucket_expire_days": -3}, "object_storage_bucket_expire_days is -3"),
+    "bucket-encryption": ({"object_storage_bucket_encryption": "rot13"}, "object_storage_bucket_encryption must be one of"),
+    "bucket-key": ({"object_storage_bucket_encryption": "AES256", "object_storage_bucket_kms_key": "k"}, "object_storage_bucket_kms_key is set"),
     "secret-for-seaweedfs": ({"object_storage_existing_secret": "x"}, "only s3, gcs, azure read it"),
     "claim-for-s3": ({"object_storage_type": "s3", "object_storage_existing_claim": "x"}, "only volume reads it"),
     "volume-replicas": ({"object_storage_type": "volume", "mlflow_server_replicas": 2}, "set object_storage_access_mode to ReadWriteMany"),
@@ -57,14 +51,14 @@ CASES = {
     "host-with-scheme": ({"mlflow_server_allowed_hosts": ["https://x"]}, "mlflow_server_allowed_hosts holds 'https://x'"),
     "own-argument": ({"mlflow_server_extra_args": ["--port=1"]}, "use mlflow_server_port for that"),
     "env-number": ({"mlflow_server_extra_env": [{"name": "A", "value": 1}]}, "put it in quotes"),
-    "env-shape": ({"mlflow_server_extra_env": [{"nam": "A"}]}, "each entry has name"),
+    "env-shape": ({"mlflow_server_extra_env": [{"nam": "A"}]}, "mlflow_server_extra_env[0] has the field nam"),
     "patch-shape": ({"mlflow_server_patches": [{"kind": "Deployment"}]}, "mlflow_server_patches[0] must hold exactly"),
     "quantity": ({"mlflow_server_resources": {"limits": {"memory": "4 GB"}}}, "mlflow_server_resources.limits.memory is '4 GB'"),
     "more-than-limit": ({"mlflow_server_resources": {"requests": {"memory": "64Gi"}}}, "is more than mlflow_server_resources.limits.memory"),
     "resource-part": ({"database_resources": {"limit": {}}}, "database_resources holds 'limit'"),
     "instance-name": ({"mlflow_instance": "My_Instance"}, "mlflow_instance is 'My_Instance'"),
     "namespace-name": ({"mlflow_namespace": "a.b"}, "mlflow_namespace is 'a.b'"),
-    "version": ({"mlflow_version": "latest"}, "mlflow_version is 'latest'"),
+    "version": ({"mlflow_version": "newest"}, "mlflow_version is 'newest'"),
     "unknown-size": ({"mlflow_server_size": "huge"}, "mlflow_server_size must be one of"),
     "sqlite-autoscaling": ({"database_type": "sqlite", "mlflow_server_autoscaling": True}, "mlflow_server_autoscaling is True while database_type is sqlite"),
     "sqlite-workspaces": ({"database_type": "sqlite", "mlflow_server_workspaces": True}, "mlflow_server_workspaces is true while"),
@@ -75,7 +69,7 @@ CASES = {
     "tls-of-ours": ({"database_tls": "require"}, "database_tls is set while database_host is empty"),
     "tls-mode": ({"database_tls": "maybe"}, "database_tls must be one of"),
     "mysql-verify": ({"database_type": "mysql", "database_host": "db", "database_password": "x", "database_tls": "verify-ca"},
-                     "without the authorities to check by"),
+                     "without the certificates of a CA to verify with"),
     "ca-unused": ({"database_host": "db", "database_password": "x", "database_ca": "-----BEGIN CERTIFICATE-----"}, "does not verify anything"),
     "ca-no-pem": ({"database_host": "db", "database_password": "x", "database_ca": "ca.pem", "database_tls": "verify-full"}, "holds no certificate"),
     "mysql-build": ({"database_type": "mysql", "mlflow_image_source": "build"}, "set database_type to mariadb"),
@@ -119,47 +113,47 @@ CASES = {
     "users-in-mysql": ({"database_type": "mariadb", "mlflow_server_auth": "basic"}, "in which MLflow cannot make the tables of its users"),
     "direct-with-auth": ({"object_storage_type": "s3", "mlflow_server_auth": "basic", "mlflow_server_artifacts": "direct"}, "would get round it"),
     "list-expected": ({"mlflow_server_extra_env": "A=1"}, "mlflow_server_extra_env"),
-    "door-no-host": ({"ingress_type": "ingress"}, "ingress_hosts is empty while ingress_type is ingress"),
-    "door-unknown": ({"ingress_type": "tunnel"}, "ingress_type must be one of"),
-    "door-host-url": ({"ingress_hosts": ["https://mlflow.test"]}, "ingress_hosts holds 'https://mlflow.test'"),
-    "door-host-port": ({"ingress_hosts": ["mlflow.test:443"]}, "ingress_hosts holds 'mlflow.test:443'"),
-    "door-host-star": ({"ingress_hosts": ["*.mlflow.test"]}, "ingress_hosts begins with '*.mlflow.test'"),
-    "door-path-bare": ({"ingress_path": "team/ana"}, "ingress_path is 'team/ana'; it must begin with '/'"),
-    "door-path-slash": ({"ingress_path": "/team/"}, "ingress_path is '/team/'"),
-    "door-path-odd": ({"ingress_path": "/team/{ana}"}, "ingress_path is '/team/{ana}'"),
-    "door-no-gateway": ({"ingress_type": "gateway", "ingress_hosts": ["a.test"]}, "ingress_gateway has no name"),
-    "door-gateway-alone": ({"ingress_gateway": {"name": "x"}}, "ingress_gateway is set while ingress_type is none"),
-    "door-gateway-key": ({"ingress_gateway": {"nme": "x"}}, "ingress_gateway"),
-    "door-preset": ({"ingress_type": "gateway", "ingress_hosts": ["a.test"], "ingress_gateway": {"name": "x"}, "ingress_preset": "nginx"},
+    "ingress-no-host": ({"ingress_type": "ingress"}, "ingress_hosts is empty while ingress_type is ingress"),
+    "ingress-unknown": ({"ingress_type": "tunnel"}, "ingress_type must be one of"),
+    "ingress-host-url": ({"ingress_hosts": ["https://mlflow.test"]}, "ingress_hosts holds 'https://mlflow.test'"),
+    "ingress-host-port": ({"ingress_hosts": ["mlflow.test:443"]}, "ingress_hosts holds 'mlflow.test:443'"),
+    "ingress-host-star": ({"ingress_hosts": ["*.mlflow.test"]}, "ingress_hosts begins with '*.mlflow.test'"),
+    "ingress-path-bare": ({"ingress_path": "team/ana"}, "ingress_path is 'team/ana'; it must begin with '/'"),
+    "ingress-path-slash": ({"ingress_path": "/team/"}, "ingress_path is '/team/'"),
+    "ingress-path-odd": ({"ingress_path": "/team/{ana}"}, "ingress_path is '/team/{ana}'"),
+    "ingress-no-gateway": ({"ingress_type": "gateway", "ingress_hosts": ["a.test"]}, "ingress_gateway has no name"),
+    "ingress-gateway-alone": ({"ingress_gateway": {"name": "x"}}, "ingress_gateway is set while ingress_type is none"),
+    "ingress-gateway-key": ({"ingress_gateway": {"nme": "x"}}, "ingress_gateway"),
+    "ingress-preset": ({"ingress_type": "gateway", "ingress_hosts": ["a.test"], "ingress_gateway": {"name": "x"}, "ingress_preset": "nginx"},
                     "ingress_preset is nginx while ingress_type is gateway"),
-    "door-preset-unknown": ({"ingress_preset": "apache"}, "ingress_preset must be one of"),
-    "door-body": ({"ingress_max_body_size": "5 GB"}, "ingress_max_body_size is '5 GB'"),
-    "door-body-alb": ({"ingress_type": "ingress", "ingress_hosts": ["a.test"], "ingress_preset": "alb", "ingress_max_body_size": "5Gi"},
+    "ingress-preset-unknown": ({"ingress_preset": "apache"}, "ingress_preset must be one of"),
+    "ingress-body": ({"ingress_max_body_size": "5 GB"}, "ingress_max_body_size is '5 GB'"),
+    "ingress-body-alb": ({"ingress_type": "ingress", "ingress_hosts": ["a.test"], "ingress_preset": "alb", "ingress_max_body_size": "5Gi"},
                       "ingress_max_body_size is 5Gi while ingress_type is ingress with ingress_preset alb"),
-    "door-annotation": ({"ingress_annotations": {"a.test/x": 1}}, "ingress_annotations: the value of a.test/x is 1"),
-    "door-origin": ({"ingress_cors_origins": ["https://a.test/"]}, "ingress_cors_origins holds 'https://a.test/'"),
-    "door-timeout": ({"ingress_timeout": 0}, "ingress_timeout is 0"),
-    "door-replicas": ({"ingress_replicas": 0}, "ingress_replicas is 0"),
-    "door-port": ({"ingress_service_port": 70000}, "ingress_service_port is 70000"),
-    "door-publish": ({"ingress_publish": "8443"}, "ingress_publish is '8443'"),
-    "door-connect": ({"ingress_connect": "somewhere"}, "ingress_connect is 'somewhere'"),
-    "door-resources": ({"ingress_resources": {"limits": {"memory": "1 GB"}}}, "ingress_resources.limits.memory is '1 GB'"),
-    "door-patch": ({"ingress_patches": [{"kind": "Ingress"}]}, "ingress_patches[0] must hold exactly"),
-    "door-no-secret": ({"ingress_tls": "secret"}, "ingress_tls_secret is empty while ingress_tls is secret"),
-    "door-no-key": ({"ingress_tls": "secret", "ingress_tls_certificate": "x"}, "ingress_tls_key is empty"),
-    "door-two-certificates": ({"ingress_tls": "secret", "ingress_tls_certificate": "x", "ingress_tls_key": "x", "ingress_tls_secret": "y"},
+    "ingress-annotation": ({"ingress_annotations": {"a.test/x": 1}}, "ingress_annotations: the value of a.test/x is 1"),
+    "ingress-origin": ({"ingress_cors_origins": ["https://a.test/"]}, "ingress_cors_origins holds 'https://a.test/'"),
+    "ingress-timeout": ({"ingress_timeout": 0}, "ingress_timeout is 0"),
+    "ingress-replicas": ({"ingress_replicas": 0}, "ingress_replicas is 0"),
+    "ingress-port": ({"ingress_service_port": 70000}, "ingress_service_port is 70000"),
+    "ingress-publish": ({"ingress_publish": "8443"}, "ingress_publish is '8443'"),
+    "ingress-connect": ({"ingress_connect": "somewhere"}, "ingress_connect is 'somewhere'"),
+    "ingress-resources": ({"ingress_resources": {"limits": {"memory": "1 GB"}}}, "ingress_resources.limits.memory is '1 GB'"),
+    "ingress-patch": ({"ingress_patches": [{"kind": "Ingress"}]}, "ingress_patches[0] must hold exactly"),
+    "ingress-no-secret": ({"ingress_tls": "secret"}, "ingress_tls_secret is empty while ingress_tls is secret"),
+    "ingress-no-key": ({"ingress_tls": "secret", "ingress_tls_certificate": "x"}, "ingress_tls_key is empty"),
+    "ingress-two-certificates": ({"ingress_tls": "secret", "ingress_tls_certificate": "x", "ingress_tls_key": "x", "ingress_tls_secret": "y"},
                               "ingress_tls_certificate and ingress_tls_secret are both set"),
-    "door-certificate-alone": ({"ingress_tls_certificate": "x", "ingress_tls_key": "x"}, "ingress_tls_certificate is set while ingress_tls is none"),
-    "door-ca-alone": ({"ingress_tls_ca": "x"}, "ingress_tls_ca is set while ingress_tls_certificate is empty"),
-    "door-no-issuer": ({"ingress_type": "ingress", "ingress_hosts": ["a.test"], "ingress_tls": "cert_manager"}, "ingress_issuer is empty"),
-    "door-issuer-alone": ({"ingress_issuer": "x"}, "ingress_issuer is set while ingress_tls is none"),
-    "door-proxy-cert-manager": ({"ingress_type": "proxy", "ingress_hosts": ["a.test"], "ingress_tls": "cert_manager", "ingress_issuer": "x"},
+    "ingress-certificate-alone": ({"ingress_tls_certificate": "x", "ingress_tls_key": "x"}, "ingress_tls_certificate is set while ingress_tls is none"),
+    "ingress-ca-alone": ({"ingress_tls_ca": "x"}, "ingress_tls_ca is set while ingress_tls_certificate is empty"),
+    "ingress-no-issuer": ({"ingress_type": "ingress", "ingress_hosts": ["a.test"], "ingress_tls": "cert_manager"}, "ingress_issuer is empty"),
+    "ingress-issuer-alone": ({"ingress_issuer": "x"}, "ingress_issuer is set while ingress_tls is none"),
+    "ingress-proxy-cert-manager": ({"ingress_type": "proxy", "ingress_hosts": ["a.test"], "ingress_tls": "cert_manager", "ingress_issuer": "x"},
                                 "ingress_tls is cert_manager while ingress_type is proxy"),
-    "door-ingress-self-signed": ({"ingress_type": "ingress", "ingress_hosts": ["a.test"], "ingress_tls": "self_signed"},
+    "ingress-ingress-self-signed": ({"ingress_type": "ingress", "ingress_hosts": ["a.test"], "ingress_tls": "self_signed"},
                                  "ingress_tls is self_signed while ingress_type is ingress"),
-    "door-gateway-secret": ({"ingress_type": "gateway", "ingress_hosts": ["a.test"], "ingress_gateway": {"name": "x"}, "ingress_tls": "secret",
+    "ingress-gateway-secret": ({"ingress_type": "gateway", "ingress_hosts": ["a.test"], "ingress_gateway": {"name": "x"}, "ingress_tls": "secret",
                              "ingress_tls_secret": "y"}, "ingress_tls is secret while ingress_type is gateway"),
-    "door-misspelt": ({"ingress_host": ["a.test"]}, "ingress_host is no variable of this collection; ingress_hosts is"),
+    "ingress-misspelt": ({"ingress_host": ["a.test"]}, "ingress_host is not a variable of this collection; use ingress_hosts"),
     "instance-digit": ({"mlflow_instance": "1team"}, "mlflow_instance is '1team'; it must be a DNS label"),
     "instance-long": ({"mlflow_instance": "a" * 38}, "at most 37 lower-case letters"),
     "label-number": ({"mlflow_labels": {"cost-center": 1234}}, "mlflow_labels: the value of cost-center is 1234"),
@@ -173,8 +167,8 @@ CASES = {
     "driver-of-others": ({"database_driver": "pymysql"}, "it must be the name of a driver for postgresql alone, such as psycopg2"),
     "driver-tls": ({"database_type": "mysql", "database_host": "db", "database_password": "x", "database_tls": "require", "database_driver": "mysqldb"},
                    "database_tls is require while database_driver is mysqldb"),
-    "verify-by-nothing": ({"database_host": "db", "database_password": "x", "database_tls": "verify-full"}, "without the authorities to check by"),
-    "two-authorities": ({"database_host": "db", "database_password": "x", "database_tls": "verify-full", "database_ca": "-----BEGIN CERTIFICATE-----",
+    "verify-by-nothing": ({"database_host": "db", "database_password": "x", "database_tls": "verify-full"}, "without the certificates of a CA to verify with"),
+    "two-cas": ({"database_host": "db", "database_password": "x", "database_tls": "verify-full", "database_ca": "-----BEGIN CERTIFICATE-----",
                          "database_ca_secret": "ca"}, "database_ca and database_ca_secret are both set"),
     "cloudsql-tls": ({"mlflow_engine": "kubernetes", "database_cloudsql_instance": "p:r:i", "database_password": "x", "database_tls": "require"},
                      "its proxy encrypts by itself"),
@@ -203,56 +197,35 @@ CASES = {
     "volume-gc": ({"object_storage_type": "volume", "object_storage_access_mode": "ReadWriteOncePod", "mlflow_server_gc_schedule": "0 3 * * 0"},
                   "object_storage_access_mode is ReadWriteOncePod while mlflow_server_gc_schedule is set"),
     "percentage": ({"mlflow_server_autoscaling": True, "mlflow_server_autoscaling_cpu": -70}, "mlflow_server_autoscaling_cpu is -70"),
-    "behavior": ({"mlflow_server_autoscaling": True, "mlflow_server_autoscaling_behavior": {"scaledown": {}}}, "holds 'scaledown'"),
+    "behavior": ({"mlflow_server_autoscaling": True, "mlflow_server_autoscaling_behavior": {"scaledown": {}}}, "has the field scaledown"),
     "drain": ({"mlflow_server_drain_seconds": -5}, "mlflow_server_drain_seconds is -5"),
     "env-twice": ({"mlflow_server_extra_env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}, "mlflow_server_extra_env holds A twice"),
-    "volume-name": ({"mlflow_server_extra_volumes": [{"emptyDir": {}}]}, "each entry has a name"),
+    "volume-name": ({"mlflow_server_extra_volumes": [{"emptyDir": {}}]}, "mlflow_server_extra_volumes[0] has no name"),
     "mount-of-nothing": ({"mlflow_server_extra_volume_mounts": [{"name": "nowhere", "mountPath": "/x"}]}, "the name of one of mlflow_server_extra_volumes"),
     "schedule-range": ({"mlflow_server_gc_schedule": "61 3 * * 0"}, "mlflow_server_gc_schedule is '61 3 * * 0'"),
     "service-shut": ({"mlflow_engine": "kubernetes", "mlflow_network_policy": True, "mlflow_server_service_type": "LoadBalancer"},
                      "mlflow_network_policy is true while mlflow_server_service_type is LoadBalancer"),
-    "door-host-twice": ({"ingress_hosts": ["a.test", "a.test"]}, "ingress_hosts holds 'a.test' twice"),
-    "door-text": ({"ingress_hosts": "a.test"}, "ingress_hosts is 'a.test'; it must be a list"),
+    "ingress-host-twice": ({"ingress_hosts": ["a.test", "a.test"]}, "ingress_hosts holds 'a.test' twice"),
+    "ingress-text": ({"ingress_hosts": "a.test"}, "ingress_hosts is 'a.test'; it must be a list"),
     "mapping-text": ({"object_storage_upload_args": "SSE"}, "object_storage_upload_args is 'SSE'; it must be a mapping"),
-    "door-alb-secret": ({"ingress_type": "ingress", "ingress_hosts": ["a.test"], "ingress_preset": "alb", "ingress_tls": "secret",
+    "ingress-alb-secret": ({"ingress_type": "ingress", "ingress_hosts": ["a.test"], "ingress_preset": "alb", "ingress_tls": "secret",
                          "ingress_tls_secret": "x"}, "ingress_tls is secret while ingress_preset is alb"),
-    "door-shut": ({"ingress_type": "ingress", "ingress_hosts": ["a.test"], "mlflow_network_policy": True}, "mlflow_network_policy_clients is empty"),
-    "door-alb-shut": ({"ingress_type": "ingress", "ingress_hosts": ["a.test"], "ingress_preset": "alb", "mlflow_network_policy": True,
+    "ingress-shut": ({"mlflow_engine": "kubernetes", "ingress_type": "ingress", "ingress_hosts": ["a.test"], "mlflow_network_policy": True}, "mlflow_network_policy_clients is empty"),
+    "ingress-alb-shut": ({"mlflow_engine": "kubernetes", "ingress_type": "ingress", "ingress_hosts": ["a.test"], "ingress_preset": "alb", "mlflow_network_policy": True,
                        "mlflow_network_policy_clients": ["kube-system"]}, "whose load balancer is no pod"),
-    "door-gateway-tls": ({"ingress_type": "gateway", "ingress_hosts": ["a.test"], "ingress_gateway": {"name": "x"}, "mlflow_server_tls_secret": "t"},
+    "ingress-gateway-tls": ({"ingress_type": "gateway", "ingress_hosts": ["a.test"], "ingress_gateway": {"name": "x"}, "mlflow_server_tls_secret": "t"},
                          "add a BackendTLSPolicy"),
     "traefik-tls": ({"mlflow_engine": "kubernetes", "ingress_type": "ingress", "ingress_hosts": ["m.example.com"], "ingress_preset": "traefik",
                      "mlflow_server_tls_secret": "tls"}, "service.serversscheme: https to mlflow_server_service_annotations"),
     "no-patience": ({"mlflow_wait_timeout": 0}, "mlflow_wait_timeout is 0; it must be at least 1 second"),
-    "door-no-pem": ({"ingress_type": "proxy", "ingress_hosts": ["a.test"], "ingress_tls": "secret", "ingress_tls_certificate": "cert.pem",
+    "ingress-no-pem": ({"ingress_type": "proxy", "ingress_hosts": ["a.test"], "ingress_tls": "secret", "ingress_tls_certificate": "cert.pem",
                      "ingress_tls_key": "-----BEGIN PRIVATE KEY-----"}, "ingress_tls_certificate holds no certificate"),
-    "undefined": ({"database_password": "{{ nowhere_defined }}"}, "database_password cannot be worked out"),
 }
 
 
-@pytest.fixture(scope="module")
-def verdicts(tmp_path_factory):
-    """What the check says of each case: host → message; and of one host with nothing wrong."""
-    folder = tmp_path_factory.mktemp("validate")
-    hosts = {name: {"ansible_connection": "local", **variables} for name, (variables, _sentence) in CASES.items()}
-    hosts["sound"] = {"ansible_connection": "local"}
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
-    done = subprocess.run(
-        ["ansible-playbook", "-i", folder / "hosts.yml", "playbooks/site.yml", "--tags", "nothing-but-the-check"], cwd=ROOT,
-        capture_output=True, text=True, check=False,
-        env={**os.environ, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_FORKS": "4"})
-    report = json.loads(done.stdout[done.stdout.index("{"):])
-    return {host: result for play in report["plays"] for task in play["tasks"] for host, result in task["hosts"].items()}
-
-
 @pytest.mark.parametrize("case", CASES)
-def test_refused_in_one_sentence(verdicts, case):
-    verdict = verdicts[case]
-    assert verdict.get("failed"), f"{case} was let through"
-    sentences = [line for line in verdict["msg"].splitlines() if line]
-    assert CASES[case][1] in verdict["msg"], verdict["msg"]
+def test_refused_in_one_sentence(case):
+    variables, expected = CASES[case]
+    sentences = refused(variables)
     assert len(sentences) == 1, sentences
-
-
-def test_a_sound_instance_passes(verdicts):
-    assert not verdicts["sound"].get("failed")
+    assert expected in sentences[0]
