@@ -36,7 +36,7 @@ def render(inventory: str, folder: pathlib.Path, hash_seed: int = 1, **variables
         ["ansible-playbook", "-i", f"inventories/{inventory}", "playbooks/site.yml", "-e", yaml.safe_dump(extra, default_flow_style=True)],
         cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": str(hash_seed)}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return [obj for path in sorted(folder.glob("*.yaml")) for obj in yaml.safe_load_all(path.read_text())]
+    return [obj for path in sorted(folder.rglob("*.yaml")) for obj in yaml.safe_load_all(path.read_text())]
 
 
 def pod_specs(objects: list[dict]) -> list[tuple[str, dict]]:
