@@ -109,6 +109,7 @@ status:
   description:
     - C(installed), C(version), C(engine), C(namespace), C(healthy), C(backend_store), C(artifact_store), C(server),
       C(components) and C(pods) of the instance.
+    - C(newer_versions) lists newer versions of MLflow with C(mlflow_version=latest), newest first; otherwise it is null.
   type: dict
   returned: when O(health=true)
 lines:

@@ -18,6 +18,7 @@ description:
   - Checks each variable against the argument specifications of all roles of this collection, and combinations of
     variables against the rules of all components. Variables of an unknown name with the prefix of a role fail.
   - Fails with one sentence for each problem. A sentence names the variable, what is wrong, and what would be right.
+  - With C(mlflow_version=latest), reads from the engine the version that is recorded with the instance, or resolves it.
   - Reads the variables of the host; there are no options.
 options: {}
 attributes:
@@ -29,7 +30,7 @@ attributes:
     description: The module returns no diff.
   platform:
     support: full
-    description: Runs on the controller; the inventory host is not connected to.
+    description: Runs on the controller. Only C(mlflow_version=latest) needs access to the engine.
     platforms: posix
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes

@@ -114,7 +114,7 @@ def test_presets(rendered):
     assert annotations["plain"] == {}
 
 
-def test_a_door_speaks_as_what_is_behind_it(rendered):
+def test_the_backend_protocol_is_that_of_the_pods(rendered):
     """The server's, or that of oauth2-proxy before it, which uses the server's certificate."""
     def annotations(case, kind="Ingress", name=None):
         return only(rendered[case], kind, name)["metadata"]["annotations"]
