@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A person at a browser: opens a page, answers its login dialog, and reads what is there. Speaks Chromium's DevTools protocol."""
+"""A headless Chromium that opens pages and answers login dialogs, controlled by the Chrome DevTools Protocol."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ import time
 
 
 class Chromium:
-    """A headless Chromium that trusts one more authority and finds one host at an address of ours.
+    """A headless Chromium that trusts an additional CA and resolves one host to an address.
 
     Args:
         login: user and password for the dialog.
-        ca_file: certificate of the authority.
-        host: the name.
-        address: where it is found.
+        ca_file: certificate of the CA.
+        host: host name.
+        address: address that it resolves to.
+
+    Attributes:
+        logins: number of login dialogs that were answered.
     """
 
     def __init__(self, login: tuple[str, str], ca_file: str, host: str, address: str) -> None:
-        self.login, self.asked = login, 0
-        # What ends last may still be writing when it goes.
+        self.login, self.logins = login, 0
+        # A process of Chromium may still write while it is removed.
         self.home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         trusted = pathlib.Path(self.home.name, ".pki", "nssdb")
         trusted.mkdir(parents=True)
-        for arguments in (["-N", "--empty-password"], ["-A", "-t", "C,,", "-n", "door", "-i", ca_file]):
+        for arguments in (["-N", "--empty-password"], ["-A", "-t", "C,,", "-n", "ingress", "-i", ca_file]):
             subprocess.run(["certutil", "-d", f"sql:{trusted}", *arguments], check=True)
         (theirs_in, self.out), (self.back, theirs_out) = os.pipe(), os.pipe()
 
         def descriptors():
-            # Where --remote-debugging-pipe looks for them; copied away first, lest one overwrite the other.
+            # --remote-debugging-pipe uses descriptors 3 and 4; copied first, so that neither overwrites the other.
             copies = os.dup(theirs_in), os.dup(theirs_out)
             os.dup2(copies[0], 3)
             os.dup2(copies[1], 4)
@@ -57,14 +60,14 @@ class Chromium:
     session = None
 
     def send(self, method: str, **parameters) -> int:
-        """Say something, without waiting for the answer; its number."""
+        """Send a command without waiting for its result; returns its ID."""
         self.number += 1
         message = {"id": self.number, "method": method, "params": parameters, **({"sessionId": self.session} if self.session else {})}
         os.write(self.out, json.dumps(message).encode() + b"\0")
         return self.number
 
     def call(self, method: str, **parameters) -> dict:
-        """Say something and wait for the answer, 60 seconds at most; what happens meanwhile is dealt with."""
+        """Send a command and wait for its result, at most 60 seconds. Events are handled meanwhile."""
         number, deadline = self.send(method, **parameters), time.monotonic() + 60
         while number not in self.answers:
             self.listen(deadline - time.monotonic())
@@ -73,8 +76,8 @@ class Chromium:
         return answer["result"]
 
     def listen(self, seconds: float) -> None:
-        """Deal with what the browser says next."""
-        assert select.select([self.back], [], [], max(seconds, 0))[0], "Chromium says nothing"
+        """Handle the next messages of the browser."""
+        assert select.select([self.back], [], [], max(seconds, 0))[0], "Chromium sends nothing"
         self.buffer += os.read(self.back, 2**20)
         *messages, self.buffer = self.buffer.split(b"\0")
         for message in map(json.loads, messages):
@@ -83,14 +86,14 @@ class Chromium:
             elif message["method"] == "Fetch.requestPaused":
                 self.send("Fetch.continueRequest", requestId=message["params"]["requestId"])
             elif message["method"] == "Fetch.authRequired":
-                self.asked += 1
+                self.logins += 1
                 self.send("Fetch.continueWithAuth", requestId=message["params"]["requestId"], authChallengeResponse={
                     "response": "ProvideCredentials", "username": self.login[0], "password": self.login[1]})
 
     def read(self, url: str, *words: str) -> str:
         """Open the URL and return the page's text once it has all the words, or what it has after 90 seconds.
 
-        As people do, it loads a page again that says that something went wrong, or nothing for half a minute.
+        A page that reports an error, or has not all the words after 30 seconds, is loaded again.
         """
         deadline, opened, text = time.monotonic() + 90, 0.0, ""
         while time.monotonic() < deadline and not all(word in text for word in words):
@@ -104,7 +107,7 @@ class Chromium:
         return text
 
     def close(self) -> None:
-        """End the browser and forget what it knew."""
+        """Kill the browser and remove its profile."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         os.close(self.out)

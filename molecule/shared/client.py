@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A data scientist's session with MLflow's own client: client.py URL write|read."""
+"""A round trip with MLflow's client: client.py URL write|read."""
 
 from __future__ import annotations
 

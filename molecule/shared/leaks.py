@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Looks for an instance's secrets wherever they must not be: leaks.py ENGINE NAMESPACE INVENTORY.
+"""Searches for secrets of an instance where they must not be: leaks.py ENGINE NAMESPACE INVENTORY.
 
-In all that Ansible prints at its most talkative, with diffs, while secrets change; in the arguments of every process meanwhile; in
-every object that is no Secret; in logs of containers; and in rendered files.
+In the output of Ansible (verbose, with diffs) while secrets change; in the arguments of all processes meanwhile; in all objects
+other than Secrets; in logs of containers; and in rendered files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import threading
 from secrets import token_hex
 
 NAME = re.compile(r"mlflow_[0-9]{14}")
-"""A rotated login's name, which databases show beside the password that they do not."""
+"""User name of a rotated login, which is no secret although a Secret holds it."""
 SITE = pathlib.Path(__file__).resolve().parents[2] / "playbooks" / "site.yml"
 
 
@@ -69,7 +69,7 @@ class Podman:
     def places(self) -> dict[str, str]:
         label = f"label=mlops.mlflow/namespace={self.namespace}"
         containers = output("podman", "ps", "--all", "--quiet", "--filter", label).split()
-        # Not `podman inspect`: up to 4.3 it shows variables from secrets, to who may read the secrets anyway.
+        # Not `podman inspect`: up to 4.3 it shows variables from secrets, to users that may read the secrets anyway.
         found = {"podman ps": output("podman", "ps", "--all", "--no-trunc", "--format", "json", "--filter", label)}
         found.update({f"podman logs {name}": subprocess.run(["podman", "logs", name], capture_output=True, text=True, check=True).stderr
                       for name in containers})
@@ -85,11 +85,11 @@ def arguments(seen: set[str], end: threading.Event) -> None:
             try:
                 seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
             except OSError:
-                continue  # it has ended
+                continue  # the process has ended
 
 
 def run(inventory: str, *more: str) -> str:
-    """All that a run says."""
+    """The output of a run."""
     done = subprocess.run(["ansible-playbook", "-vvv", "--diff", "--inventory", inventory, str(SITE), *more], capture_output=True, text=True,
                           check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1"})
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
@@ -104,24 +104,24 @@ def main(engine: str, namespace: str, inventory: str) -> None:
     given = {name: token_hex() for name in ("database_password", "mlflow_server_auth_admin_password", "object_storage_access_key",
                                             "object_storage_secret_key")}
     with tempfile.TemporaryDirectory() as folder:
-        # From a file: what is given on a command line stands in the process list by the will of who gives it.
+        # By a file, since values on the command line are in the arguments of the process.
         variables = pathlib.Path(folder, "vars.json")
-        # An external database's password, since that of the instance's own is generated and stays.
+        # With an external database, since the password of the instance's own is generated and kept.
         variables.write_text(json.dumps({**given, "database_host": "database.invalid", "mlflow_server_auth": "basic"}))
         try:
-            places = {"a run that makes new secrets, predicted": run(inventory, "--check", "--extra-vars", f"@{variables}"),
+            places = {"a run in check mode that generates secrets": run(inventory, "--check", "--extra-vars", f"@{variables}"),
                       "a run": run(inventory), "a run that renders": run(inventory, "--extra-vars", f"mlflow_render_dir={folder}/rendered")}
         finally:
             end.set()
             watcher.join()
-        places.update({str(path): path.read_text() for path in pathlib.Path(folder, "rendered").iterdir()})
+        places.update({str(path): path.read_text() for path in pathlib.Path(folder, "rendered").rglob("*.yaml")})
     places.update({"arguments of processes": "\n".join(seen)}, **instance.places())
     secrets = {secret for secret in instance.secrets() | set(given.values()) if len(secret) >= 12 and not NAME.fullmatch(secret)}
-    assert len(secrets) > len(given), "the instance has no secrets of its own to look for"
+    assert len(secrets) > len(given), "the instance has no secrets of its own"
     leaks = [(place, secret[:4] + "…") for place, text in places.items() for secret in secrets
              if secret in text or base64.b64encode(secret.encode()).decode() in text]
     assert not leaks, leaks
-    print(f"{len(secrets)} secrets in none of {len(places)} places")
+    print(f"{len(secrets)} secrets found in none of {len(places)} places")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""People at work while the server changes under them: load.py URL FILE. Four clients log runs until FILE appears; none may fail."""
+"""Four clients that log runs until FILE exists, none of which may fail: load.py URL FILE."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import threading
 
 import mlflow
 
-PEOPLE = 4
+CLIENTS = 4
 
 
-def work(client: mlflow.MlflowClient, experiment: str, end: pathlib.Path, done: list[str], failed: list[str]) -> None:
+def work(client: mlflow.MlflowClient, experiment: str, end: pathlib.Path, done: list[str], failed: list[str]):
     while not end.exists():
         try:
             run = client.create_run(experiment)
@@ -30,12 +30,13 @@ def work(client: mlflow.MlflowClient, experiment: str, end: pathlib.Path, done: 
 def main(url: str, end: str) -> None:
     client, done, failed = mlflow.MlflowClient(url, url), [], []
     experiment = client.create_experiment("load")
-    people = [threading.Thread(target=work, args=(client, experiment, pathlib.Path(end), done, failed)) for _number in range(PEOPLE)]
-    for person in people:
-        person.start()
-    print("at work", flush=True)
-    for person in people:
-        person.join()
+    arguments = (client, experiment, pathlib.Path(end), done, failed)
+    threads = [threading.Thread(target=work, args=arguments) for _number in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    print("started", flush=True)
+    for thread in threads:
+        thread.join()
     print(f"{len(done)} runs logged, {len(failed)} failed", *failed[:5], sep="\n", flush=True)
     assert len(done) > 10 and not failed
     assert len(client.search_runs([experiment], max_results=50000)) == len(done)

@@ -3,52 +3,65 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-# The work is done by the action plugin of the same name; this file documents it.
+# The action plugin of the same name does the work; this file documents it.
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: apply
-short_description: Hand Kubernetes manifests to the engine that an instance names
+short_description: Apply Kubernetes manifests of an MLflow instance on Kubernetes or podman
 version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
-  - Makes one component of one MLflow instance consist of exactly the objects given, on a Kubernetes cluster or on one machine
-    under podman, and waits until its workloads really work.
-  - On Kubernetes, objects are applied server-side with field manager C(mlops.mlflow), from Ansible's own process; a cluster of
-    1.30 or newer is needed. On podman (4.3 or newer) the same manifests become pods, volumes, secrets and names on a network.
-  - Objects that the same instance and component made earlier and that are no longer given are removed, except those
-    annotated C(mlops.mlflow/keep).
-  - An object that exists and is not this instance's is never touched; the task fails and names it.
-  - When a workload cannot become ready, the task fails with the cause as the engine tells it, the last log lines and events.
-  - ConfigMaps and Secrets that pods read are fingerprinted into the pod template, so that a change of their values restarts them.
+  - With O(components), renders the manifests of components of the instance that the variables of the inventory host
+    describe, and applies them in the order of their dependencies.
+  - With O(manifests) or O(template), applies the given objects as O(component) of O(instance).
+  - Waits until workloads are ready and Jobs have succeeded. When a workload cannot become ready, the task fails with
+    the reason, the last lines of its log and its events.
+  - On Kubernetes (1.30 or newer), objects are applied server-side with the field manager C(mlops.mlflow), from the
+    process of Ansible. On podman (4.3 or newer), objects are translated to pods, volumes, secrets and networks.
+  - Objects that the same component of the instance had before and that are no longer given are deleted (O(prune)),
+    except those annotated C(mlops.mlflow/keep).
+  - An existing object that does not belong to the instance is never changed; the task fails and names it.
+  - A checksum of the ConfigMaps and Secrets that pods read is put into the pod template, so that a changed value
+    restarts the pods.
 notes:
-  - "Annotations that it understands: C(mlops.mlflow/generate) on a Secret lists keys to be generated once and kept (C(key=value) begins with a value);
-    C(mlops.mlflow/generate-ca) on a Secret names a certificate authority, whose C(ca.crt) and C(ca.key) are;
-    C(mlops.mlflow/keep) on a PersistentVolumeClaim or Secret says what it holds, and lets it outlive pruning and removal;
-    C(mlops.mlflow/publish) on a Service is the address and port of the machine on which podman publishes it;
-    C(mlops.mlflow/read-once) on a workload names Secrets whose change does not restart it;
-    C(argocd.argoproj.io/sync-wave) orders objects, and each wave's workloads are awaited before the next begins."
-  - Options that a task leaves out are taken from the variables C(mlflow_engine), C(mlflow_instance), C(mlflow_namespace),
-    C(mlflow_kubeconfig), C(mlflow_context), C(mlflow_labels), C(mlflow_annotations), C(mlflow_pod_spec),
-    C(mlflow_wait_timeout) and C(mlflow_render_dir), where those exist.
+  - "Annotation C(mlops.mlflow/generate) of a Secret: keys whose values are generated once and kept;
+    C(key=value) gives the beginning of the value."
+  - "Annotation C(mlops.mlflow/generate-ca) of a Secret: common name of a CA that is generated once and kept, with the keys
+    C(ca.crt) and C(ca.key)."
+  - "Annotation C(mlops.mlflow/keep) of a PersistentVolumeClaim or Secret: what it holds; the object is neither pruned nor
+    removed unless O(purge=true)."
+  - "Annotation C(mlops.mlflow/publish) of a Service: address and port of the host on which podman publishes it."
+  - "Annotation C(mlops.mlflow/read-once) of a workload: Secrets whose changes do not restart it."
+  - "Annotation C(argocd.argoproj.io/sync-wave): objects are applied in the order of their waves; the workloads of a wave
+    must be ready before the next wave begins."
+  - Of O(engine), O(instance), O(namespace), O(kubeconfig) and O(context), those that are not set default to the
+    variables of the host with the prefix C(mlflow_), where at least one of them is defined.
 options:
+  components:
+    description:
+      - Roles of the components to apply or remove, such as V(database). An empty list means all components.
+      - Mutually exclusive with O(manifests), O(template) and O(component). The options that describe the instance,
+        and O(wait_timeout) and O(render_dir), come from the variables of the host.
+    type: list
+    elements: str
   manifests:
     description:
       - The objects, as text (one or more YAML documents), as one mapping, or as a list of either.
-      - O(manifests) or O(template) is required with O(state=present).
+      - One of O(components), O(manifests) and O(template) is required with O(state=present).
     type: raw
   template:
     description: Names of Jinja templates that render to manifests, looked up like those of M(ansible.builtin.template).
     type: list
     elements: str
   state:
-    description: V(absent) removes all objects of the component.
+    description: V(present) applies the objects, V(absent) deletes all objects of the components.
     type: str
     choices: [present, absent]
     default: present
   engine:
-    description: What runs the objects.
+    description: Engine that runs the objects.
     type: str
     choices: [kubernetes, podman]
     default: kubernetes
@@ -57,12 +70,11 @@ options:
     type: str
     required: true
   component:
-    description: Part of the instance that the objects form, such as V(database).
+    description: Value of the label C(app.kubernetes.io/component) of the objects. Required without O(components).
     type: str
-    required: true
   namespace:
     description:
-      - Namespace of objects that name none, created when it is missing. On podman it is the network.
+      - Namespace of objects that name none. It is created when it does not exist. On podman it is the network.
     type: str
     required: true
   labels:
@@ -74,20 +86,18 @@ options:
     type: dict
     default: {}
   pod_spec:
-    description:
-      - Fields of a PodSpec for the pods of every workload whose manifest does not say them itself, such as C(nodeSelector).
-      - Left out, the variable C(mlflow_pod_spec).
+    description: Fields of a PodSpec, such as C(nodeSelector), for pod templates that do not set them.
     type: dict
     default: {}
   patches:
     description:
-      - Strategic merge patches onto the objects given. One that reaches no object fails the task.
+      - Strategic merge patches for the objects. A patch whose target matches no object fails the task.
     type: list
     elements: dict
     default: []
     suboptions:
       target:
-        description: Which objects, by C(kind) and, to reach one only, C(name).
+        description: The objects to patch, by C(kind) and optionally C(name).
         type: dict
         required: true
       patch:
@@ -95,21 +105,22 @@ options:
         type: dict
         required: true
   patches_name:
-    description: How messages call O(patches), since users know it by another variable's name.
+    description: Name of O(patches) in error messages.
     type: str
     default: patches
   prune:
-    description: Whether objects that the component made earlier and that are not among those given are removed.
+    description: Whether objects of the components that are not given are deleted.
     type: bool
     default: true
   purge:
-    description: With O(state=absent), remove objects annotated C(mlops.mlflow/keep) too. Their data is lost.
+    description: Whether O(state=absent) also deletes objects annotated C(mlops.mlflow/keep). Their data is lost.
     type: bool
     default: false
   render_dir:
     description:
-      - Folder on the controller to which the objects are written, as one file for each component, instead of being applied.
-        Secrets to be generated have no values there; those that variables give have, so keep it like a vault.
+      - Directory on the controller to which the objects are written instead of being applied, one file for each
+        component, C(DIR/NAMESPACE/INSTANCE-COMPONENT.yaml).
+      - Generated values are not written, but values of variables are. The files have mode V(0600).
       - With O(state=absent) the files are removed, and nothing else.
     type: path
   wait:
@@ -117,80 +128,88 @@ options:
     type: bool
     default: true
   wait_timeout:
-    description: Longest time to wait, in seconds, for all workloads of the call together.
+    description: Longest time to wait for all workloads together, in seconds.
     type: int
     default: 600
   kubeconfig:
-    description: Path of the kubeconfig. Left out, E(KUBECONFIG), C(~/.kube/config) or the pod's own service account.
+    description: Path of the kubeconfig. Defaults to E(KUBECONFIG), C(~/.kube/config), or the service account of the pod.
     type: path
   context:
-    description: Context of the kubeconfig. Left out, its current one.
+    description: Context of the kubeconfig. Defaults to its current context.
     type: str
 attributes:
   check_mode:
     support: full
-    description: Predicts with a dry run of the API server, or by comparing with what podman runs.
+    description: On Kubernetes by a dry run of the API server; on podman by comparison with what runs.
   diff_mode:
     support: full
-    description: Shows objects before and after; of a Secret only which values differ.
+    description: Shows objects before and after. Of a Secret only the keys whose values differ are shown.
   platform:
     support: full
-    description: Wherever Ansible runs.
+    description: Kubernetes is accessed from the controller, podman through the connection of the inventory host.
     platforms: posix
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 """
 
 EXAMPLES = r"""
-- name: A ConfigMap on the cluster of KUBECONFIG
+- name: Apply all components of the instance that the variables of the host describe
+  mlops.mlflow.apply:
+    components: []
+
+- name: Apply the database only
+  mlops.mlflow.apply:
+    components: [database]
+
+- name: Remove the instance and keep its data
+  mlops.mlflow.apply:
+    components: []
+    state: absent
+
+- name: Apply a ConfigMap to the cluster of KUBECONFIG
   mlops.mlflow.apply:
     engine: kubernetes
     instance: team-a
-    component: notes
+    component: extra
     namespace: team-a
     manifests:
       apiVersion: v1
       kind: ConfigMap
       metadata:
-        name: team-a-notes
+        name: team-a-extra
       data:
         greeting: hello
 
-- name: What a role renders, where variables say the engine and the instance
+- name: Apply a template of the role with a patch
   mlops.mlflow.apply:
-    component: database
-    template: [postgresql.yaml.j2]
+    component: extra
+    template: [extra.yaml.j2]
     patches:
-      - target: {kind: StatefulSet}
+      - target: {kind: Deployment}
         patch: {spec: {template: {spec: {priorityClassName: high}}}}
-
-- name: Remove the component, keep its data
-  mlops.mlflow.apply:
-    component: database
-    state: absent
 """
 
 RETURN = r"""
 objects:
-  description: What became of each object.
+  description: The objects and what was done to each.
   type: list
   elements: dict
   returned: success
   contains:
     kind:
-      description: Its kind.
+      description: Kind of the object.
       type: str
     name:
-      description: Its name.
+      description: Name of the object.
       type: str
     namespace:
-      description: Its namespace, empty for what lives in none.
+      description: Namespace of the object; empty for cluster-scoped objects.
       type: str
     action:
       description: One of V(created), V(changed), V(unchanged), V(deleted), V(kept), V(left) (with O(prune=false)), V(rendered).
       type: str
-notes:
-  description: What the engine has no counterpart for, and what was kept, in sentences.
+messages:
+  description: Warnings, such as objects that the engine does not support or that were kept.
   type: list
   elements: str
   returned: success

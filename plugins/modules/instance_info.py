@@ -3,22 +3,22 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-# The work is done by the action plugin of the same name; this file documents it.
+# The action plugin of the same name does the work; this file documents it.
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: instance_info
-short_description: Tell what runs of an MLflow instance
+short_description: Get information about an MLflow instance
 version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
-  - Looks up the objects and pods of one instance on its engine. Changes nothing.
-  - Options that a task leaves out are taken from the variables C(mlflow_engine), C(mlflow_instance), C(mlflow_namespace),
-    C(mlflow_kubeconfig) and C(mlflow_context), where those exist.
+  - Gets the pods of one instance from its engine and, with O(health=true), measures its health.
+  - Options that are not set default to the variables C(mlflow_engine), C(mlflow_instance), C(mlflow_namespace),
+    C(mlflow_kubeconfig) and C(mlflow_context) of the host, where at least one of them is defined.
 options:
   engine:
-    description: What runs the instance.
+    description: Engine that runs the instance.
     type: str
     choices: [kubernetes, podman]
     default: kubernetes
@@ -27,46 +27,58 @@ options:
     type: str
     required: true
   namespace:
-    description: Namespace of the instance; on podman its network.
+    description: Kubernetes namespace of the instance; with podman its network.
     type: str
     required: true
+  health:
+    description:
+      - Whether to run the probes of all components, without a round trip. The variables of the host must describe the instance.
+    type: bool
+    default: false
   kubeconfig:
-    description: Path of the kubeconfig. Left out, E(KUBECONFIG), C(~/.kube/config) or the pod's own service account.
+    description: Path of the kubeconfig. Defaults to E(KUBECONFIG), C(~/.kube/config), or the service account of the pod.
     type: path
   context:
-    description: Context of the kubeconfig. Left out, its current one.
+    description: Context of the kubeconfig. Defaults to its current context.
     type: str
+seealso:
+  - module: mlops.mlflow.instance_health
 attributes:
   check_mode:
     support: full
     description: Changes nothing in any mode.
   diff_mode:
     support: none
-    description: There is nothing to show.
+    description: The module returns no diff.
   platform:
     support: full
-    description: Wherever Ansible runs.
+    description: Kubernetes is accessed from the controller, podman through the connection of the inventory host.
     platforms: posix
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 """
 
 EXAMPLES = r"""
-- name: Look
+- name: Get the pods of an instance
   mlops.mlflow.instance_info:
     engine: podman
     instance: mlflow
     namespace: mlflow
-  register: there
+  register: info
+
+- name: Get the status of the instance that the variables of the host describe
+  mlops.mlflow.instance_info:
+    health: true
+  register: info
 """
 
 RETURN = r"""
 installed:
-  description: Whether anything of the instance exists.
+  description: Whether the instance has pods.
   type: bool
   returned: success
 pods:
-  description: Its pods.
+  description: Pods of the instance.
   type: list
   elements: dict
   returned: success
@@ -75,18 +87,34 @@ pods:
       description: Name of the pod.
       type: str
     component:
-      description: Part of the instance that it belongs to.
+      description: Component of the pod, the value of its label C(app.kubernetes.io/component).
       type: str
     state:
-      description: What it is doing, such as V(Running) or V(CrashLoopBackOff).
+      description: State, such as V(Running) or V(CrashLoopBackOff).
       type: str
     ready:
-      description: Whether it serves, or has done its work.
+      description: Whether the pod is ready, or has completed.
       type: bool
     restarts:
-      description: How often its containers were started again.
+      description: Number of restarts of its containers.
       type: int
     image:
       description: Image of its first container.
       type: str
+health:
+  description: What M(mlops.mlflow.instance_health) returns, without C(connect).
+  type: dict
+  returned: when O(health=true)
+status:
+  description:
+    - C(installed), C(version), C(engine), C(namespace), C(healthy), C(backend_store), C(artifact_store), C(server),
+      C(components) and C(pods) of the instance.
+    - C(newer_versions) lists newer versions of MLflow with C(mlflow_version=latest), newest first; otherwise it is null.
+  type: dict
+  returned: when O(health=true)
+lines:
+  description: The status as lines of text.
+  type: list
+  elements: str
+  returned: when O(health=true)
 """

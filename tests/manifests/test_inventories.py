@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Every inventory, rendered for Kubernetes: each object strictly valid, restricted, probed, bounded, and free of secrets."""
+"""Every example inventory, rendered for Kubernetes: valid by strict schemas, restricted, with probes and limits, without secrets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def render(inventory: str, folder: pathlib.Path, hash_seed: int = 1, **variables
         ["ansible-playbook", "-i", f"inventories/{inventory}", "playbooks/site.yml", "-e", yaml.safe_dump(extra, default_flow_style=True)],
         cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": str(hash_seed)}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return [obj for path in sorted(folder.glob("*.yaml")) for obj in yaml.safe_load_all(path.read_text())]
+    return [obj for path in sorted(folder.rglob("*.yaml")) for obj in yaml.safe_load_all(path.read_text())]
 
 
 def pod_specs(objects: list[dict]) -> list[tuple[str, dict]]:
@@ -52,7 +52,7 @@ def objects(request, tmp_path_factory):
 
 @pytest.mark.parametrize("inventory", INVENTORIES)
 def test_renders_the_same_again(inventory, tmp_path):
-    """Python orders a set anew in every process, so an object made from one is a change that nobody made."""
+    """The order of a Python set differs between processes, so an object made from one would change without a cause."""
     first, second = (render(inventory, tmp_path / str(seed), hash_seed=seed) for seed in (1, 3))
     assert first == second
 
@@ -109,7 +109,7 @@ def test_images_are_pinned(objects):
 
 
 def test_host_allow_list(objects):
-    """R9: a server that does not know its own names answers 403 to people while its probes pass."""
+    """A server whose allow-list lacks its own names answers 403 to clients while its probes succeed."""
     (server,) = [o for o in objects if o["kind"] == "Deployment"]
     env = {e["name"]: e.get("value", "") for e in server["spec"]["template"]["spec"]["containers"][0]["env"]}
     hosts = env["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
@@ -120,7 +120,7 @@ def test_host_allow_list(objects):
 
 @pytest.mark.parametrize("inventory", INVENTORIES)
 def test_no_secret_outside_a_secret(inventory, tmp_path):
-    # Whatever the inventory's own stores are, the sentinels are given to stores that take them.
+    # With stores that take the sentinels, instead of the inventory's own.
     objects = render(inventory, tmp_path, **SECRETS, database_type="postgresql", database_cloudsql_instance="", database_external_secret={},
                      object_storage_type="seaweedfs", object_storage_url="", object_storage_iam_role_arn="",
                      object_storage_gcp_service_account="", object_storage_bucket_encryption="")
@@ -139,7 +139,7 @@ def base64_of(value: str) -> str:
     return base64.b64encode(value.encode()).decode()
 
 
-def test_an_instance_s_names_carry_its_own(tmp_path):
+def test_names_of_objects_contain_the_instance(tmp_path):
     """Two instances in one namespace share no object."""
     first = render("kubernetes", tmp_path / "a", mlflow_instance="first", mlflow_namespace="shared")
     second = render("kubernetes", tmp_path / "b", mlflow_instance="second", mlflow_namespace="shared")
@@ -154,15 +154,15 @@ def test_an_instance_s_names_carry_its_own(tmp_path):
 
 
 def test_service_selects_the_server_alone(objects):
-    """The migration's pod must never get a request."""
+    """A Service must not select the pod of the migration."""
     for service in (o for o in objects if o["kind"] == "Service"):
         selected = [o["metadata"]["name"] for o in objects if o["kind"] in ("Deployment", "StatefulSet", "Job")
                     and service["spec"]["selector"].items() <= o["spec"]["template"]["metadata"]["labels"].items()]
         assert selected == [service["metadata"]["name"]]
 
 
-def test_accounts_of_the_clouds(tmp_path):
-    """What makes a cloud take the server's pods for whom they are."""
+def test_identities_of_clouds(tmp_path):
+    """Annotations of the ServiceAccount by which clouds identify the server's pods."""
     def identity(inventory):
         objects = render(inventory, tmp_path / inventory)
         (account,) = [o for o in objects if o["kind"] == "ServiceAccount"]
@@ -173,7 +173,7 @@ def test_accounts_of_the_clouds(tmp_path):
     assert identity("gke-cloudsql")["iam.gke.io/gcp-service-account"] == "mlflow@my-project.iam.gserviceaccount.com"
 
 
-def test_azure_s_workload_identity(tmp_path):
+def test_workload_identity_of_azure(tmp_path):
     objects = render("kubernetes", tmp_path, object_storage_type="azure", object_storage_azure_account="acct", object_storage_bucket="mlflow",
                      object_storage_azure_client_id="0000-1111")
     (account,) = [o for o in objects if o["kind"] == "ServiceAccount"]
@@ -184,7 +184,7 @@ def test_azure_s_workload_identity(tmp_path):
             assert "wasbs://mlflow@acct.blob.core.windows.net" in yaml.safe_dump(obj)
 
 
-def test_a_login_from_a_secret_manager(tmp_path):
+def test_a_login_of_an_external_secret(tmp_path):
     objects = render("gke-cloudsql", tmp_path)
     (external,) = [o for o in objects if o["kind"] == "ExternalSecret"]
     (store,) = [o for o in objects if o["kind"] == "SecretStore"]
@@ -192,10 +192,11 @@ def test_a_login_from_a_secret_manager(tmp_path):
     assert {e["secretKey"] for e in external["spec"]["data"]} == {"username", "password"}
     name = external["spec"]["target"]["name"]
     (server,) = [o for o in objects if o["kind"] == "Deployment"]
-    assert name in yaml.safe_dump(server) and not [o for o in objects if o["kind"] == "Secret"]
+    assert name in yaml.safe_dump(server) and name.endswith("-external")
+    assert [o["metadata"]["name"] for o in objects if o["kind"] == "Secret"] == ["mlflow-server-encryption"]
 
 
-def test_cloud_sql_s_proxy_runs_beside_the_server(tmp_path):
+def test_the_cloud_sql_auth_proxy_is_a_sidecar(tmp_path):
     for obj in render("gke-cloudsql", tmp_path):
         if obj["kind"] in ("Deployment", "Job"):
             spec = obj["spec"]["template"]["spec"]
@@ -204,7 +205,7 @@ def test_cloud_sql_s_proxy_runs_beside_the_server(tmp_path):
             assert uri == "mysql+pymysql://127.0.0.1:3306/mlflow"
 
 
-def test_cloud_sql_s_proxy_logs_in_with_the_key_that_is_there(tmp_path):
+def test_the_cloud_sql_auth_proxy_uses_the_key_of_the_artifact_store(tmp_path):
     for obj in render("gke-cloudsql", tmp_path, object_storage_gcp_service_account="", mlflow_server_gc_schedule="0 3 * * 0", mlflow_secret_store={},
                       object_storage_gcs_credentials='{"type": "service_account"}', database_external_secret={}, database_password="x"):
         spec = obj["spec"]["jobTemplate"]["spec"] if obj["kind"] == "CronJob" else obj.get("spec")
@@ -214,7 +215,7 @@ def test_cloud_sql_s_proxy_logs_in_with_the_key_that_is_there(tmp_path):
             assert proxy["volumeMounts"][0] in server["volumeMounts"]
 
 
-def test_autoscaling_alone_says_how_many_pods(tmp_path):
+def test_autoscaling_sets_the_number_of_pods(tmp_path):
     objects = render("eks-irsa", tmp_path)
     (server,) = [o for o in objects if o["kind"] == "Deployment"]
     (scaler,) = [o for o in objects if o["kind"] == "HorizontalPodAutoscaler"]
@@ -225,7 +226,7 @@ def test_autoscaling_alone_says_how_many_pods(tmp_path):
     assert budget["spec"]["selector"] == server["spec"]["selector"]
 
 
-def test_network_policies_let_in_and_out_only_what_is_named(tmp_path):
+def test_network_policies_allow_only_listed_connections(tmp_path):
     objects = render("eks-irsa", tmp_path)
     policies = {o["metadata"]["name"]: o["spec"] for o in objects if o["kind"] == "NetworkPolicy"}
     assert policies["mlflow-default-deny"] == {
@@ -235,7 +236,7 @@ def test_network_policies_let_in_and_out_only_what_is_named(tmp_path):
                   for peer in rule["from"] if "namespaceSelector" in peer]
     assert namespaces == ["argo", "kserve", "kubeflow", "monitoring"]
     ports = {port["port"] for rule in server["egress"] for port in rule.get("ports", [])}
-    assert ports == {53, 443, 80, 988}, "names, S3, and where tokens come from"
+    assert ports == {53, 443, 80, 988}, "DNS, S3, and the token endpoints"
     assert policies["mlflow-database"]["ingress"] and not policies["mlflow-database"].get("egress")
 
 
@@ -250,8 +251,8 @@ def test_kaiwo_manages_the_server(tmp_path):
     assert own["template"]["spec"] == deployment["spec"]["template"]["spec"] and own["selector"] == deployment["spec"]["selector"]
 
 
-def test_everything_of_a_production_server_is_valid(tmp_path):
-    """Features that no example inventory turns on."""
+def test_optional_features_are_valid(tmp_path):
+    """Features that no example inventory enables."""
     objects = render("kubernetes", tmp_path, mlflow_server_workspaces=True, mlflow_server_jobs=True,
                      mlflow_server_trace_archival={"location": "s3://mlflow/traces", "retention": "30d"}, mlflow_server_gc_schedule="0 3 * * 0",
                      mlflow_server_tls_secret="server-tls", mlflow_server_auth="oidc", mlflow_server_oidc_issuer="https://id.example.com",
@@ -287,8 +288,8 @@ def oauth2_proxy(objects):
     return container, arguments, service
 
 
-def test_people_log_in_at_a_provider(tmp_path):
-    """Below a path, over TLS to the server, with an authority of the provider's own, and nothing else open."""
+def test_oidc_behind_the_proxy(tmp_path):
+    """Below a path, with TLS to the server, a CA of the provider, and NetworkPolicies."""
     objects = render("kubernetes", tmp_path, **OIDC, ingress_type="proxy", ingress_hosts=["mlflow.example.com"], ingress_path="/team/ana.b",
                      ingress_tls="self_signed", ingress_public_port=443, mlflow_server_tls_secret="server-tls", mlflow_network_policy=True,
                      mlflow_server_oidc_ca="-----BEGIN CERTIFICATE-----", mlflow_server_oidc_email_domains=["example.com", "example.org"])
@@ -303,15 +304,15 @@ def test_people_log_in_at_a_provider(tmp_path):
     mounted = [mount["mountPath"] for mount in container["volumeMounts"]]
     assert [arguments[name][0].rpartition("/")[0] for name in ("provider-ca-file", "tls-cert-file")] == mounted
     assert container["readinessProbe"]["httpGet"]["scheme"] == "HTTPS" and container["lifecycle"]["preStop"]["sleep"]["seconds"] == 10
-    assert [port["port"] for port in service["spec"]["ports"]] == [4180, 5000], "what podman publishes is the first"
+    assert [port["port"] for port in service["spec"]["ports"]] == [4180, 5000], "podman publishes the first"
     (policy,) = [o for o in objects if o["kind"] == "NetworkPolicy" and o["metadata"]["name"].endswith("-server")]
     assert [port["port"] for port in policy["spec"]["ingress"][0]["ports"]] == [5000, 4180]
     assert 8443 in [port["port"] for rule in policy["spec"]["egress"] for port in rule.get("ports", [])]
-    (door,) = [o for o in objects if o["kind"] == "ConfigMap" and "Caddyfile" in o["data"]]
-    assert "https://mlflow-server:4180" in door["data"]["Caddyfile"]
+    (caddy,) = [o for o in objects if o["kind"] == "ConfigMap" and "Caddyfile" in o["data"]]
+    assert "https://mlflow-server:4180" in caddy["data"]["Caddyfile"]
 
 
-def test_people_log_in_at_a_published_port(tmp_path):
+def test_oidc_at_a_published_port(tmp_path):
     _container, arguments, service = oauth2_proxy(render("local", tmp_path, **OIDC, mlflow_engine="podman", mlflow_server_drain_seconds=0))
     assert arguments["redirect-url"] == ["http://127.0.0.1:5000/oauth2/callback"] and arguments["cookie-secure"] == ["false"]
     assert arguments["email-domain"] == ["*"] and arguments["cookie-path"] == ["/"] and "provider-ca-file" not in arguments
@@ -319,15 +320,15 @@ def test_people_log_in_at_a_published_port(tmp_path):
 
 
 @pytest.mark.parametrize("inventory", ["kubernetes", "gke-cloudsql"])
-def test_no_care_of_the_bucket_unless_asked(inventory, tmp_path):
+def test_no_bucket_settings_by_default(inventory, tmp_path):
     objects = render(inventory, tmp_path)
     assert "MLFLOW_BUCKET_SETTINGS" not in yaml.safe_dump([o for o in objects if o["kind"] != "ConfigMap"])
     assert not any("bucket.py" in o["data"] for o in objects if o["kind"] == "ConfigMap")
 
 
 @pytest.mark.parametrize("database, kind", [("postgresql", "Job"), ("sqlite", "Deployment")])
-def test_care_of_the_bucket(tmp_path, database, kind):
-    """What is asked reaches the one container that prepares, and not the server's own."""
+def test_bucket_settings(tmp_path, database, kind):
+    """The settings are given to the container that prepares the stores, not to the server's."""
     objects = render("kubernetes", tmp_path, database_type=database, mlflow_server_replicas=1, object_storage_type="seaweedfs",
                      object_storage_bucket_versioning=False, object_storage_bucket_expire_days="30")
     assert ["bucket.py" in o["data"] for o in objects if o["kind"] == "ConfigMap" and "prepare.py" in o["data"]] == [True]
@@ -336,76 +337,57 @@ def test_care_of_the_bucket(tmp_path, database, kind):
     spec = workload["spec"]["template"]["spec"]
     (container,) = [c for c in spec.get("initContainers", []) + spec["containers"] if "MLFLOW_BUCKET_SETTINGS" in yaml.safe_dump(c)]
     assert container["command"][-3:] == ["artifacts", "bucket", "migrate"]
-    care = json.loads(next(e["value"] for e in container["env"] if e["name"] == "MLFLOW_BUCKET_SETTINGS"))
-    assert care == {"create": False, "versioning": False, "expire_days": 30, "expire_noncurrent_days": None, "abort_multipart_days": None,
+    settings = json.loads(next(e["value"] for e in container["env"] if e["name"] == "MLFLOW_BUCKET_SETTINGS"))
+    assert settings == {"create": False, "versioning": False, "expire_days": 30, "expire_noncurrent_days": None, "abort_multipart_days": None,
                     "encryption": None, "kms_key": None}
 
 
-def test_google_s_bucket_is_made_in_its_region(tmp_path):
-    def cares(name, **variables):
+def test_a_bucket_of_google_is_created_in_its_region(tmp_path):
+    def settings(name, **variables):
         (job,) = [o for o in render("gke-cloudsql", tmp_path / name, object_storage_bucket_create=True, **variables) if o["kind"] == "Job"]
         env = job["spec"]["template"]["spec"]["containers"][0]["env"]
         return json.loads(next(entry["value"] for entry in env if entry["name"] == "MLFLOW_BUCKET_SETTINGS"))
 
-    assert cares("europe", object_storage_region="europe-west1")["location"] == "europe-west1"
+    assert settings("europe", object_storage_region="europe-west1")["location"] == "europe-west1"
     assert "location" not in cares("anywhere")
 
 
-def test_the_panel_says_where_the_artifacts_are(tmp_path):
-    stores = {"local": "s3://mlflow", "gke-cloudsql": "gs://my-project-mlflow-artifacts", "helm-style-sqlite": "volume mlflow-server-object-storage-volume",
-              "ephemeral": "folder of the pod"}
-    hosts = {name: yaml.safe_load((ROOT / "inventories" / name / "hosts.yml").read_text())["all"]["hosts"].popitem()[1]
-             for name in stores if name != "ephemeral"}
-    hosts["helm-style-sqlite"]["mlflow_instance"] = "mlflow-server"
-    hosts["ephemeral"] = {**hosts["local"], "object_storage_type": "ephemeral"}
-    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
-    roles = [{"ansible.builtin.import_role": {"name": f"mlops.mlflow.{role}", "tasks_from": "variables.yml"}}
-             for role in ("mlflow", "images", "ingress", "object_storage", "database", "mlflow_server")]
-    (tmp_path / "play.yml").write_text(yaml.safe_dump([{
-        "hosts": "all", "gather_facts": False, "vars": {"_mlflow_server_instance": {"installed": True, "pods": []}, "_mlflow_server_report": {}},
-        "tasks": [*roles, {"ansible.builtin.copy": {"content": "{{ mlflow_server_panel.artifact_store.location }}",
-                                                    "dest": str(tmp_path) + "/{{ inventory_hostname }}", "mode": "0600"}}]}]))
-    done = subprocess.run(["ansible-playbook", "-i", tmp_path / "hosts.yml", tmp_path / "play.yml"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert {name: (tmp_path / name).read_text() for name in stores} == stores
-
-
-def test_numbers_and_switches_may_come_as_text(tmp_path):
-    """As from --extra-vars name=value, where everything is text."""
+def test_numbers_and_booleans_may_be_text(tmp_path):
+    """As of --extra-vars name=value."""
     plain = {"mlflow_server_replicas": 3, "mlflow_server_autoscaling": False, "mlflow_network_policy": True, "mlflow_server_drain_seconds": 20,
              "mlflow_server_workspaces": False, "mlflow_server_kaiwo": False, "mlflow_server_jobs": False, "database_port": 5433}
     text = {name: str(value).lower() for name, value in plain.items()}
     assert render("kubernetes", tmp_path / "text", **text) == render("kubernetes", tmp_path / "plain", **plain)
 
 
-def test_what_is_deleted_goes_for_good_wherever_the_stores_are(tmp_path):
-    def cleaning(name, inventory="kubernetes", **variables):
+def test_gc_connects_to_every_type_of_store(tmp_path):
+    def gc_and_server(name, inventory="kubernetes", **variables):
         objects = render(inventory, tmp_path / name, mlflow_server_gc_schedule="0 3 * * 0", mlflow_server_replicas=1, **variables)
         template = next(o for o in objects if o["kind"] == "CronJob")["spec"]["jobTemplate"]["spec"]["template"]
         return template, next(o for o in objects if o["kind"] == "Deployment")["spec"]["template"]
 
-    gc, server = cleaning("cloudsql", "gke-cloudsql")
+    gc, server = gc_and_server("cloudsql", "gke-cloudsql")
     assert gc["spec"]["initContainers"][0] == server["spec"]["initContainers"][0] and gc["spec"]["initContainers"][0]["name"] == "cloud-sql-proxy"
-    gc, server = cleaning("azure", object_storage_type="azure", object_storage_azure_account="acct", object_storage_azure_client_id="1")
+    gc, server = gc_and_server("azure", object_storage_type="azure", object_storage_azure_account="acct", object_storage_azure_client_id="1")
     assert gc["metadata"]["labels"]["azure.workload.identity/use"] == "true"
     assert "affinity" not in gc["spec"] and gc["metadata"]["labels"]["app.kubernetes.io/component"] == "gc"
-    gc, server = cleaning("sqlite", database_type="sqlite", mlflow_server_tls_secret="server-tls")
+    gc, server = gc_and_server("sqlite", database_type="sqlite", mlflow_server_tls_secret="server-tls")
     (near,) = gc["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-    assert near["labelSelector"]["matchLabels"].items() <= server["metadata"]["labels"].items(), "one node at a time has the volume"
+    assert near["labelSelector"]["matchLabels"].items() <= server["metadata"]["labels"].items(), "the volume is mounted on one node at a time"
     assert {"name": "MLFLOW_TRACKING_INSECURE_TLS", "value": "true"} in gc["spec"]["containers"][0]["env"]
 
 
-def test_network_policies_of_cloud_sql_s_proxy(tmp_path):
-    """It asks the metadata server for a token, wherever the artifacts are."""
+def test_network_policies_of_the_cloud_sql_auth_proxy(tmp_path):
+    """It gets tokens from the metadata server, with every type of artifact store."""
     objects = render("gke-cloudsql", tmp_path, mlflow_network_policy=True, mlflow_network_policy_clients=["ingress-nginx"],
                      object_storage_type="seaweedfs", object_storage_gcp_service_account="mlflow@p.iam.gserviceaccount.com")
     (server,) = [o["spec"] for o in objects if o["kind"] == "NetworkPolicy" and o["metadata"]["name"] == "mlflow-server"]
     assert {port["port"] for rule in server["egress"] for port in rule.get("ports", [])} == {53, 443, 3307, 80, 988}
-    assert all("to" not in rule for rule in server["egress"] if {"port": 53, "protocol": "UDP"} in rule.get("ports", [])), "a node's cache is no pod"
+    assert all("to" not in rule for rule in server["egress"] if {"port": 53, "protocol": "UDP"} in rule.get("ports", [])), "NodeLocal DNSCache is no pod"
 
 
-def test_one_s_own_environment_stands_in_for_ours(tmp_path):
-    """Kubernetes refuses a name that is there twice."""
+def test_extra_env_replaces_variables_of_the_role(tmp_path):
+    """Kubernetes rejects duplicate names."""
     objects = render("kubernetes", tmp_path, object_storage_bucket_versioning=True, mlflow_server_gc_schedule="0 3 * * 0",
                      mlflow_server_extra_env=[{"name": "MLFLOW_BACKEND_STORE_URI", "valueFrom": {"secretKeyRef": {"name": "s", "key": "uri"}}}],
                      mlflow_server_extra_env_from=[{"secretRef": {"name": "more"}}])
@@ -425,8 +407,8 @@ def test_other_keys_of_a_secret_keep_their_defaults(tmp_path):
     assert (keys["PGUSER"], keys["PGPASSWORD"]) == ("login", "password")
 
 
-def test_minio_s_home_can_be_written(tmp_path):
-    """It makes a folder there, and does not start without: https://github.com/minio/minio/issues/14763."""
+def test_the_home_of_minio_is_writable(tmp_path):
+    """MinIO creates a directory there and does not start without it: https://github.com/minio/minio/issues/14763."""
     (spec,) = [spec for name, spec in pod_specs(render("local-minio", tmp_path)) if "object-storage" in name]
     (container,) = spec["containers"]
     home = next(entry["value"] for entry in container["env"] if entry["name"] == "HOME")
@@ -434,7 +416,7 @@ def test_minio_s_home_can_be_written(tmp_path):
     assert home in [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] in writable]
 
 
-def test_mariadb_asks_no_names_that_a_policy_hides(tmp_path):
+def test_mariadb_does_not_resolve_names_of_clients(tmp_path):
     (spec,) = [spec for name, spec in pod_specs(render("kubernetes", tmp_path, database_type="mariadb")) if "database" in name]
     assert "--skip-name-resolve" in spec["containers"][0]["args"]
 

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""People coming through the door, with a client and with a browser: door.py URL ADDRESS CA_FILE SIZE|tag.
+"""Requests through the ingress, by MLflow's client and by a browser: ingress.py URL ADDRESS CA_FILE SIZE|tag.
 
-The URL's host is in no DNS; ADDRESS is where the door listens. CA_FILE is the authority that client and browser are told to
-trust. SIZE is the artifact's, in MiB; `tag` only tries to write to what is there. The login is in MLflow's own variables.
+The host of URL need not resolve; ADDRESS is where the ingress listens. CA_FILE has the CA certificate to trust. SIZE is that of
+the artifact, in MiB; `tag` only writes to the existing experiment. User and password are in MLflow's environment variables.
 """
 
 from __future__ import annotations
@@ -23,18 +23,22 @@ import mlflow
 import requests
 from chromium import Chromium
 
-EXPERIMENT, RUN = "door", "through-the-door"
+EXPERIMENT, RUN = "ingress", "through-the-ingress"
 LOGIN = os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]
 
 
 def resolve(host: str, address: str) -> None:
-    """This process finds the host at the address, as /etc/hosts would have it."""
+    """Resolve the host to the address in this process, as an entry in /etc/hosts would."""
     original = socket.getaddrinfo
     socket.getaddrinfo = lambda name, *rest, **named: original(address if name == host else name, *rest, **named)
 
 
 def client(size: int) -> tuple[str, str]:
-    """A run with an artifact of so many MiB; its experiment and its identifier."""
+    """Log a run with an artifact of the size, in MiB.
+
+    Returns:
+        The IDs of its experiment and of the run.
+    """
     experiment = mlflow.set_experiment(EXPERIMENT).experiment_id
     with tempfile.TemporaryDirectory() as folder:
         sent = pathlib.Path(folder, "model of ä.bin")
@@ -44,11 +48,13 @@ def client(size: int) -> tuple[str, str]:
         with mlflow.start_run(run_name=RUN) as run:
             mlflow.log_metric("accuracy", 0.95)
             mlflow.log_artifact(str(sent), "model")
-        listed = [entry.path for entry in mlflow.artifacts.list_artifacts(run_id=run.info.run_id, artifact_path="model")]
+        listed = [entry.path for entry in mlflow.artifacts.list_artifacts(run_id=run.info.run_id,
+                                                                          artifact_path="model")]
         assert listed == [f"model/{sent.name}"], listed
-        back = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=listed[0], dst_path=f"{folder}/back")
-        assert digest(pathlib.Path(back)) == digest(sent), "the artifact that came back is not the one that was sent"
-    mlflow.MlflowClient()._tracking_client._get_artifact_repo(run.info.run_id).delete_artifacts("model")  # nobody needs it now
+        received = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=listed[0],
+                                                       dst_path=f"{folder}/received")
+        assert digest(pathlib.Path(received)) == digest(sent), "the downloaded artifact differs from the uploaded one"
+    mlflow.MlflowClient()._tracking_client._get_artifact_repo(run.info.run_id).delete_artifacts("model")
     return experiment, run.info.run_id
 
 
@@ -58,13 +64,13 @@ def digest(path: pathlib.Path) -> str:
 
 
 def tag() -> None:
-    """Write to the experiment that somebody else has made."""
+    """Write to an experiment of another user."""
     client = mlflow.MlflowClient()
     client.set_experiment_tag(client.get_experiment_by_name(EXPERIMENT).experiment_id, "seen", "yes")
 
 
 def page(url: str, ca_file: str) -> None:
-    """Nothing without a login; with it the page, all that it loads, and the headers that browsers heed."""
+    """Check authentication, the page with all its assets, and the response headers."""
     path = f"{url}/api/2.0/mlflow/experiments/get-by-name?experiment_name={EXPERIMENT}"
     for login, status in ((None, 401), ((LOGIN[0], "wrong"), 401), (LOGIN, 200)):
         assert requests.get(path, auth=login, verify=ca_file, timeout=30).status_code == status, login
@@ -75,19 +81,20 @@ def page(url: str, ca_file: str) -> None:
     assert len(assets) > 2, answer.text
     for asset in assets:
         requests.get(urllib.parse.urljoin(f"{url}/", asset), auth=LOGIN, verify=ca_file, timeout=30).raise_for_status()
-    for name, value in {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "SAMEORIGIN", "Strict-Transport-Security": "max-age=31536000",
-                        "Content-Security-Policy": "frame-ancestors 'self'"}.items():
+    headers = {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "SAMEORIGIN",
+               "Strict-Transport-Security": "max-age=31536000", "Content-Security-Policy": "frame-ancestors 'self'"}
+    for name, value in headers.items():
         assert answer.headers[name] == value, answer.headers
     refused = requests.get(f"{url}/", headers={"Host": "forged.test"}, verify=ca_file, timeout=30)
     assert refused.status_code == 421, refused.status_code
 
 
 def browser(url: str, address: str, ca_file: str, *words: str) -> None:
-    """A person logs in and sees the page with the words."""
+    """Log in by the browser's dialog and wait for a page with the words."""
     chromium = Chromium(LOGIN, ca_file, urllib.parse.urlsplit(url).hostname, address)
     try:
         text = chromium.read(url, *words)
-        assert chromium.asked, "the browser was never asked for a login"
+        assert chromium.logins, "the server did not ask the browser for a login"
         assert all(word in text for word in words), text[-3000:]
     finally:
         chromium.close()
@@ -102,7 +109,7 @@ def main(url: str, address: str, ca_file: str, size: str) -> None:
     experiment, run_id = client(int(size))
     page(url, ca_file)
     browser(f"{url}/#/experiments/{experiment}/runs/{run_id}", address, ca_file, RUN, "accuracy")
-    print(f"{size} MiB there and back; the browser shows {RUN}")
+    print(f"{size} MiB uploaded and downloaded; the browser shows {RUN}")
 
 
 if __name__ == "__main__":
