@@ -24,6 +24,8 @@ class ActionModule(EngineAction):
             pods = engine.pods()
             roundtrip = options["roundtrip"] and not self._task.check_mode
             report = health.measure(engine, model, pods, roundtrip, options["timeout"]) if pods else health.not_installed(model)
+        for text in report["messages"]:
+            self.log(text)
         if options["require_healthy"] and not report["healthy"]:
             raise templating.Failure("\n".join(report["failures"]))
         return {"changed": False, **report, "connect": health.how_to_connect(model)}

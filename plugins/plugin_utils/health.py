@@ -26,7 +26,7 @@ def measure(engine: engines.Engine, model: Model, pods: list[dict], roundtrip: b
         timeout: seconds for all probes together.
 
     Returns:
-        healthy, version, url, failures (sentences), components (the reports of each role's probes, by probe), ca_certificate
+        healthy, version, url, failures (sentences), messages (warnings, in sentences), components (the reports of each role's probes, by probe), ca_certificate
         (PEM, where the ingress has a CA of its own).
     """
     probes = {component.role: component.probes(model.variables, model) for component in components.COMPONENTS}
@@ -38,8 +38,9 @@ def measure(engine: engines.Engine, model: Model, pods: list[dict], roundtrip: b
     reports = program.run(engine, model.mlflow_server.name, flat, timeout)
     failures = program.failures(flat, reports)
     failures += [f"Pod {pod['name']} is not ready: {pod['state']}." for pod in pods if not pod["ready"]]
+    messages = [text for report in reports.values() for text in report.get("missing") or []]
     version = next((report["version"] for report in reports.values() if report.get("version")), None)
-    return {"healthy": not failures, "version": version, "url": url(model), "failures": failures,
+    return {"healthy": not failures, "version": version, "url": url(model), "failures": failures, "messages": messages,
             "components": {role: {probe.name: reports[probe.name] for probe in listed} for role, listed in probes.items() if listed},
             **facts}
 
@@ -61,7 +62,8 @@ def not_installed(model: Model) -> dict[str, Any]:
     """The report of an instance that has no pods."""
     instance = model.instance
     sentence = f"Instance {instance.name} is not installed in namespace {instance.namespace} of {instance.engine}."
-    return {"healthy": False, "version": None, "url": url(model), "failures": [sentence], "components": {}}
+    return {"healthy": False, "version": None, "url": url(model), "failures": [sentence], "messages": [],
+            "components": {}}
 
 
 def url(model: Model) -> str:

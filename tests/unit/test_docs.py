@@ -11,11 +11,12 @@ import re
 
 import pytest
 import yaml
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import PLAYBOOK_VARIABLES
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
-NAMES = {path.stem for path in [*ROOT.glob("plugins/modules/*.py"), *ROOT.glob("plugins/action/*.py")]} | set(ROLES) | {
+NAMES = {path.stem for path in [*ROOT.glob("plugins/modules/*.py"), *ROOT.glob("plugins/action/*.py")]} | set(ROLES) | PLAYBOOK_VARIABLES | {
     name for role in ROLES for part in ("defaults", "vars") if (path := ROOT / "roles" / role / part / "main.yml").exists()
     for name in yaml.safe_load(path.read_text()) or {}}
 

@@ -192,6 +192,7 @@ class MlflowServer(Component):
             **base, "url": f"{server.scheme}://{server.name}:{server.port}", "environment": True,
             "expected_version": model.instance.version, "webhooks": True, "presigned": v.mlflow_server_artifacts == "presigned",
             "allowed_hosts": server.service_hosts + [host for host in v.mlflow_server_allowed_hosts if "*" not in host]})]
+        probes.append(Probe("hooks", "The server's adaptation of MLflow", "hooks"))
         if v.mlflow_server_auth == "oidc":
             probes.append(Probe("login", "The login", "server", {
                 **base, "url": f"{server.scheme}://{server.name}:{server.entry_port}", "login_elsewhere": True}))
