@@ -19,8 +19,8 @@ COMPONENTS = {"object_storage": "object-storage", "database": "database", "mlflo
               "ingress": "ingress"}
 """The roles of components, and the name of each one's file of rendered manifests."""
 FOREIGN = {"server_name": "www.example.com", "server_port": 80, "storage_class": "fast", "image_source": "git",
-           "instance": "web", "database": "web", "ingress": ["web"], "version": 5, "images": {}, "model": None,
-           "database_backend": "django", "ingress_nginx_version": "4.12", "tls": True}
+           "instance": "web", "database": {"type": "oracle", "host": "db"}, "ingress": {"hosts": ["web"]}, "version": 5,
+           "images": {"mirror": "x"}, "model": None, "database_backend": "django", "ingress_nginx_version": "4.12"}
 """Variables of other software, some of them with names that the collection's code uses for itself."""
 
 
