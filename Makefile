@@ -145,7 +145,7 @@ lock: test-tools ## Renew requirements.txt, requirements-test.txt and tests/azur
 
 # Tests
 
-TESTS := lint sanity unit versions manifests ansible-versions build molecule molecule-ssh
+TESTS := lint sanity unit versions manifests ansible-versions build standalone molecule molecule-ssh
 test: test-tools ## Run all tests, stop at the first that fails
 	@report=; \
 	for test in $(TESTS); do \
@@ -220,6 +220,9 @@ build: test-tools ## Build the collection's archive, install it elsewhere and re
 		ansible-doc --type $$type --json $$plugins >/dev/null; \
 		echo "Documented: $$plugins"; \
 	done
+
+standalone: test-tools ## Roles alone in another project's play; a component added to a copy
+	@pytest tests/standalone
 
 benchmark-converge: tools ## What a run without changes costs on KUBECONFIG's cluster (ARGS=--help: options)
 benchmark-serve: tools ## What the deployed server serves, beside others

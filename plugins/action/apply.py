@@ -91,7 +91,7 @@ class ActionModule(EngineAction):
         return result
 
     def _render(self, folder: str, scope: engines.Scope, stages: list[list[dict]]) -> dict:
-        """Write what would be applied to files on the controller instead, one for each component, and remove the others of the scope."""
+        """Write what would be applied to a file of each component, on the controller, and remove those with nothing in them."""
         names = scope.components or tuple(component.name for component in components.COMPONENTS)
         files: dict[pathlib.Path, list[dict]] = {_rendered(folder, scope, name): [] for name in names}
         for stage in stages:
@@ -106,8 +106,9 @@ class ActionModule(EngineAction):
             result["changed"] |= text != before
             if text != before and not self._task.check_mode:
                 _write(path, text)
-            result["objects"] += [{"kind": o["kind"], "name": o["metadata"]["name"], "namespace": scope.namespace, "action": "rendered"}
-                                  for o in objects]
+            for obj in objects:
+                result["objects"].append({"kind": obj["kind"], "name": obj["metadata"]["name"], "namespace": scope.namespace,
+                                          "action": "rendered"})
             if text or before:
                 result["messages"].append(f"{'Rendered to' if text else 'Removed'} {path}; nothing was applied.")
         return result

@@ -116,8 +116,8 @@ def measure(module, parameters):
     """Run one probe in this process.
 
     Args:
-        module: a module that has a function ``probe(checks, parameters)``, or the name of one: in module_utils/probes, or in
-            full, of any in the collection.
+        module: a module that has a function ``probe(checks, parameters)``, or the name of one in module_utils/probes,
+            or the full name of any other.
         parameters: of that probe; see its docstring.
 
     Returns:

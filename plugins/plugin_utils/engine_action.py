@@ -47,7 +47,7 @@ class ModelAction(ActionBase):
         names = task_vars
         if self._task._role:
             # A role may be in a play with roles of other collections and their variables.
-            names = [name for name in task_vars if not name.startswith(tuple(variables.AMBIGUOUS_PREFIXES))]
+            names = set(task_vars) - variables.COMMON_NAMES
         try:
             return resolve(self._templar, task_vars, task_vars["inventory_hostname"], self.latest, names)
         except variables.VariableError as error:

@@ -54,8 +54,8 @@ class Probe:
     Attributes:
         name: key of its report, unique within a run.
         title: what it is a probe of, as the beginning of a sentence: "The database".
-        module: the source that has ``probe(checks, parameters)``: the name of a file in module_utils/probes, or the path of a
-            file in the collection, such as ``roles/database/files/probe.py``.
+        module: the source that has ``probe(checks, parameters)``: the name of a file in module_utils/probes, or the
+            path of a file in the collection, such as ``roles/database/files/probe.py``.
         parameters: of that probe.
     """
 

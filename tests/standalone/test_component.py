@@ -26,6 +26,7 @@ ON_PODMAN = {
     "mlflow_engine": "podman", "mlflow_image_source": "build", "mlflow_server_publish": "127.0.0.1:15890",
     "mlflow_server_resources": {"requests": {"cpu": "100m", "memory": "512Mi"}}, "mlflow_wait_timeout": 300,
 }
+IMPORT = "from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.echo import Echo"
 RENDERED = {"mlflow_engine": "kubernetes", "mlflow_network_policy": True}
 
 
@@ -49,8 +50,8 @@ class Project:
         shutil.copytree(pathlib.Path(__file__).parent / "echo", copy, dirs_exist_ok=True)
         components = copy / "plugins" / "plugin_utils" / "components" / "__init__.py"
         before = components.read_text()
-        after = before.replace("Ingress())", "Ingress(), Echo())").replace(
-            "import Database\n", "import Database\nfrom ansible_collections.mlops.mlflow.plugins.plugin_utils.components.echo import Echo\n")
+        after = before.replace("Ingress())", "Ingress(), Echo())")
+        after = after.replace("import Database\n", f"import Database\n{IMPORT}\n")
         assert after.count("Echo") == 2
         components.write_text(after)
 
@@ -59,9 +60,9 @@ class Project:
         smallest = {"database_type": "sqlite", "object_storage_type": "volume", "ansible_connection": "local",
                     "ansible_python_interpreter": sys.executable}
         (self.folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": smallest}}))
-        return run(["ansible-playbook", "--inventory", "hosts.yml", f"mlops.mlflow.{playbook}", "--extra-vars", json.dumps(variables)],
-                   self.folder, ANSIBLE_COLLECTIONS_PATH=str(self.folder), ANSIBLE_PIPELINING="true",
-                   ANSIBLE_CALLBACK_RESULT_FORMAT="yaml")
+        argv = ["ansible-playbook", "--inventory", "hosts.yml", f"mlops.mlflow.{playbook}"]
+        return run([*argv, "--extra-vars", json.dumps(variables)], self.folder, ANSIBLE_PIPELINING="true",
+                   ANSIBLE_COLLECTIONS_PATH=str(self.folder), ANSIBLE_CALLBACK_RESULT_FORMAT="yaml")
 
     def on_podman(self, playbook: str, **variables) -> str:
         """Run a playbook for the instance on this machine and return what it printed; it must succeed."""
@@ -82,28 +83,33 @@ def podman(*arguments: str) -> str:
 
 def pods() -> list[str]:
     """Names of the component's pods on this machine."""
-    return [name for name in podman("pod", "ps", "--format", "{{.Name}}").split() if name.startswith("component-echo-echo-")]
+    names = podman("pod", "ps", "--format", "{{.Name}}").split()
+    return [name for name in names if name.startswith("component-echo-echo-")]
 
 
 def test_checked_and_closed(project):
-    """Its variable is checked by its own sentence, its prefix is known, and its connections follow from what it declares."""
+    """Its variable is checked by its own sentence, its prefix is known, its connections come from its declaration."""
     done = project.play("site", {
         "fine": {**RENDERED, "mlflow_render_dir": str(project.rendered)},
-        "wrong": {**RENDERED, "echo_text": ""}, "misspelt": {**RENDERED, "echo_txt": "hi"}, "nested": {**RENDERED, "mlflow_echo_text": "hi"},
+        "wrong": {**RENDERED, "echo_text": ""}, "misspelt": {**RENDERED, "echo_txt": "hi"},
+        "nested": {**RENDERED, "mlflow_echo_text": "hi"},
     })
     assert done.returncode != 0
-    for sentence in ("echo_text has 0 characters; it must have 1 to 100.", "echo_txt is not a variable of this collection; use echo_text.",
+    for sentence in ("echo_text has 0 characters; it must have 1 to 100.",
+                     "echo_txt is not a variable of this collection; use echo_text.",
                      "mlflow_echo_text is not a variable of this collection; use echo_text."):
         assert sentence in " ".join(done.stdout.split()), done.stdout
-    objects = [obj for path in (project.rendered / "fine").glob("*.yaml") for obj in yaml.safe_load_all(path.read_text())]
-    (pod,) = [o["spec"]["template"]["metadata"]["labels"] for o in objects if o["kind"] == "Deployment" and o["metadata"]["name"] == "fine-echo"]
+    files = (project.rendered / "fine").glob("*.yaml")
+    objects = [obj for path in files for obj in yaml.safe_load_all(path.read_text())]
+    (deployment,) = [o for o in objects if o["kind"] == "Deployment" and o["metadata"]["name"] == "fine-echo"]
+    pod = deployment["spec"]["template"]["metadata"]["labels"]
     policies = {o["metadata"]["name"]: o["spec"] for o in objects if o["kind"] == "NetworkPolicy"}
     for name in ("fine-default-deny", "fine-echo"):
         assert policies[name]["podSelector"]["matchLabels"].items() <= pod.items()
         assert policies[name]["policyTypes"] == ["Ingress", "Egress"]
     assert "ingress" not in policies["fine-default-deny"] and "egress" not in policies["fine-default-deny"]
-    assert policies["fine-echo"]["ingress"] == [{"from": [{"podSelector": {"matchLabels": {"app.kubernetes.io/instance": "fine"}}}],
-                                                 "ports": [{"port": 8000, "protocol": "TCP"}]}]
+    instance = {"podSelector": {"matchLabels": {"app.kubernetes.io/instance": "fine"}}}
+    assert policies["fine-echo"]["ingress"] == [{"from": [instance], "ports": [{"port": 8000, "protocol": "TCP"}]}]
     assert "egress" not in policies["fine-echo"]
 
 

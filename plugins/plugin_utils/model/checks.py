@@ -241,7 +241,7 @@ def _resources(v: Variables) -> Iterator[str]:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.mlflow_server import SIZES
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import strategic_merge
 
-    for variable in ("database_resources", "object_storage_resources", "mlflow_server_resources", "ingress_resources"):
+    for variable in (name for name in v if name.endswith("_resources")):
         problems = list(_quantities(variable, v[variable]))
         yield from problems
         if problems:
@@ -330,7 +330,7 @@ def _figure(figure: Any) -> str:
 
 
 def _patches(v: Variables) -> Iterator[str]:
-    for variable in ("database_patches", "object_storage_patches", "mlflow_server_patches", "ingress_patches"):
+    for variable in (name for name in v if name.endswith("_patches")):
         for number, entry in enumerate(v[variable]):
             whole = set(entry) == {"target", "patch"} and isinstance(entry["target"], dict) and isinstance(entry["patch"], dict)
             target = entry["target"] if whole else {}

@@ -119,17 +119,19 @@ def default_of(spec: dict) -> Any:
     return None if isinstance(default, str) and "{{" in default else default
 
 
+OTHER_ROLES = tuple(sorted(path.parent.parent.name for path in ROLES.glob("[!m]*/meta/argument_specs.yml")))
+"""Roles whose prefix does not begin with mlflow."""
 WRONG_PREFIXES = {
-    "mlflow_database_": "database_", "mlflow_server_database_": "database_", "mlflow_db_": "database_",
-    "mlflow_ingress_": "ingress_", "mlflow_server_ingress_": "ingress_", "mlflow_images_": "images_",
-    "mlflow_object_storage_": "object_storage_", "mlflow_server_object_storage_": "object_storage_", "mlflow_storage_": "object_storage_",
-    "objectstorage_": "object_storage_", "object_store_": "object_storage_", "mlflow_artifact_store_": "object_storage_",
-    "mlflowserver_": "mlflow_server_", "mlflow_tracking_server_": "mlflow_server_",
+    **{f"{outer}{role}_": f"{role}_" for role in OTHER_ROLES for outer in ("mlflow_", "mlflow_server_")},
+    "mlflow_db_": "database_", "mlflow_storage_": "object_storage_", "mlflow_artifact_store_": "object_storage_",
+    "objectstorage_": "object_storage_", "object_store_": "object_storage_", "mlflowserver_": "mlflow_server_",
+    "mlflow_tracking_server_": "mlflow_server_",
 }
 """Beginnings that are given to variables of a role whose prefix is another."""
-WHOLE = frozenset({path.parent.parent.name for path in ROLES.glob("*/meta/argument_specs.yml")}
-                  | {"mlflow_database", "mlflow_ingress", "mlflow_object_storage", "mlflow_images"})
+WHOLE = frozenset({"mlflow", "mlflow_server", *OTHER_ROLES, *(f"mlflow_{role}" for role in OTHER_ROLES)})
 """Names of mappings in which variables are nested by mistake: roles' and what could be taken for them."""
+COMMON_NAMES = frozenset(name for name in WHOLE if not name.startswith(("mlflow", "object_storage")))
+"""Those of them that other software may use for mappings of its own."""
 
 
 def misspelt(names: Iterable[str], specs: Mapping[str, dict] = SPECS) -> Iterator[str]:
