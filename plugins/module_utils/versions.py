@@ -34,8 +34,8 @@ Before, MLflow answers 500 to every request for traces, jobs and the gateway whe
 """
 
 PATH_PREFIX = "3.16.0"
-"""The version that mlflow_server_path_prefix needs: before, MLflow did not check origins below a path, so that pages of other
-sites could write; before 3.13 it had no REST API there.
+"""The version that mlflow_server_path_prefix needs: before, MLflow did not check origins below a path, so that
+pages of other sites could write; before 3.13 it had no REST API there.
 """
 
 LATEST = "latest"
@@ -271,8 +271,8 @@ def violations(version, auth="none", path_prefix=""):
         )
     elif path_prefix and Version(version) < Version(PATH_PREFIX):
         yield (
-            f"mlflow_server_path_prefix is {path_prefix} while mlflow_version is {version}, which does not check origins "
-            f"below a path; choose {PATH_PREFIX} or newer."
+            f"mlflow_server_path_prefix is {path_prefix} while mlflow_version is {version}, which does not check "
+            f"origins below a path; choose {PATH_PREFIX} or newer."
         )
 
 

@@ -162,8 +162,8 @@ def check():
     below_a_path = os.environ.get(PREFIX) or any(argument.startswith("--static-prefix") for argument in sys.argv)
     if below_a_path and release() < OLDEST_BELOW_A_PATH:
         refuse(
-            f"MLflow {version()} does not check the origin of requests below a path (--static-prefix), so that pages of "
-            "other sites could write; choose 3.16.0 or newer"
+            f"MLflow {version()} does not check the origin of requests below a path (--static-prefix), so that pages "
+            "of other sites could write; choose 3.16.0 or newer"
         )
     if os.environ.get("MLFLOW_AUTH_CONFIG_PATH"):
         if release() < OLDEST_WITH_LOGINS:
