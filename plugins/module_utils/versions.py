@@ -33,6 +33,11 @@ NEEDS = {"proxy": "3.15.0", "oidc": "3.15.0"}
 Before, MLflow answers 500 to every request for traces, jobs and the gateway when logins are anything but its own.
 """
 
+PATH_PREFIX = "3.16.0"
+"""The version that mlflow_server_path_prefix needs: before, MLflow did not check origins below a path, so that
+pages of other sites could write; before 3.13 it had no REST API there.
+"""
+
 LATEST = "latest"
 PACKAGES = ("mlflow", "mlflow-skinny")
 INDEX = "https://pypi.org/simple"
@@ -244,10 +249,13 @@ def newer(version, found):
     return [str(each) for each in sorted(map(Version, found), reverse=True) if each > Version(version)]
 
 
-def violations(version, auth="none"):
+def violations(version, auth="none", path_prefix=""):
     """Why a version cannot be what an instance runs, as sentences; none for ``latest``.
 
-    ``auth`` is mlflow_server_auth.
+    Args:
+        version: mlflow_version.
+        auth: mlflow_server_auth.
+        path_prefix: mlflow_server_path_prefix.
     """
     if version == LATEST:
         return
@@ -260,6 +268,11 @@ def violations(version, auth="none"):
         yield (
             f"mlflow_server_auth is {auth} while mlflow_version is {version}, which then answers 500 to all requests "
             f"for traces, jobs and the gateway; choose {NEEDS[auth]} or newer."
+        )
+    elif path_prefix and Version(version) < Version(PATH_PREFIX):
+        yield (
+            f"mlflow_server_path_prefix is {path_prefix} while mlflow_version is {version}, which does not check "
+            f"origins below a path; choose {PATH_PREFIX} or newer."
         )
 
 

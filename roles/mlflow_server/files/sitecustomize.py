@@ -29,6 +29,8 @@ SERVER = "_MLOPS_MLFLOW_SERVER"
 NOT_RUN = "the hook for it has not run: MLflow never loaded the module that it changes"
 OLDEST_WITH_LOGINS = (3, 10)
 """Before, MLflow's FastAPI routes (traces, jobs, the assistant) answered without a login although logins were on."""
+OLDEST_BELOW_A_PATH = (3, 16)
+"""Before, MLflow's check of origins did not know --static-prefix."""
 PROXY_LOGIN_NEEDS = {
     "__init__.py": (
         "store",
@@ -157,6 +159,12 @@ def check():
                 "newer"
             )
         report(hosts="")
+    below_a_path = os.environ.get(PREFIX) or any(argument.startswith("--static-prefix") for argument in sys.argv)
+    if below_a_path and release() < OLDEST_BELOW_A_PATH:
+        refuse(
+            f"MLflow {version()} does not check the origin of requests below a path (--static-prefix), so that pages "
+            "of other sites could write; choose 3.16.0 or newer"
+        )
     if os.environ.get("MLFLOW_AUTH_CONFIG_PATH"):
         if release() < OLDEST_WITH_LOGINS:
             refuse(

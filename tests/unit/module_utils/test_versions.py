@@ -245,10 +245,15 @@ def test_versions_that_are_not(version, auth):
     assert bool(versions.untested(version)) == (version == "3.99.0")
 
 
+def test_a_path_needs_a_version_that_checks_origins_there():
+    assert "choose 3.16.0 or newer" in " ".join(versions.violations("3.15.2", "none", "/team"))
+    assert not list(versions.violations("3.16.0", "none", "/team"))
+
+
 def test_the_supported_range_is_what_is_tested_and_documented():
     root = pathlib.Path(__file__).parents[3]
     locks = sorted((root / "tests/versions/locks").glob("*.txt"), key=lambda path: versions.Version(path.stem))
     assert (locks[0].stem, locks[-1].stem) == versions.SUPPORTED and len(locks) > 2
     text = (root / "docs/versions.md").read_text()
-    for version in (*versions.SUPPORTED, *versions.NEEDS.values()):
+    for version in (*versions.SUPPORTED, *versions.NEEDS.values(), versions.PATH_PREFIX):
         assert version in text
