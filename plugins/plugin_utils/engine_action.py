@@ -44,12 +44,8 @@ class ModelAction(ActionBase):
 
     def resolve(self, task_vars: dict) -> model.Model:
         """The model of the host's variables; wrong ones fail the task with one sentence for each."""
-        names = task_vars
-        if self._task._role:
-            # A role may be in a play with roles of other collections and their variables.
-            names = set(task_vars) - variables.COMMON_NAMES
         try:
-            return resolve(self._templar, task_vars, task_vars["inventory_hostname"], self.latest, names)
+            return resolve(self._templar, task_vars, task_vars["inventory_hostname"], self.latest)
         except variables.VariableError as error:
             raise templating.Failure(str(error)) from None
 
