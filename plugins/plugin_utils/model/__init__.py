@@ -4,8 +4,8 @@
 
 """The model of an MLflow instance: its variables, typed and checked, and all that follows from them.
 
-``resolve`` is the one way from inventory variables to what components render, what engines are asked for, and what probes
-measure. Nothing here imports Ansible's engine, so unit tests call it with plain dictionaries.
+``resolve`` is the one way from inventory variables to what components render, what engines are asked for, and what
+probes measure. Nothing here imports Ansible's engine, so unit tests call it with plain dictionaries.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def resolve(find: Callable[[str], Any], names: Iterable[str], host: str,
         find: gives the templated value of a variable that is set; it may raise VariableError.
         names: names of all variables that are set.
         host: the inventory host, after which the instance is called unless mlflow_instance says otherwise.
-        latest: resolves ``mlflow_version: latest`` for an instance; it may raise VariableError. None leaves it as it is.
+        latest: resolves ``mlflow_version: latest`` for an instance; it may raise VariableError. None leaves it as it
+            is.
 
     Raises:
         VariableError: with one sentence for each problem: variable, what is wrong, what would be right.

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 OBJECT_NAME = rf"{DNS_LABEL}(\.{DNS_LABEL})*"
-HOST_OR_ADDRESS = r"[A-Za-z0-9_]([-A-Za-z0-9_.]{0,251}[A-Za-z0-9])?|[0-9a-fA-F:]*:[0-9a-fA-F:.]+:[0-9a-fA-F:.]*|\[[0-9a-fA-F:.]+\]"
+HOST_OR_ADDRESS = (r"[A-Za-z0-9_]([-A-Za-z0-9_.]{0,251}[A-Za-z0-9])?|"
+                   r"[0-9a-fA-F:]*:[0-9a-fA-F:.]+:[0-9a-fA-F:.]*|\[[0-9a-fA-F:.]+\]")
 PUBLISH = r"(localhost|[0-9]{1,3}(?:\.[0-9]{1,3}){3}):([0-9]{1,5})"
 LABEL_VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
 LABEL_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
@@ -26,7 +27,8 @@ SECRET_KEY = r"[-._A-Za-z0-9]{1,253}"
 SPAN = r"(?=.)([0-9]+(\.[0-9]+)?d)?([0-9]+(\.[0-9]+)?h)?([0-9]+(\.[0-9]+)?m)?([0-9]+(\.[0-9]+)?s)?"
 """A span of time as `mlflow gc --older-than` takes it: days, hours, minutes, seconds, in this order."""
 GO_DURATION = r"([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+"
-IMAGE = (r"([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})?/)?[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*(/[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*)*"
+IMAGE = (r"([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})?/)?"
+         r"[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*(/[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*)*"
          r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?")
 """Source: https://github.com/distribution/reference/blob/main/regexp.go"""
 PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\r?\n.+?\r?\n-----END \1-----", re.DOTALL)
@@ -38,7 +40,7 @@ def matches(pattern: str, text: str) -> re.Match | None:
 
 
 def label_key(text: str) -> bool:
-    """Whether a text is the key of a label, an annotation or a taint: a name, after a domain and '/' if there is one."""
+    """Whether a text is the key of a label, an annotation or a taint: a name, after a domain and '/' if any."""
     domain, slash, name = text.rpartition("/")
     return bool(matches(LABEL_NAME, name)) and (not slash or len(domain) <= 253 and bool(matches(OBJECT_NAME, domain)))
 
@@ -118,27 +120,32 @@ def external_secret(variable: str, keys: Mapping, needed: set[str], v: Variables
     if not (store.get("name") or store.get("provider")):
         yield f"{variable} is set while mlflow_secret_store is empty; name there the store that holds the values."
     elif store.get("provider") and (store.get("name") or store.get("kind") == "ClusterSecretStore"):
-        yield ("mlflow_secret_store has a provider, of which a SecretStore is made, and the name or kind of one that exists; keep one of "
+        yield ("mlflow_secret_store has a provider, of which a SecretStore is made, and the name or kind of one that "
+               "exists; keep one of "
                "them.")
     if needed - set(keys):
-        yield f"{variable} has no {' and no '.join(sorted(needed - set(keys)))}; give the place of each value, by key and property."
+        yield (f"{variable} has no {' and no '.join(sorted(needed - set(keys)))}; give the place of each value, by "
+               "key and property.")
     for key, remote in keys.items():
         if not isinstance(remote, dict) or not isinstance(remote.get("key"), str) or not remote["key"]:
-            yield f"{variable}.{key} has no key; it must be an ExternalSecret's remoteRef, such as {{key: mlops/mlflow, property: {key}}}."
+            yield (f"{variable}.{key} has no key; it must be an ExternalSecret's remoteRef, such as "
+                   f"{{key: mlops/mlflow, property: {key}}}.")
         elif not matches(SECRET_KEY, key):
             yield f"{variable} has the key {key!r}; a Secret's key has letters, digits, '-', '_' and '.'."
         else:
             yield from _remote(f"{variable}.{key}", remote)
 
 
-REMOTE_FIELDS = ("key", "property", "version", "conversionStrategy", "decodingStrategy", "metadataPolicy", "nullBytePolicy")
+REMOTE_FIELDS = ("key", "property", "version", "conversionStrategy", "decodingStrategy", "metadataPolicy",
+                 "nullBytePolicy")
 """Source: https://external-secrets.io/latest/api/spec/#external-secrets.io/v1.ExternalSecretDataRemoteRef"""
 
 
 def _remote(where: str, remote: Mapping) -> Iterator[str]:
     unknown = sorted(str(field) for field in remote if field not in REMOTE_FIELDS)
     if unknown:
-        yield f"{where} has the field {unknown[0]}, which a remoteRef does not have; it may have {', '.join(REMOTE_FIELDS)}."
+        yield (f"{where} has the field {unknown[0]}, which a remoteRef does not have; it may have "
+               f"{', '.join(REMOTE_FIELDS)}.")
         return
     for field, value in remote.items():
         if not isinstance(value, str):
@@ -167,11 +174,14 @@ CRON_FIELDS = ((0, 59, ()), (0, 23, ()), (1, 31, ()), (1, 12, MONTHS), (0, 6, DA
 
 
 def cron(text: str) -> bool:
-    """Whether a text is a schedule that Kubernetes' parser takes: five fields of lists, ranges, steps and names, or @daily and its like.
+    """Whether a text is a schedule that Kubernetes' parser takes.
+
+    That is five fields of lists, ranges, steps and names, or @daily and its like, or @every with a duration.
 
     Source: https://pkg.go.dev/github.com/robfig/cron/v3 (Sunday is 0 there, never 7)
     """
-    if text in ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly") or matches(rf"@every {GO_DURATION}", text):
+    if text in ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight",
+                "@hourly") or matches(rf"@every {GO_DURATION}", text):
         return True
     parts = text.split()
     return len(parts) == 5 and all(_cron_field(part, *limits) for part, limits in zip(parts, CRON_FIELDS))

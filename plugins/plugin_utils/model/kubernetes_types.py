@@ -2,10 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the API server would refuse of the parts of Kubernetes objects that variables hold: containers, volumes, tolerations and so on.
+"""What the API server would refuse of the parts of its objects that variables hold, such as containers and volumes.
 
-Fields and types are Kubernetes' own (kubernetes_types.json, written by tools/kubernetes-types); the rules below are those of its
-validation that a person is likely to break. Messages never show the value of an environment variable or a Secret.
+Fields and types are Kubernetes' own (kubernetes_types.json, written by tests/manifests/write_kubernetes_types.py); the
+rules below are those of its validation that a person is likely to break. Messages never show the value of
+an environment variable or a Secret.
 
 Source: https://github.com/kubernetes/kubernetes/blob/master/pkg/apis/core/validation/validation.go
 """
@@ -29,17 +30,20 @@ CHOICES = {
     ("v1.Toleration", "operator"): ("Equal", "Exists", "Lt", "Gt"),
     ("v1.Toleration", "effect"): ("", "NoSchedule", "PreferNoSchedule", "NoExecute"),
     ("v1.Container", "imagePullPolicy"): ("Always", "IfNotPresent", "Never"),
-    ("v1.ContainerPort", "protocol"): PROTOCOLS, ("v1.NetworkPolicyPort", "protocol"): PROTOCOLS, ("v1.ServicePort", "protocol"): PROTOCOLS,
+    ("v1.ContainerPort", "protocol"): PROTOCOLS, ("v1.NetworkPolicyPort", "protocol"): PROTOCOLS,
+    ("v1.ServicePort", "protocol"): PROTOCOLS,
     ("v1.HTTPGetAction", "scheme"): ("HTTP", "HTTPS"),
     ("v1.NodeSelectorRequirement", "operator"): ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"),
     ("v1.LabelSelectorRequirement", "operator"): ("In", "NotIn", "Exists", "DoesNotExist"),
-    ("v2.HPAScalingPolicy", "type"): ("Pods", "Percent"), ("v2.HPAScalingRules", "selectPolicy"): ("Max", "Min", "Disabled"),
+    ("v2.HPAScalingPolicy", "type"): ("Pods", "Percent"), ("v2.HPAScalingRules", "selectPolicy"): ("Max", "Min",
+        "Disabled"),
     ("v1.ServiceSpec", "type"): ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName"),
     ("v1.VolumeMount", "mountPropagation"): ("None", "HostToContainer", "Bidirectional"),
 }
 """Values that a text field may have."""
 LIMITS = {
-    ("v1.ContainerPort", "containerPort"): (1, 65535), ("v1.ContainerPort", "hostPort"): (0, 65535), ("v1.ServicePort", "port"): (1, 65535),
+    ("v1.ContainerPort", "containerPort"): (1, 65535), ("v1.ContainerPort", "hostPort"): (0, 65535),
+    ("v1.ServicePort", "port"): (1, 65535),
     ("v1.NetworkPolicyPort", "endPort"): (1, 65535), ("v1.PreferredSchedulingTerm", "weight"): (1, 100),
     ("v1.WeightedPodAffinityTerm", "weight"): (1, 100), ("v2.HPAScalingRules", "stabilizationWindowSeconds"): (0, 3600),
     ("v2.HPAScalingPolicy", "value"): (1, 2**31 - 1), ("v2.HPAScalingPolicy", "periodSeconds"): (1, 1800),
@@ -51,21 +55,25 @@ LIMITS = {
 FILLED = {
     "v1.NodeSelector": ("nodeSelectorTerms",), "v1.PolicyRule": ("verbs",), "v1.PodAffinityTerm": ("topologyKey",),
     "v1.ConfigMapEnvSource": ("name",), "v1.SecretEnvSource": ("name",), "v1.ConfigMapKeySelector": ("name", "key"),
-    "v1.SecretKeySelector": ("name", "key"), "v1.ConfigMapVolumeSource": ("name",), "v1.SecretVolumeSource": ("secretName",),
-    "v1.PersistentVolumeClaimVolumeSource": ("claimName",), "v1.HostPathVolumeSource": ("path",), "v1.Container": ("image",),
+    "v1.SecretKeySelector": ("name", "key"), "v1.ConfigMapVolumeSource": ("name",),
+    "v1.SecretVolumeSource": ("secretName",),
+    "v1.PersistentVolumeClaimVolumeSource": ("claimName",), "v1.HostPathVolumeSource": ("path",),
+    "v1.Container": ("image",),
     "v1.CSIVolumeSource": ("driver",), "v1.NFSVolumeSource": ("server", "path"),
 }
 """Fields that must not be empty, besides those that the schema requires."""
-ONE_OF = {"v1.EnvVarSource": "source", "v1.EnvFromSource": "source", "v1.Volume": "source", "v1.Probe": "handler", "v1.LifecycleHandler": "handler"}
+ONE_OF = {"v1.EnvVarSource": "source", "v1.EnvFromSource": "source", "v1.Volume": "source", "v1.Probe": "handler",
+          "v1.LifecycleHandler": "handler"}
 """Types of whose fields exactly one must be set, not counting those in BESIDES."""
 BESIDES = {"v1.EnvFromSource": ("prefix",), "v1.Volume": ("name",),
-           "v1.Probe": ("failureThreshold", "initialDelaySeconds", "periodSeconds", "successThreshold", "terminationGracePeriodSeconds",
+           "v1.Probe": ("failureThreshold", "initialDelaySeconds", "periodSeconds", "successThreshold",
+                        "terminationGracePeriodSeconds",
                         "timeoutSeconds")}
 
 
 @functools.cache
 def types() -> dict[str, dict[str, str]]:
-    """Fields by type; a field's type is text such as ``[v1.EnvVar]``, with ``!`` before it where the field is required."""
+    """Fields by type; a field's type is text such as ``[v1.EnvVar]``, after ``!`` where it is required."""
     return json.loads(PATH.read_text(encoding="utf-8"))
 
 
@@ -162,7 +170,8 @@ def _container(where: str, value: dict) -> Iterator[str]:
     if not common.matches(common.DNS_LABEL, value["name"]):
         yield f"{where}.name is {value['name']!r}; it must be a DNS label: lower-case letters, digits and '-'."
     if not common.image(value["image"]):
-        yield f"{where}.image is {value['image']!r}; it must be an image's name, such as docker.io/library/busybox:1.37."
+        yield (f"{where}.image is {value['image']!r}; it must be an image's name, such as "
+               "docker.io/library/busybox:1.37.")
     yield from _twice(f"{where}.env", value.get("env"), "name")
     yield from _twice(f"{where}.volumeMounts", value.get("volumeMounts"), "mountPath")
     yield from _resources(f"{where}.resources", value.get("resources") or {})
@@ -177,7 +186,8 @@ def _resources(where: str, value: dict) -> Iterator[str]:
 
 def _env(where: str, value: dict) -> Iterator[str]:
     if not common.matches(r"[!-<>-~]+", value["name"]):
-        yield f"{where}.name is {value['name']!r}; it must be the name of an environment variable, such as MLFLOW_TRACKING_TOKEN."
+        yield (f"{where}.name is {value['name']!r}; it must be the name of an environment variable, such as "
+               "MLFLOW_TRACKING_TOKEN.")
     if value.get("value") and value.get("valueFrom") is not None:
         yield f"{where} has both value and valueFrom; it must have one of them."
 
@@ -189,7 +199,8 @@ def _volume(where: str, value: dict) -> Iterator[str]:
 
 def _volume_mount(where: str, value: dict) -> Iterator[str]:
     if not common.matches(r"/[^:\x00]*", value["mountPath"]):
-        yield f"{where}.mountPath is {value['mountPath']!r}; it must be an absolute path without a colon, such as /data."
+        yield (f"{where}.mountPath is {value['mountPath']!r}; it must be an absolute path without a colon, such as "
+               "/data.")
     path = value.get("subPath") or ""
     if path.startswith("/") or ".." in path.split("/"):
         yield f"{where}.subPath is {path!r}; it must be a path inside the volume, without '..'."
@@ -208,7 +219,8 @@ def _toleration(where: str, value: dict) -> Iterator[str]:
     elif not common.matches(common.LABEL_VALUE, value.get("value") or ""):
         yield f"{where}.value is {value['value']!r}; it must have at most 63 letters, digits, '-', '_' and '.'."
     elif value.get("tolerationSeconds") is not None and value.get("effect") != "NoExecute":
-        yield f"{where}.tolerationSeconds is set while its effect is not NoExecute; leave it out, or set effect to NoExecute."
+        yield (f"{where}.tolerationSeconds is set while its effect is not NoExecute; leave it out, or set effect to "
+               "NoExecute.")
 
 
 def _requirement(where: str, value: dict) -> Iterator[str]:
@@ -266,8 +278,10 @@ def _twice(where: str, entries: list | None, field: str) -> Iterator[str]:
 
 
 RULES: dict[str, Callable[[str, dict], Iterator[str]]] = {
-    "v1.Container": _container, "v1.EnvVar": _env, "v1.Volume": _volume, "v1.VolumeMount": _volume_mount, "v1.Toleration": _toleration,
-    "v1.NodeSelectorRequirement": _requirement, "v1.LabelSelectorRequirement": _requirement, "v1.PolicyRule": _policy_rule,
+    "v1.Container": _container, "v1.EnvVar": _env, "v1.Volume": _volume, "v1.VolumeMount": _volume_mount,
+    "v1.Toleration": _toleration,
+    "v1.NodeSelectorRequirement": _requirement, "v1.LabelSelectorRequirement": _requirement,
+    "v1.PolicyRule": _policy_rule,
     "v1.NetworkPolicyPort": _policy_port, "v1.NetworkPolicyPeer": _peer, "v1.IPBlock": _ip_block,
 }
 
@@ -279,10 +293,12 @@ def _is_integer(value: Any) -> bool:
 SCALARS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "string": (lambda value: isinstance(value, str), "Kubernetes takes text there, so put it in quotes"),
     "integer": (_is_integer, "it must be a whole number, without quotes"),
-    "number": (lambda value: isinstance(value, (int, float)) and not isinstance(value, bool), "it must be a number, without quotes"),
+    "number": (lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+               "it must be a number, without quotes"),
     "boolean": (lambda value: isinstance(value, bool), "it must be true or false, without quotes"),
     "object": (lambda value: isinstance(value, dict), "it must be a mapping"),
-    "quantity": (lambda value: not isinstance(value, bool) and quantity(value) is not None, "it must be a quantity such as 500m or 2Gi"),
+    "quantity": (lambda value: not isinstance(value, bool) and quantity(value) is not None,
+                 "it must be a quantity such as 500m or 2Gi"),
     "integer or string": (lambda value: isinstance(value, str) or _is_integer(value), "it must be a number or a name"),
     "anything": (lambda value: True, ""),
 }

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Inventory variables as the argument specs of the roles declare them: found, converted to their types, and named when wrong.
+"""Inventory variables as the argument specs of the roles declare them: found, converted to their types, checked.
 
-The specs in roles/*/meta/argument_specs.yml are the one place that says which variables there are, of which type and with
-which default. Checks and templates read the converted values, never the raw ones.
+The specs in roles/*/meta/argument_specs.yml are the one place that says which variables there are, of which type and
+with which default. Checks and templates read the converted values, never the raw ones.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from ansible.module_utils.parsing.convert_bool import BOOLEANS_FALSE, BOOLEANS_T
 ROLES = pathlib.Path(__file__).parents[3] / "roles"
 OWN_PREFIXES = ("mlflow_server_", "object_storage_")
 """Prefixes that no other software's variables carry; with the others only a near miss counts as a misspelling."""
-PLAYBOOK_VARIABLES = frozenset(("mlflow_hosts", "mlflow_open_port", "mlflow_open_seconds", "mlflow_model", "mlflow_status",
+PLAYBOOK_VARIABLES = frozenset(("mlflow_hosts", "mlflow_open_port", "mlflow_open_seconds", "mlflow_model",
+                                "mlflow_status",
                                 "mlflow_results", "mlflow_failure"))
 """Variables of playbooks and facts that they set, which no role declares."""
 INTERNAL = ("_database_login",)
 """Facts by which a role passes a value to its own templates."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029]")
 INVISIBLE = re.compile(r"[\u00a0\u00ad\u200b-\u200f\u202a-\u202e\u2060\u3000\ufeff]")
-"""Blanks that do not look it, and characters that are not seen at all; they come along when text is copied from a page."""
+"""Blanks other than the usual one, and characters that are not seen, which text copied from a page may have."""
 INT32 = 2**31 - 1
 
 
@@ -74,7 +75,8 @@ def load_specs(roles: pathlib.Path = ROLES) -> dict[str, dict]:
     options: dict[str, dict] = {}
     for path in sorted(roles.glob("*/meta/argument_specs.yml")):
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        options.update(yaml.load(path.read_text(encoding="utf-8"), Loader=loader)["argument_specs"]["main"].get("options") or {})
+        options.update(yaml.load(path.read_text(encoding="utf-8"),
+                                 Loader=loader)["argument_specs"]["main"].get("options") or {})
     return options
 
 
@@ -143,7 +145,8 @@ def misspelt(names: Iterable[str], specs: Mapping[str, dict] = SPECS) -> Iterato
         if near in specs:
             yield f"{name} is not a variable of this collection; use {near}."
         elif name.startswith(OWN_PREFIXES):
-            yield f"{name} is not a variable of this collection; remove it, or see docs/variables.md for those that exist."
+            yield (f"{name} is not a variable of this collection; remove it, or see docs/variables.md for those that "
+                   "exist.")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -181,7 +184,8 @@ def nested(find: Callable[[str], Any], names: frozenset[str], specs: Mapping[str
                 break
         else:
             if name.startswith(("mlflow_", "object_storage")):
-                yield f"{name} is not a variable of this collection; remove it, or see docs/variables.md for those that exist."
+                yield (f"{name} is not a variable of this collection; remove it, or see docs/variables.md for those "
+                       "that exist.")
 
 
 def _leaves(prefix: str, value: dict) -> Iterator[str]:
@@ -226,18 +230,21 @@ def convert(name: str, value: Any, spec: Mapping, form: Form = Form()) -> Any:
     """
     if value is None:
         if spec.get("default") is not None:
-            raise VariableError(f"{name} is null; leave it out to have its default ({_shown(spec['default'])}), or give {_wanted(spec)}.")
+            raise VariableError(f"{name} is null; leave it out to have its default ({_shown(spec['default'])}), or "
+                                f"give {_wanted(spec)}.")
         return None
     converted = CONVERTERS[spec.get("type", "str")](name, value, spec, form)
     for entry in converted if isinstance(converted, list) else [converted]:
         if spec.get("choices") and entry not in spec["choices"]:
-            raise VariableError(f"{name} is {_shown(value)}; {name} must be one of {', '.join(map(_choice, spec['choices']))}.")
+            raise VariableError(f"{name} is {_shown(value)}; {name} must be one of "
+                                f"{', '.join(map(_choice, spec['choices']))}.")
     return converted
 
 
 def _text(name: str, value: Any, spec: Mapping, form: Form) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise VariableError(f"{name} is {form.shown(value)}; it must be text{', in quotes' if isinstance(value, bool) else ''}.")
+        raise VariableError(f"{name} is {form.shown(value)}; it must be "
+                            f"text{', in quotes' if isinstance(value, bool) else ''}.")
     text = str(value)
     control = None if form.multiline else CONTROL.search(text)
     if control:
@@ -313,7 +320,8 @@ def _dict(name: str, value: Any, spec: Mapping, form: Form) -> dict:
 
 
 CONVERTERS = {"str": _text, "path": _text, "int": _int, "bool": _bool, "list": _list, "dict": _dict}
-WANTED = {"str": "text", "path": "a path", "int": "a whole number", "bool": "true or false", "list": "a list", "dict": "a mapping"}
+WANTED = {"str": "text", "path": "a path", "int": "a whole number", "bool": "true or false", "list": "a list",
+          "dict": "a mapping"}
 
 
 def _wanted(spec: Mapping) -> str:

@@ -24,7 +24,8 @@ CASES = {
     "of-a-template": ({"wanted": "ten", "database_size": "{{ wanted }}"}, "database_size is 'ten'"),
     "secret": ({"database_password": "secret-word\n"}, "database_password holds a line break"),
     "toleration": ({"mlflow_tolerations": [{"operator": "Is"}]}, "mlflow_tolerations[0].operator is 'Is'"),
-    "patch": ({"mlflow_server_patches": [{"target": {"kind": "Nothing"}, "patch": {}}]}, "mlflow_server_patches[0] reaches no object"),
+    "patch": ({"mlflow_server_patches": [{"target": {"kind": "Nothing"}, "patch": {}}]},
+              "mlflow_server_patches[0] reaches no object"),
     "engine": ({"mlflow_server_kaiwo": True}, "mlflow_server_kaiwo is true while mlflow_engine is podman"),
     "version": ({"mlflow_version": "2.22.0"}, "mlflow_version is 2.22.0, which this collection does not support"),
 }
@@ -33,9 +34,11 @@ CASES = {
 def play(folder: pathlib.Path, hosts: dict, *arguments: str) -> subprocess.CompletedProcess:
     """A run of site.yml over hosts, whose objects would be written to the folder rendered."""
     common = {"ansible_connection": "local", "mlflow_render_dir": str(folder / "rendered")}
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": common}} if hosts else {"all": {}}))
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts,
+                                                              "vars": common}} if hosts else {"all": {}}))
     return subprocess.run(
-        ["ansible-playbook", "-i", folder / "hosts.yml", "playbooks/site.yml", *arguments], cwd=ROOT, capture_output=True, text=True,
+        ["ansible-playbook", "-i", folder / "hosts.yml", "playbooks/site.yml", *arguments], cwd=ROOT,
+        capture_output=True, text=True,
         check=False, env={**os.environ, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_FORKS": "4"})
 
 
@@ -53,14 +56,16 @@ def results(done: subprocess.CompletedProcess) -> dict[str, list[dict]]:
 def checked(tmp_path_factory):
     """A run over all cases and a host with nothing wrong."""
     folder = tmp_path_factory.mktemp("inventory")
-    done = play(folder, {**{name: variables for name, (variables, _sentence) in CASES.items()}, "sound": {}}, "--tags", "nothing-but-the-check")
+    done = play(folder, {**{name: variables for name, (variables, _sentence) in CASES.items()}, "sound": {}}, "--tags",
+                "nothing-but-the-check")
     return folder, done, results(done)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_host_fails_with_one_sentence(checked, case):
     _folder, _done, found = checked
-    failures = [result for result in found[case] if result.get("failed") and result["action"] == "mlops.mlflow.validate"]
+    failed = [result for result in found[case] if result.get("failed")]
+    failures = [result for result in failed if result["action"] == "mlops.mlflow.validate"]
     assert len(failures) == 1
     assert found[case][-1].get("failed"), "the host fails at the end of the run, too"
     assert CASES[case][1] in failures[0]["msg"] and len(failures[0]["msg"].splitlines()) == 1
@@ -78,8 +83,10 @@ def test_the_others_go_on_and_the_run_fails(checked):
 @pytest.mark.parametrize("hosts, arguments, sentence", [
     ({}, (), "The inventory has no host"),
     ({"a": {}}, ("-e", "mlflow_hosts=nowhere"), "matches mlflow_hosts (nowhere)"),
-    ({"a": {"mlflow_instance": "same"}, "b": {"mlflow_instance": "same"}}, (), "mlflow_instance is 'same' in namespace 'same' for both a and b"),
-    ({"a": {"mlflow_server_publish": "0.0.0.0:5000"}, "b": {"mlflow_server_publish": "127.0.0.1:5000"}}, (), "mlflow_server_publish of b"),
+    ({"a": {"mlflow_instance": "same"}, "b": {"mlflow_instance": "same"}}, (),
+     "mlflow_instance is 'same' in namespace 'same' for both a and b"),
+    ({"a": {"mlflow_server_publish": "0.0.0.0:5000"}, "b": {"mlflow_server_publish": "127.0.0.1:5000"}}, (),
+     "mlflow_server_publish of b"),
 ])
 def test_an_inventory_is_refused_as_a_whole(tmp_path, hosts, arguments, sentence):
     done = play(tmp_path, hosts, *arguments)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whatever a template prints into YAML is JSON, so that no value is read as anything but itself: no comment, no key, no number."""
+"""Whatever a template prints into YAML is JSON, so that no value is read as a comment, a key, a number."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ ROOT = pathlib.Path(__file__).parents[3]
 TEMPLATES = sorted(ROOT.glob("roles/*/templates/*.yaml.j2"))
 TEXTS = {"auth_ini"}
 """Macros that give text of another language, which is printed as JSON where they are called."""
-ODD = ["a # b", "a: b", "- a", "'", '"', "\\", "{a}", "[a]", "&a", "*a", "!a", "%a", "@a", "`a`", "null", "true", "1e3", "0x1F", "~", "?", "|", ">"]
+ODD = ["a # b", "a: b", "- a", "'", '"', "\\", "{a}", "[a]", "&a", "*a", "!a", "%a", "@a", "`a`", "null", "true", "1e3",
+       "0x1F", "~", "?", "|", ">"]
 
 
 def unquoted(template: nodes.Template) -> list[int]:
     """Lines of expressions that are neither JSON nor the output of a macro."""
-    inside = {id(node) for macro in template.find_all(nodes.Macro) if macro.name in TEXTS for node in macro.find_all(nodes.Output)}
+    inside = set()
+    for macro in template.find_all(nodes.Macro):
+        if macro.name in TEXTS:
+            inside |= {id(node) for node in macro.find_all(nodes.Output)}
     lines = []
     for output in template.find_all(nodes.Output):
         for node in output.nodes if id(output) not in inside else ():
@@ -48,10 +52,13 @@ def test_finds_what_is_not_quoted():
 @pytest.mark.parametrize("odd", ODD)
 def test_a_value_stays_itself(odd):
     """Through templates to the manifest, in text of every kind."""
-    model = resolved({"mlflow_engine": "kubernetes", "mlflow_annotations": {"example.com/a": odd}, "database_host": "db", "database_password": odd,
-                      "database_user": odd, "mlflow_server_extra_env": [{"name": "A", "value": odd}], "mlflow_server_auth": "oidc",
+    model = resolved({"mlflow_engine": "kubernetes", "mlflow_annotations": {"example.com/a": odd},
+                      "database_host": "db", "database_password": odd,
+                      "database_user": odd, "mlflow_server_extra_env": [{"name": "A", "value": odd}],
+                      "mlflow_server_auth": "oidc",
                       "mlflow_server_oidc_issuer": "https://id.example.com", "mlflow_server_oidc_client_id": odd,
-                      "mlflow_server_oidc_client_secret": odd, "mlflow_server_oidc_redirect_url": "https://mlflow.example.com/oauth2/callback",
+                      "mlflow_server_oidc_client_secret": odd,
+                      "mlflow_server_oidc_redirect_url": "https://mlflow.example.com/oauth2/callback",
                       "mlflow_server_oidc_groups": [odd]})
     objects = {(obj["kind"], obj["metadata"]["name"]): obj
                for component in components.COMPONENTS for obj in render.render(component, model, {})}

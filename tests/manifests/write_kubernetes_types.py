@@ -1,12 +1,11 @@
-#!/usr/bin/env python3
 # Copyright: mlops.mlflow contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Writes plugins/plugin_utils/model/kubernetes_types.json: fields and types of the Kubernetes objects that variables hold.
+"""Writes plugins/plugin_utils/model/kubernetes_types.json: fields and types of the objects that variables hold.
 
 The source is Kubernetes' OpenAPI document of the newest supported version, which kubernetes-validate carries:
-    .venv/bin/python tools/kubernetes-types
+    .venv/bin/python tests/manifests/write_kubernetes_types.py
 """
 
 from __future__ import annotations
@@ -17,12 +16,14 @@ import pathlib
 import kubernetes_validate
 
 VERSION = "1.37.0"
-TARGET = pathlib.Path(__file__).parents[1] / "plugins" / "plugin_utils" / "model" / "kubernetes_types.json"
+TARGET = pathlib.Path(__file__).parents[2] / "plugins" / "plugin_utils" / "model" / "kubernetes_types.json"
 ROOTS = (
-    "core.v1.Container", "core.v1.Volume", "core.v1.Affinity", "core.v1.Toleration", "networking.v1.NetworkPolicyEgressRule",
+    "core.v1.Container", "core.v1.Volume", "core.v1.Affinity", "core.v1.Toleration",
+    "networking.v1.NetworkPolicyEgressRule",
     "rbac.v1.PolicyRule", "autoscaling.v2.HorizontalPodAutoscalerBehavior", "apps.v1.Deployment", "apps.v1.StatefulSet",
     "apps.v1.DaemonSet", "batch.v1.Job", "batch.v1.CronJob", "core.v1.Service", "core.v1.ConfigMap", "core.v1.Secret",
-    "core.v1.PersistentVolumeClaim", "networking.v1.Ingress", "networking.v1.NetworkPolicy", "autoscaling.v2.HorizontalPodAutoscaler",
+    "core.v1.PersistentVolumeClaim", "networking.v1.Ingress", "networking.v1.NetworkPolicy",
+    "autoscaling.v2.HorizontalPodAutoscaler",
     "policy.v1.PodDisruptionBudget", "core.v1.ServiceAccount", "rbac.v1.Role", "rbac.v1.RoleBinding",
 )
 QUANTITY = "io.k8s.apimachinery.pkg.api.resource.Quantity"
@@ -30,6 +31,11 @@ INT_OR_STRING = "io.k8s.apimachinery.pkg.util.intstr.IntOrString"
 
 
 def main() -> None:
+    TARGET.write_text(text(), encoding="utf-8")
+
+
+def text() -> str:
+    """What the file is to hold."""
     folder = pathlib.Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema" / f"v{VERSION}-local"
     definitions = json.loads((folder / "_definitions.json").read_text(encoding="utf-8"))["$defs"]
     types: dict[str, dict[str, str]] = {}
@@ -47,7 +53,7 @@ def main() -> None:
             fields[field] = mark + written(schema, waiting, definitions)
         types[short(name)] = fields
     lines = [f"{json.dumps(name)}: {json.dumps(fields)}" for name, fields in sorted(types.items())]
-    TARGET.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def short(name: str) -> str:
