@@ -335,10 +335,11 @@ class MlflowServer(Component):
     def _check_no_auth(self, v: Variables, model: Model) -> Iterator[str]:
         if v.mlflow_server_auth != "none":
             return
-        for variable in (*AUTH_LOGINS, "mlflow_server_oidc_issuer", "mlflow_server_auth_admins"):
-            if v[variable]:
-                yield (f"{variable} is set while mlflow_server_auth is none; set mlflow_server_auth to basic, proxy or oidc, or leave "
-                       f"{variable} empty.")
+        oidc = ("mlflow_server_oidc_issuer", "mlflow_server_oidc_client_id", "mlflow_server_oidc_client_secret")
+        set_here = [name for name in (*AUTH_LOGINS, "mlflow_server_auth_admins") if v[name]]
+        for variable in (*set_here, *[name for name in oidc if v[name]][:1]):
+            yield (f"{variable} is set while mlflow_server_auth is none; set mlflow_server_auth to basic, proxy or oidc, "
+                   f"or leave {variable} empty.")
 
     def _check_auth(self, v: Variables, model: Model) -> Iterator[str]:
         if v.mlflow_server_auth == "none":

@@ -285,8 +285,9 @@ def _quantities(variable: str, value: dict) -> Iterator[str]:
     if unknown:
         yield f"{variable} holds {unknown[0]!r}; it may hold requests and limits."
         return
+    yield from kubernetes_types.problems(f"{variable}.claims", value.get("claims") or [], "[v1.ResourceClaim]")
     for part in ("requests", "limits"):
-        figures = value.get(part) or {}
+        figures = {} if value.get(part) is None else value[part]
         if not isinstance(figures, dict):
             yield f"{variable}.{part} is {figures!r}; it must be a mapping, such as {{cpu: 500m, memory: 2Gi}}."
             continue

@@ -286,7 +286,9 @@ def _bool(name: str, value: Any, spec: Mapping, form: Form) -> bool:
 
 def _list(name: str, value: Any, spec: Mapping, form: Form) -> list:
     if not isinstance(value, list):
-        raise VariableError(f"{name} is {_shown(value)}; it must be a list.")
+        # A list of mappings may be given as text with secrets in it, such as NAME=value.
+        shown = "text" if isinstance(value, str) and spec.get("elements") == "dict" else form.shown(value)
+        raise VariableError(f"{name} is {shown}; it must be a list.")
     element = {"type": spec.get("elements", "str"), "options": spec.get("options")}
     result = []
     for number, entry in enumerate(value):
@@ -300,7 +302,8 @@ def _list(name: str, value: Any, spec: Mapping, form: Form) -> list:
 
 def _dict(name: str, value: Any, spec: Mapping, form: Form) -> dict:
     if not isinstance(value, dict):
-        raise VariableError(f"{name} is {_shown(value)}; it must be a mapping.")
+        shown = "text" if isinstance(value, str) and name.endswith("]") else form.shown(value)
+        raise VariableError(f"{name} is {shown}; it must be a mapping.")
     for key in value:
         if not isinstance(key, str):
             raise VariableError(f"{name} has the key {_shown(key)}; keys must be text, in quotes.")
@@ -312,7 +315,11 @@ def _dict(name: str, value: Any, spec: Mapping, form: Form) -> dict:
             near = difflib.get_close_matches(key, options, n=1)
             raise VariableError(f"{name} has the key {key}, which does not exist; "
                                 f"{f'use {near[0]}' if near else 'it may have ' + ', '.join(options)}.")
-    result = {key: convert(f"{name}.{key}", value[key], option) for key, option in options.items() if key in value}
+    result = {}
+    for key, option in options.items():
+        entry = convert(f"{name}.{key}", value[key], option) if key in value else None
+        if entry is not None:
+            result[key] = entry
     for key, option in options.items():
         if key not in result and option.get("default") is not None:
             result[key] = option["default"]
