@@ -40,6 +40,10 @@ NO_COUNTERPART = {
     "HorizontalPodAutoscaler": "one machine runs a fixed number of pods",
     "PodDisruptionBudget": "one machine has no nodes to drain",
 }
+START_ATTEMPTS = 5
+NOT_RELEASED = ("already allocated", "already in use", "container state improper")
+"""What podman answers while the pod that had the address before is stopped, and podman has not cleaned up after it yet: it
+does so in a process of its own."""
 BEYOND_HELP = (LOST, "stopping", "removing", "unknown")
 """States of containers out of which podman finds no way but their removal."""
 CRASHES = 3
@@ -367,7 +371,11 @@ class PodmanEngine(Engine):
         self.machine.look_again()
 
     def _start(self, pod: Pod) -> None:
-        rc, out, err = self.machine.run(["podman", "pod", "start", pod.name])
+        for attempt in range(1, START_ATTEMPTS + 1):
+            rc, out, err = self.machine.run(["podman", "pod", "start", pod.name])
+            if not rc or attempt == START_ATTEMPTS or not any(words in err + out for words in NOT_RELEASED):
+                break
+            time.sleep(attempt)
         self.machine.look_again()
         if rc:
             logs = self._failed_logs(pod.workload)
