@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import uuid
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Iterator
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
@@ -42,12 +42,16 @@ class ModelAction(ActionBase):
     _supports_diff = True
     _requires_connection = False
 
+    _model: model.Model | None = None
+
     def resolve(self, task_vars: dict) -> model.Model:
-        """The model of the host's variables; wrong ones fail the task with one sentence for each."""
-        try:
-            return resolve(self._templar, task_vars, task_vars["inventory_hostname"], self.latest)
-        except variables.VariableError as error:
-            raise templating.Failure(str(error)) from None
+        """The model of the host's variables, worked out once for a task; wrong ones fail it with one sentence for each."""
+        if self._model is None:
+            try:
+                self._model = resolve(self._templar, task_vars, task_vars["inventory_hostname"], self.latest)
+            except variables.VariableError as error:
+                raise templating.Failure(str(error)) from None
+        return self._model
 
     def latest(self, instance: model.Instance, v: variables.Variables) -> str:
         """The version that ``mlflow_version: latest`` is for an instance: without an engine, what the instance cannot tell."""
@@ -155,8 +159,7 @@ def index_url(v: variables.Variables) -> str:
     return v.mlflow_index_url or os.environ.get("PIP_INDEX_URL") or versions.INDEX
 
 
-def resolve(templar: Any, host_vars: dict, host: str, latest: Callable | None = None,
-            names: Iterable[str] | None = None) -> model.Model:
+def resolve(templar: Any, host_vars: dict, host: str, latest: Callable | None = None) -> model.Model:
     """The model of a host's variables.
 
     Args:
@@ -164,7 +167,6 @@ def resolve(templar: Any, host_vars: dict, host: str, latest: Callable | None = 
         host_vars: the host's variables, with their templates.
         host: its name in the inventory.
         latest: resolves ``mlflow_version: latest``, see ``model.resolve``.
-        names: those of the variables that are looked at, all by default.
 
     Raises:
         VariableError: one sentence for each variable that is wrong.
@@ -179,7 +181,7 @@ def resolve(templar: Any, host_vars: dict, host: str, latest: Callable | None = 
     def find(variable: str) -> Any:
         return plain(value_of(variable, host_vars[variable], templar))
 
-    return model.resolve(find, host_vars if names is None else names, host, latest)
+    return model.resolve(find, host_vars, host, latest)
 
 
 def value_of(variable: str, value: Any, templar: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.mlops.mlflow.plugins.module_utils import versions
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, engines, program
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ def measure(engine: engines.Engine, model: Model, pods: list[dict], roundtrip: b
     reports = program.run(engine, model.mlflow_server.name, flat, timeout)
     failures = program.failures(flat, reports)
     failures += [f"Pod {pod['name']} is not ready: {pod['state']}." for pod in pods if not pod["ready"]]
-    messages = [text for report in reports.values() for text in report.get("missing") or []]
+    warning = versions.untested(model.instance.version)
+    messages = [warning] if warning else []
+    messages += [text for report in reports.values() for text in report.get("missing") or []]
     version = next((report["version"] for report in reports.values() if report.get("version")), None)
     return {"healthy": not failures, "version": version, "url": url(model), "failures": failures, "messages": messages,
             "components": {role: {probe.name: reports[probe.name] for probe in listed} for role, listed in probes.items() if listed},

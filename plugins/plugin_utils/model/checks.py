@@ -131,8 +131,6 @@ def _names(model: Model, v: Variables) -> Iterator[str]:
                f"letter or digit and ending with a letter or digit.")
     if not 1 <= v.mlflow_wait_timeout <= 86400:
         yield f"mlflow_wait_timeout is {v.mlflow_wait_timeout}; it must be at least 1 second, and at most 86400."
-    if not common.matches(r"[0-9]+\.[0-9]+\.[0-9]+(rc[0-9]+)?|latest", v.mlflow_version):
-        yield f"mlflow_version is {v.mlflow_version!r}; it must be a whole version such as 3.17.2, or latest."
     for variable in IMAGES:
         if v[variable] is not None and not common.image(v[variable]):
             yield (f"{variable} is {common.hidden(v[variable])}; it must be an image's name, such as "
@@ -156,19 +154,11 @@ def _names(model: Model, v: Variables) -> Iterator[str]:
 
 
 def _version(v: Variables) -> Iterator[str]:
-    version, oldest = v.mlflow_version, versions.SUPPORTED[0]
-    if not common.matches(r"[0-9]+\.[0-9]+\.[0-9]+(rc[0-9]+)?", version):
+    if not common.matches(r"[0-9]+\.[0-9]+\.[0-9]+(rc[0-9]+)?|latest", v.mlflow_version):
+        yield f"mlflow_version is {v.mlflow_version!r}; it must be a whole version such as 3.17.2, or latest."
         return
-    if _release(version) < _release(oldest):
-        yield f"mlflow_version is {version}, which this collection does not support; it must be {oldest} or newer."
-    elif _release(version) < _release(versions.NEEDS.get(v.mlflow_server_auth, oldest)):
-        yield (f"mlflow_server_auth is {v.mlflow_server_auth} while mlflow_version is {version}, which cannot do it "
-               "for all requests; set "
-               f"mlflow_version to {versions.NEEDS[v.mlflow_server_auth]} or newer.")
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.partition("rc")[0].split("."))
+    prefix = v.ingress_path if v.mlflow_server_path_prefix is None else v.mlflow_server_path_prefix
+    yield from versions.violations(v.mlflow_version, v.mlflow_server_auth, prefix)
 
 
 def _images(v: Variables) -> Iterator[str]:

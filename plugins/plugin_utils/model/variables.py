@@ -41,18 +41,14 @@ class VariableError(ValueError):
 
 
 class Variables(Mapping):
-    """The typed values of all variables, by name or as attributes.
+    """The typed values of all variables, by name or as attributes."""
 
-    Attributes:
-        given: names of the variables that the inventory sets.
-    """
-
-    def __init__(self, values: dict[str, Any], given: Iterable[str] = ()) -> None:
-        self._values, self.given = values, frozenset(given)
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
 
     def changed(self, **values: Any) -> Variables:
         """The same variables with other values."""
-        return Variables({**self._values, **values}, self.given)
+        return Variables({**self._values, **values})
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -112,7 +108,7 @@ def collect(find: Callable[[str], Any], names: Iterable[str], multiline: frozens
     if problems:
         raise VariableError("\n".join(problems))
     values.update({name: find(name) for name in INTERNAL if name in set_here})
-    return Variables(values, (name for name in specs if name in set_here and values[name] != default_of(specs[name])))
+    return Variables(values)
 
 
 def default_of(spec: dict) -> Any:

@@ -27,7 +27,7 @@ CASES = {
     "patch": ({"mlflow_server_patches": [{"target": {"kind": "Nothing"}, "patch": {}}]},
               "mlflow_server_patches[0] reaches no object"),
     "engine": ({"mlflow_server_kaiwo": True}, "mlflow_server_kaiwo is true while mlflow_engine is podman"),
-    "version": ({"mlflow_version": "2.22.0"}, "mlflow_version is 2.22.0, which this collection does not support"),
+    "version": ({"mlflow_version": "2.22.0"}, "mlflow_version is 2.22.0, which is older than the oldest supported"),
 }
 
 
