@@ -4,8 +4,9 @@
 
 """Requests through the ingress, by MLflow's client and by a browser: ingress.py URL ADDRESS CA_FILE SIZE|tag.
 
-The host of URL need not resolve; ADDRESS is where the ingress listens. CA_FILE has the CA certificate to trust. SIZE is that of
-the artifact, in MiB; `tag` only writes to the existing experiment. User and password are in MLflow's environment variables.
+The host of URL need not resolve; ADDRESS is where the ingress listens. CA_FILE has the CA certificate to trust. SIZE is
+that of the artifact, in MiB; `tag` only writes to the existing experiment. User and password are in MLflow's
+environment variables.
 """
 
 from __future__ import annotations

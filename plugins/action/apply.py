@@ -40,7 +40,8 @@ class ActionModule(EngineAction):
 
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
-        options = self.options(task_vars, mutually_exclusive=[("manifests", "template", "components"), ("component", "components")],
+        options = self.options(task_vars, mutually_exclusive=[("manifests", "template", "components"),
+                                                              ("component", "components")],
                                required_one_of=[("component", "components")])
         if options["components"] is not None:
             return self._instance(options, task_vars)
@@ -61,14 +62,16 @@ class ActionModule(EngineAction):
         instance = model.instance
         names = tuple(components.by_role(role).name for role in roles)
         # All of them at once means whatever an instance of the name has, components of older versions included.
-        scope = engines.Scope(instance.namespace, instance.name, () if len(names) == len(components.COMPONENTS) else names)
+        scope = engines.Scope(instance.namespace, instance.name,
+                              () if len(names) == len(components.COMPONENTS) else names)
         options = {**options, "engine": instance.engine, "kubeconfig": instance.kubeconfig, "context": instance.context,
                    "wait_timeout": instance.wait_timeout, "render_dir": instance.render_dir,
                    "purge": options["purge"] or model.variables.mlflow_purge_data}
         stages = []
         if options["state"] == "present":
             try:
-                stages = [[obj for component in stage for obj in render.render(component, model, scope.labels(component.name))]
+                stages = [[obj for component in stage for obj in render.render(component, model,
+                    scope.labels(component.name))]
                           for stage in components.stages(roles)]
             except manifests.ManifestError as error:
                 raise AnsibleActionFail(str(error)) from None
@@ -79,7 +82,8 @@ class ActionModule(EngineAction):
             return self._render(options["render_dir"], scope, stages)
         with self.engine(options, scope) as engine:
             if options["state"] == "present":
-                outcome = engines.converge(engine, stages, self._task.check_mode, options["wait"], options["wait_timeout"],
+                outcome = engines.converge(engine, stages, self._task.check_mode, options["wait"],
+                                           options["wait_timeout"],
                                            options["prune"])
             else:
                 outcome = engines.remove(engine, self._task.check_mode, options["purge"], options["wait_timeout"])
@@ -91,7 +95,8 @@ class ActionModule(EngineAction):
         return result
 
     def _render(self, folder: str, scope: engines.Scope, stages: list[list[dict]]) -> dict:
-        """Write what would be applied to a file of each component, on the controller, and remove those with nothing in them."""
+        """Write what would be applied to a file of each component, on the controller, and remove those with nothing in
+        them."""
         names = scope.components or tuple(component.name for component in components.COMPONENTS)
         files: dict[pathlib.Path, list[dict]] = {_rendered(folder, scope, name): [] for name in names}
         for stage in stages:
@@ -107,7 +112,8 @@ class ActionModule(EngineAction):
             if text != before and not self._task.check_mode:
                 _write(path, text)
             for obj in objects:
-                result["objects"].append({"kind": obj["kind"], "name": obj["metadata"]["name"], "namespace": scope.namespace,
+                result["objects"].append({"kind": obj["kind"], "name": obj["metadata"]["name"],
+                                          "namespace": scope.namespace,
                                           "action": "rendered"})
             if text or before:
                 result["messages"].append(f"{'Rendered to' if text else 'Removed'} {path}; nothing was applied.")
@@ -115,7 +121,8 @@ class ActionModule(EngineAction):
 
     def _given(self, options: dict, scope: engines.Scope, task_vars: dict) -> list[dict]:
         """The objects that the task gives, with what it says about all of them."""
-        source = options["manifests"] if options["template"] is None else self._templates(options["template"], task_vars)
+        source = options["manifests"] if options["template"] is None else self._templates(options["template"],
+            task_vars)
         try:
             objects = manifests.load(source)
             manifests.complete_pods(objects, options["pod_spec"])
@@ -126,7 +133,8 @@ class ActionModule(EngineAction):
         return objects
 
     def _templates(self, names: list[str], task_vars: dict) -> list[str]:
-        """Templates rendered here rather than by a lookup in the arguments, so that secrets in them are no task argument."""
+        """Templates rendered here rather than by a lookup in the arguments, so that secrets in them are no task
+        argument."""
         lookup = lookup_loader.get("ansible.builtin.template", loader=self._loader, templar=self._templar)
         variables = {**task_vars, "ansible_search_path": self._task.get_search_path()}
         texts = lookup.run(names, variables=variables, trim_blocks=True, lstrip_blocks=True)

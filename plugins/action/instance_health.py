@@ -23,7 +23,8 @@ class ActionModule(EngineAction):
         with self.engine_of(model.instance) as engine:
             pods = engine.pods()
             roundtrip = options["roundtrip"] and not self._task.check_mode
-            report = health.measure(engine, model, pods, roundtrip, options["timeout"]) if pods else health.not_installed(model)
+            report = health.measure(engine, model, pods, roundtrip,
+                                    options["timeout"]) if pods else health.not_installed(model)
         for text in report["messages"]:
             self.log(text)
         if options["require_healthy"] and not report["healthy"]:

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from ansible_collections.mlops.mlflow.plugins.module_utils import versions
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, health, status
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import INSTANCE_OPTIONS, EngineAction, index_url
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import (
+    INSTANCE_OPTIONS,
+    EngineAction,
+    index_url,
+)
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
 
 

@@ -26,9 +26,10 @@ class ActionModule(ServiceAction):
         if not options["port"]:
             raise AnsibleActionFail(f"port is empty while engine is {options['engine']}; name the port of the Service.")
         if options["engine"] == "podman":
-            container, address, environment = engine.main_container(options["service"], options["port"])
-            in_container = {"container": container, "port": options["port"], "podman_environment": environment}
-            where = {"address": address} if address else in_container
+            labels, address, environment = engine.main_container(options["service"], options["port"])
+            where = {"container_labels": labels, "port": options["port"], "podman_environment": environment}
+            if address:
+                where["address"] = address
             result = self._execute_module(module_args={"local_port": options["local_port"],
                                                        "seconds": options["seconds"], **where},
                                           task_vars=task_vars)

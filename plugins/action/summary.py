@@ -25,7 +25,8 @@ class ActionModule(ModelAction):
 
 
 def outcome(host_vars: dict) -> dict[str, Any]:
-    """What came of one host's instance: instance, version, healthy (null where it was not verified), reason, changed, url."""
+    """What came of one host's instance: instance, version, healthy (null where it was not verified), reason, changed,
+    url."""
     registered = {name: plain(host_vars.get(name) or {}) for name in ("_mlflow", "_mlflow_applied", "_mlflow_health")}
     model, health = registered["_mlflow"].get("model") or {}, registered["_mlflow_health"]
     failure = plain(host_vars.get("mlflow_failure") or "")
@@ -33,9 +34,11 @@ def outcome(host_vars: dict) -> dict[str, Any]:
         failure = "The host could not be reached."
     server = model.get("mlflow_server") or {}
     instance = model.get("instance") or {}
-    return {"instance": instance.get("name") or plain(host_vars.get("inventory_hostname", "")), "version": instance.get("version", ""),
+    return {"instance": instance.get("name") or plain(host_vars.get("inventory_hostname", "")),
+            "version": instance.get("version", ""),
             "healthy": False if failure else health.get("healthy"), "reason": failure,
-            "changed": bool(registered["_mlflow_applied"].get("changed")), "url": server.get("url") or server.get("cluster_url") or ""}
+            "changed": bool(registered["_mlflow_applied"].get("changed")),
+            "url": server.get("url") or server.get("cluster_url") or ""}
 
 
 def table(results: dict[str, dict]) -> list[str]:
@@ -44,6 +47,7 @@ def table(results: dict[str, dict]) -> list[str]:
     for result in results.values():
         reason = result["reason"].splitlines()[0] if result["reason"] else ""
         verdict = {True: "yes", False: f"NO: {reason}", None: "not verified"}[result["healthy"]]
-        rows.append([result["instance"], result["version"], verdict, "yes" if result["changed"] else "no", result["url"]])
+        rows.append([result["instance"], result["version"], verdict, "yes" if result["changed"] else "no",
+                     result["url"]])
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

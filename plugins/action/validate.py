@@ -27,7 +27,8 @@ class ActionModule(EngineAction):
         model = self.resolve(task_vars)
         shown, tags = public(model), task_vars.get("ansible_run_tags") or ["all"]
         roles = [component.role for component in components.COMPONENTS]
-        result.update(changed=False, msg="Every variable of the instance is valid.", model=shown, ansible_facts={"mlflow_model": shown},
+        result.update(changed=False, msg="Every variable of the instance is valid.", model=shown,
+                      ansible_facts={"mlflow_model": shown},
                       components=roles if "all" in tags else [role for role in roles if role in tags])
         return result
 

@@ -57,8 +57,10 @@ class ActionModule(ModelAction):
         if hosts:
             return hosts
         if not known:
-            raise AnsibleActionFail("The inventory has no host; give one by --inventory whose hosts are MLflow instances.")
-        raise AnsibleActionFail(f"No host of the inventory matches mlflow_hosts ({pattern}) and --limit; there are {', '.join(known[:10])}"
+            raise AnsibleActionFail("The inventory has no host; give one by --inventory whose hosts are MLflow "
+                                    "instances.")
+        raise AnsibleActionFail(f"No host of the inventory matches mlflow_hosts ({pattern}) and --limit; there are "
+                                f"{', '.join(known[:10])}"
                                 f"{' and others' if len(known) > 10 else ''}.")
 
     def _identity(self, host: str, task_vars: dict) -> Identity | None:
@@ -74,7 +76,11 @@ def identity(model: Model, host: str, host_vars: dict) -> Identity:
     """What the instance of a host has for itself alone."""
     instance, v = model.instance, model.variables
     podman = instance.engine == "podman"
-    machine = str(host_vars.get("ansible_host") or host) if podman and host_vars.get("ansible_connection") != "local" else "localhost"
+    machine = (
+        str(host_vars.get("ansible_host") or host)
+        if podman and host_vars.get("ansible_connection") != "local"
+        else "localhost"
+    )
     published = []
     if podman:
         for variable, wanted in (("mlflow_server_publish", True), ("ingress_publish", v.ingress_type == "proxy")):
@@ -82,7 +88,8 @@ def identity(model: Model, host: str, host_vars: dict) -> Identity:
             if address:
                 published.append((variable, *address))
     cluster = (instance.kubeconfig or "", instance.context or "")
-    return Identity(host, (instance.engine, machine if podman else "", *(("", "") if podman else cluster), instance.namespace, instance.name),
+    return Identity(host, (instance.engine, machine if podman else "", *(("", "") if podman else cluster),
+                           instance.namespace, instance.name),
                     machine if podman else "", tuple(published))
 
 
@@ -93,12 +100,14 @@ def shared(identities: Iterable[Identity]) -> Iterator[str]:
     for one in identities:
         other = places.setdefault(one.place, one.host)
         if other != one.host:
-            yield (f"mlflow_instance is {one.place[-1]!r} in namespace {one.place[-2]!r} for both {other} and {one.host}; give one of them "
+            yield (f"mlflow_instance is {one.place[-1]!r} in namespace {one.place[-2]!r} for both {other} and "
+                   f"{one.host}; give one of them "
                    f"another mlflow_instance or mlflow_namespace.")
         for variable, address, port in one.published:
             taken = ports.setdefault((one.machine, port), [])
             for host, theirs, at in taken:
                 if at == address or "0.0.0.0" in (at, address):
-                    yield (f"{variable} of {one.host} is {address}:{port}, which {theirs} of {host} takes on the same machine ({at}:{port}); "
+                    yield (f"{variable} of {one.host} is {address}:{port}, which {theirs} of {host} takes on the same "
+                           f"machine ({at}:{port}); "
                            f"choose another port for one of them.")
             taken.append((one.host, variable, address))

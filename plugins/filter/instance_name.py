@@ -12,7 +12,8 @@ short_description: The name of the MLflow instance that an inventory host is
 version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
-  - Gives the name that an inventory host's instance has unless C(mlflow_instance) says otherwise, a DNS label made of the host's name.
+  - Gives the name that an inventory host's instance has unless C(mlflow_instance) says otherwise, a DNS label made of
+    the host's name.
 options:
   _input:
     description: Name of the inventory host.

@@ -28,14 +28,14 @@ description:
 notes:
   - "Annotation C(mlops.mlflow/generate) of a Secret: keys whose values are generated once and kept;
     C(key=value) gives the beginning of the value."
-  - "Annotation C(mlops.mlflow/generate-ca) of a Secret: common name of a CA that is generated once and kept, with the keys
-    C(ca.crt) and C(ca.key)."
-  - "Annotation C(mlops.mlflow/keep) of a PersistentVolumeClaim or Secret: what it holds; the object is neither pruned nor
-    removed unless O(purge=true)."
+  - "Annotation C(mlops.mlflow/generate-ca) of a Secret: common name of a CA that is generated once and kept, with the
+    keys C(ca.crt) and C(ca.key)."
+  - "Annotation C(mlops.mlflow/keep) of a PersistentVolumeClaim or Secret: what it holds; the object is neither pruned
+    nor removed unless O(purge=true)."
   - "Annotation C(mlops.mlflow/publish) of a Service: address and port of the host on which podman publishes it."
   - "Annotation C(mlops.mlflow/read-once) of a workload: Secrets whose changes do not restart it."
-  - "Annotation C(argocd.argoproj.io/sync-wave): objects are applied in the order of their waves; the workloads of a wave
-    must be ready before the next wave begins."
+  - "Annotation C(argocd.argoproj.io/sync-wave): objects are applied in the order of their waves; the workloads of a
+    wave must be ready before the next wave begins."
   - Of O(engine), O(instance), O(namespace), O(kubeconfig) and O(context), those that are not set default to the
     variables of the host with the prefix C(mlflow_), where at least one of them is defined.
 options:
@@ -132,7 +132,8 @@ options:
     type: int
     default: 600
   kubeconfig:
-    description: Path of the kubeconfig. Defaults to E(KUBECONFIG), C(~/.kube/config), or the service account of the pod.
+    description: Path of the kubeconfig. Defaults to E(KUBECONFIG), C(~/.kube/config), or the service account of the
+        pod.
     type: path
   context:
     description: Context of the kubeconfig. Defaults to its current context.
@@ -206,7 +207,8 @@ objects:
       description: Namespace of the object; empty for cluster-scoped objects.
       type: str
     action:
-      description: One of V(created), V(changed), V(unchanged), V(deleted), V(kept), V(left) (with O(prune=false)), V(rendered).
+      description: One of V(created), V(changed), V(unchanged), V(deleted), V(kept), V(left) (with O(prune=false)),
+          V(rendered).
       type: str
 messages:
   description: Warnings, such as objects that the engine does not support or that were kept.

@@ -78,7 +78,8 @@ failures:
   elements: str
   returned: success
 components:
-  description: Reports of the probes, by role of the component and name of the probe. Empty when the instance is not installed.
+  description: Reports of the probes, by role of the component and name of the probe. Empty when the instance is not
+      installed.
   type: dict
   returned: success
 ca_certificate:

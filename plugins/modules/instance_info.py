@@ -32,11 +32,13 @@ options:
     required: true
   health:
     description:
-      - Whether to run the probes of all components, without a round trip. The variables of the host must describe the instance.
+      - Whether to run the probes of all components, without a round trip. The variables of the host must describe the
+        instance.
     type: bool
     default: false
   kubeconfig:
-    description: Path of the kubeconfig. Defaults to E(KUBECONFIG), C(~/.kube/config), or the service account of the pod.
+    description: Path of the kubeconfig. Defaults to E(KUBECONFIG), C(~/.kube/config), or the service account of the
+        pod.
     type: path
   context:
     description: Context of the kubeconfig. Defaults to its current context.
@@ -109,7 +111,8 @@ status:
   description:
     - C(installed), C(version), C(engine), C(namespace), C(healthy), C(backend_store), C(artifact_store), C(server),
       C(components) and C(pods) of the instance.
-    - C(newer_versions) lists newer versions of MLflow with C(mlflow_version=latest), newest first; otherwise it is null.
+    - C(newer_versions) lists newer versions of MLflow with C(mlflow_version=latest), newest first; otherwise it is
+      null.
   type: dict
   returned: when O(health=true)
 lines:

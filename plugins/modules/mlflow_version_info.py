@@ -11,8 +11,8 @@ version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
   - Lists the versions of MLflow that can be installed, newest first, and names the latest stable one.
-  - A version counts only if it can really be installed, that is, if C(mlflow-skinny) is there in the same version and both fit
-    the Python version. Pre-releases and yanked files do not count.
+  - A version counts only if it can really be installed, that is, if C(mlflow-skinny) is there in the same version and
+    both fit the Python version. Pre-releases and yanked files do not count.
   - Offline it does not fail; it says so, and the latest version is O(pinned).
 requirements:
   - packaging
@@ -24,7 +24,8 @@ options:
     default: index
   index_url:
     description:
-      - URL of a Python package index (simple repository API). Left out, E(PIP_INDEX_URL), then V(https://pypi.org/simple).
+      - URL of a Python package index (simple repository API). Left out, E(PIP_INDEX_URL), then
+        V(https://pypi.org/simple).
     type: str
   github_url:
     description: URL that lists releases as GitHub's API does.

@@ -31,13 +31,17 @@ options:
       - With O(engine=none), address and port to pass connections on to from the inventory host, such as
         V(10.89.0.7:5000).
     type: str
-  container:
+  container_labels:
     description:
-      - With O(engine=none), ID of a podman container on the inventory host. Connections go to O(port) of its loopback
-        address, by way of a process in it, since networks of rootless podman are not the host's.
-    type: str
+      - With O(engine=none), labels (C(KEY=VALUE)) of a podman container on the inventory host. Connections go to
+        O(port) of its loopback address, by way of a process in it, since networks of rootless podman are not the
+        host's. The container is looked up for each connection, so that it may be replaced meanwhile.
+      - With O(address), the container is used where the address does not answer.
+    type: list
+    elements: str
+    default: []
   podman_environment:
-    description: Variables for podman's commands, with O(container).
+    description: Variables for podman's commands, with O(container_labels).
     type: dict
     default: {}
 attributes:
@@ -93,11 +97,10 @@ from ansible_collections.mlops.mlflow.plugins.module_utils.options import ENGINE
 SPEC = {
     "argument_spec": {
         **ENGINE, "port": {"type": "int"}, "local_port": {"type": "int", "required": True},
-        "seconds": {"type": "int", "default": 3600}, "address": {"type": "str"}, "container": {"type": "str"},
+        "seconds": {"type": "int", "default": 3600}, "address": {"type": "str"},
+        "container_labels": {"type": "list", "elements": "str", "default": []},
         "podman_environment": {"type": "dict", "default": {}},
     },
-    "mutually_exclusive": [("address", "container")],
-    "required_by": {"container": ("port",)},
 }
 # Images have one or the other.
 IN_CONTAINER = ('if command -v nc >/dev/null; then exec nc 127.0.0.1 {0}; else exec bash -c '
@@ -105,40 +108,59 @@ IN_CONTAINER = ('if command -v nc >/dev/null; then exec nc 127.0.0.1 {0}; else e
 
 
 def to_address(address):
-    """What connects to an address."""
+    """A connection to an address."""
     host, port = address.rsplit(":", 1)
-    return lambda: socket.create_connection((host, int(port)))
+    return socket.create_connection((host, int(port)), timeout=2)
 
 
-def to_container(container, port, environment):
-    """What connects to a port in a podman container, by a process there that passes bytes on."""
+def to_container(labels, port, environment):
+    """A connection to a port in the running podman container that has the labels, by a process there that passes bytes
+    on."""
+    filters = [part for label in labels for part in ("--filter", f"label={label}")]
+    command = ["podman", "ps", "--quiet", "--no-trunc", "--filter", "status=running", *filters]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, check=False).stdout.split()
+    if not found:
+        raise OSError(f"no running container has the labels {', '.join(labels)}")
+    ours, theirs = socket.socketpair()
+    with theirs:
+        subprocess.Popen(["podman", "exec", "--interactive", found[0], "sh", "-c", IN_CONTAINER.format(port)],
+                         stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, env=environment)
+    return ours
+
+
+def connector(params, environment):
+    """What connects as the options say: to the address, else to the container."""
     def connect():
-        ours, theirs = socket.socketpair()
-        with theirs:
-            subprocess.Popen(["podman", "exec", "--interactive", container, "sh", "-c", IN_CONTAINER.format(port)],
-                             stdin=theirs,
-                             stdout=theirs, stderr=subprocess.DEVNULL, env=environment)
-        return ours
+        try:
+            if params["address"]:
+                connection = to_address(params["address"])
+                connection.settimeout(None)
+                return connection
+        except OSError:
+            if not params["container_labels"]:
+                raise
+        return to_container(params["container_labels"], params["port"], environment)
     return connect
 
 
 def main():
     module = AnsibleModule(**SPEC, supports_check_mode=True)
     need_no_engine(module, ())
-    address, container, port = module.params["address"], module.params["container"], module.params["local_port"]
-    if not address and not container:
+    params, port = module.params, module.params["local_port"]
+    if not params["address"] and not params["container_labels"]:
         module.fail_json(msg="engine is none; name the engine that runs the service, or an address.")
-    if container and not shutil.which("podman"):
-        module.fail_json(msg="container is set, and this host has no podman; name a host that has.")
+    if params["container_labels"] and not params["port"]:
+        module.fail_json(msg="port is empty while container_labels is set; name the port in the container.")
+    if params["container_labels"] and not shutil.which("podman"):
+        module.fail_json(msg="container_labels is set, and this host has no podman; name a host that has.")
     result = {"changed": False, "url": f"http://127.0.0.1:{port}", "pid": None}
     if relay.listens(port):
         module.exit_json(**result)
     result["changed"] = True
     if module.check_mode:
         module.exit_json(**result)
-    environment = {**os.environ, **module.params["podman_environment"]}
-    connect = to_address(address) if address else to_container(container, module.params["port"], environment)
-    result["pid"] = relay.detach(lambda: relay.serve(connect, port, module.params["seconds"]))
+    connect = connector(params, {**os.environ, **params["podman_environment"]})
+    result["pid"] = relay.detach(lambda: relay.serve(connect, port, params["seconds"]))
     if relay.wait_until_listens(port):
         module.exit_json(**result)
     module.fail_json(msg=f"Port {port} of this host cannot be listened on; choose another local_port.")

@@ -64,7 +64,8 @@ model:
   returned: success
   contains:
     instance:
-      description: C(name), C(namespace), C(engine), C(kubeconfig), C(context), C(version) and further properties of the instance.
+      description: C(name), C(namespace), C(engine), C(kubeconfig), C(context), C(version) and further properties of the
+          instance.
       type: dict
     images:
       description: Images that role C(images) builds, and their build arguments.
@@ -76,7 +77,8 @@ model:
       description: What follows from the variables of role C(database); C(endpoint) describes the database.
       type: dict
     mlflow_server:
-      description: What follows from the variables of role C(mlflow_server), such as C(url), C(cluster_url), C(port) and C(name).
+      description: What follows from the variables of role C(mlflow_server), such as C(url), C(cluster_url), C(port) and
+          C(name).
       type: dict
     ingress:
       description: What follows from the variables of role C(ingress), such as C(url), C(ca_secret) and C(ca_dest).

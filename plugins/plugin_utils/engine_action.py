@@ -45,7 +45,8 @@ class ModelAction(ActionBase):
     _model: model.Model | None = None
 
     def resolve(self, task_vars: dict) -> model.Model:
-        """The model of the host's variables, worked out once for a task; wrong ones fail it with one sentence for each."""
+        """The model of the host's variables, worked out once for a task; wrong ones fail it with one sentence for
+        each."""
         if self._model is None:
             try:
                 self._model = resolve(self._templar, task_vars, task_vars["inventory_hostname"], self.latest)
@@ -54,7 +55,8 @@ class ModelAction(ActionBase):
         return self._model
 
     def latest(self, instance: model.Instance, v: variables.Variables) -> str:
-        """The version that ``mlflow_version: latest`` is for an instance: without an engine, what the instance cannot tell."""
+        """The version that ``mlflow_version: latest`` is for an instance: without an engine, what the instance cannot
+        tell."""
         return v.mlflow_version
 
     def log(self, text: str) -> None:
@@ -94,14 +96,16 @@ class EngineAction(ModelAction):
         except (engines.EngineError, manifests.ManifestError) as error:
             raise templating.Failure(str(error)) from None
 
-    def engine_of(self, instance: model.Instance, roles: tuple[str, ...] = ()) -> contextlib.AbstractContextManager[engines.Engine]:
+    def engine_of(self, instance: model.Instance,
+                  roles: tuple[str, ...] = ()) -> contextlib.AbstractContextManager[engines.Engine]:
         """The engine of an instance, for the components of the given roles (none: all)."""
         names = tuple(components.by_role(role).name for role in roles)
         options = {"engine": instance.engine, "kubeconfig": instance.kubeconfig, "context": instance.context}
         return self.engine(options, engines.Scope(instance.namespace, instance.name, names))
 
     def latest(self, instance: model.Instance, v: variables.Variables) -> str:
-        """The version that is recorded with the instance, unless an upgrade is asked for; else the newest that can be installed."""
+        """The version that is recorded with the instance, unless an upgrade is asked for; else the newest that can be
+        installed."""
         ref = Ref("", "ConfigMap", instance.namespace, f"{instance.name}-server")
         with self.engine_of(instance) as engine:
             recorded = engine.read({ref}, set()).get(ref)
@@ -111,7 +115,8 @@ class EngineAction(ModelAction):
             return versions.resolve_latest(index_url(v), image_source=source)
 
         try:
-            version, _reason = versions.choose("latest", manifests.annotation(recorded, manifests.VERSION) if recorded else "", newest,
+            version, _reason = versions.choose("latest", manifests.annotation(recorded,
+                manifests.VERSION) if recorded else "", newest,
                                                v.mlflow_upgrade)
         except versions.VersionsError as error:
             raise variables.VariableError(f"{error}.") from None
@@ -122,8 +127,8 @@ class EngineAction(ModelAction):
 
         Args:
             argv: program and arguments; no secrets, since they show in the process list.
-            stdin: what the command reads. Where pipelining is off it travels as a file of mode 0600, as modules do, which is removed
-                before the command starts.
+            stdin: what the command reads. Where pipelining is off it travels as a file of mode 0600, as modules do,
+                which is removed before the command starts.
 
         Returns:
             Exit code, output, errors.
@@ -134,14 +139,18 @@ class EngineAction(ModelAction):
         data = stdin.encode() if isinstance(stdin, str) else stdin
         if self._is_pipelining_enabled("new"):
             # Some input, if only an empty line: without any, ssh gives the command a terminal.
-            answer = self._low_level_execute_command(podman_frame.frame(argv, podman_frame.PIPE if data else podman_frame.NO_STDIN),
-                                                     in_data=data or b"\n")
+            answer = self._low_level_execute_command(
+                podman_frame.frame(argv, podman_frame.PIPE if data else podman_frame.NO_STDIN), in_data=data or b"\n"
+            )
         else:
-            answer = self._low_level_execute_command(podman_frame.frame(argv, self._stdin_file(data) if data else podman_frame.NO_STDIN))
+            answer = self._low_level_execute_command(
+                podman_frame.frame(argv, self._stdin_file(data) if data else podman_frame.NO_STDIN)
+            )
         result = podman_frame.unframe(answer["stdout"])
         if result is None:
             reason = podman_frame.complaint(answer["stdout"] + "\n" + answer["stderr"]) or f"exit code {answer['rc']}"
-            raise engines.EngineError(f"{argv[0]} cannot be run on this host ({reason}); see to it that ansible.builtin.command can be.")
+            raise engines.EngineError(f"{argv[0]} cannot be run on this host ({reason}); see to it that "
+                                      "ansible.builtin.command can be.")
         return result
 
     def _stdin_file(self, data: bytes) -> str:
@@ -195,7 +204,8 @@ def value_of(variable: str, value: Any, templar: Any) -> Any:
 
 
 def _needs_templating(value: Any) -> bool:
-    """Whether a value has templates in it, or is encrypted; most are neither, and templating costs more than all else here."""
+    """Whether a value has templates in it, or is encrypted; most are neither, and templating costs more than all else
+    here."""
     if isinstance(value, str):
         return "{" in value and any(mark in value for mark in ("{{", "{%", "{#"))
     if isinstance(value, dict):

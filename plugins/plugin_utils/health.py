@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
 
 
-def measure(engine: engines.Engine, model: Model, pods: list[dict], roundtrip: bool, timeout: int = 120) -> dict[str, Any]:
+def measure(engine: engines.Engine, model: Model, pods: list[dict], roundtrip: bool, timeout: int = 120) -> dict[str,
+    Any]:
     """Run the probes of all components beside the server.
 
     Args:
@@ -27,8 +28,8 @@ def measure(engine: engines.Engine, model: Model, pods: list[dict], roundtrip: b
         timeout: seconds for all probes together.
 
     Returns:
-        healthy, version, url, failures (sentences), messages (warnings, in sentences), components (the reports of each role's probes, by probe), ca_certificate
-        (PEM, where the ingress has a CA of its own).
+        healthy, version, url, failures (sentences), messages (warnings, in sentences), components (the reports of each
+        role's probes, by probe), ca_certificate (PEM, where the ingress has a CA of its own).
     """
     probes = {component.role: component.probes(model.variables, model) for component in components.COMPONENTS}
     facts: dict[str, Any] = {}
@@ -44,7 +45,8 @@ def measure(engine: engines.Engine, model: Model, pods: list[dict], roundtrip: b
     messages += [text for report in reports.values() for text in report.get("missing") or []]
     version = next((report["version"] for report in reports.values() if report.get("version")), None)
     return {"healthy": not failures, "version": version, "url": url(model), "failures": failures, "messages": messages,
-            "components": {role: {probe.name: reports[probe.name] for probe in listed} for role, listed in probes.items() if listed},
+            "components": {role: {probe.name: reports[probe.name] for probe in listed} for role,
+                           listed in probes.items() if listed},
             **facts}
 
 
@@ -79,7 +81,9 @@ def how_to_connect(model: Model) -> list[str]:
     v, instance, server = model.variables, model.instance, model.mlflow_server
     environment = [f"MLFLOW_TRACKING_URI={url(model)}"]
     if v.ingress_tls == "self_signed":
-        environment.append(f"MLFLOW_TRACKING_SERVER_CERT_PATH={v.ingress_ca_dest or 'FILE, which ingress_ca_dest names'}")
+        environment.append(
+            f"MLFLOW_TRACKING_SERVER_CERT_PATH={v.ingress_ca_dest or 'FILE, which ingress_ca_dest names'}"
+        )
     if v.mlflow_server_auth == "oidc":
         environment.append("MLFLOW_TRACKING_TOKEN=TOKEN of the identity provider")
     where = "" if server.url else " in the cluster; playbooks/open.yml opens it here"

@@ -4,8 +4,8 @@
 
 """From the model to manifests: the templates of a component's role, rendered, completed, patched and labelled.
 
-Templates read the typed variables by their names, the instance as ``instance``, and what components derive by their role
-(``database.name``). They are rendered by Jinja itself, so that every version of Ansible gives the same manifests.
+Templates read the typed variables by their names, the instance as ``instance``, and what components derive by their
+role (``database.name``). They are rendered by Jinja itself, so that every version of Ansible gives the same manifests.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def _environment(role: str) -> jinja2.Environment:
     """Jinja for the templates of a role, and after them those that all roles share."""
     if role not in _ENVIRONMENTS:
         environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader([ROLES / role / "templates", SHARED_TEMPLATES]), undefined=jinja2.StrictUndefined,
+            loader=jinja2.FileSystemLoader([ROLES / role / "templates", SHARED_TEMPLATES]),
+            undefined=jinja2.StrictUndefined,
             trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
         environment.filters.update(to_json=_to_json, regex_escape=re.escape, from_yaml=_from_yaml)
         environment.globals["file"] = lambda name: _file(role, name)

@@ -25,7 +25,8 @@ def panel(model: Model, pods: list[dict], report: dict) -> dict[str, Any]:
     server, instance = model.mlflow_server, model.instance
     backend, store = server.database, server.artifact_store
     return {
-        "installed": bool(pods), "version": report["version"] or "", "engine": instance.engine, "namespace": instance.namespace,
+        "installed": bool(pods), "version": report["version"] or "", "engine": instance.engine,
+        "namespace": instance.namespace,
         "healthy": report["healthy"],
         "backend_store": _part(report, "database", backend.type, (
             f"{backend.host}:{backend.port}/{backend.name}" if backend.host else f"volume {backend.claim}")),
@@ -41,8 +42,10 @@ def panel(model: Model, pods: list[dict], report: dict) -> dict[str, Any]:
 def _part(report: dict, role: str, kind: str, location: str) -> dict[str, Any]:
     """What the probes of a component found, with the facts that they measured."""
     probes = report["components"].get(role) or {}
-    facts = {key: value for probe in probes.values() for key, value in probe.items() if key not in ("healthy", "checks", "failures")}
-    return {**facts, "type": kind, "location": location, "healthy": bool(probes) and all(p["healthy"] for p in probes.values()),
+    facts = {key: value for probe in probes.values() for key, value in probe.items() if key not in ("healthy", "checks",
+        "failures")}
+    return {**facts, "type": kind, "location": location,
+            "healthy": bool(probes) and all(p["healthy"] for p in probes.values()),
             "failures": [failure for probe in probes.values() for failure in probe["failures"]]}
 
 
@@ -50,7 +53,8 @@ def _lines(component: components.Component, model: Model, report: dict) -> list[
     probes = report["components"][component.role]
     facts = {key: value for probe in probes.values() for key, value in probe.items()}
     failures = [failure for probe in probes.values() for failure in probe["failures"]]
-    return [f"NOT healthy: {'; '.join(failures)}" if failures else "healthy", *component.status(model.variables, model, facts)]
+    return [f"NOT healthy: {'; '.join(failures)}" if failures else "healthy",
+            *component.status(model.variables, model, facts)]
 
 
 def lines(model: Model, panel: dict) -> list[str]:
@@ -61,9 +65,11 @@ def lines(model: Model, panel: dict) -> list[str]:
         return result
     newer = f"  (newer: {', '.join(panel['newer_versions'][:5])})" if panel.get("newer_versions") else ""
     reachable = "" if model.mlflow_server.url else "  (playbooks/open.yml opens it here)"
-    result += [_row("version", (panel["version"] or "unknown") + newer), _row("engine", f"{panel['engine']}, namespace {panel['namespace']}"),
+    result += [_row("version", (panel["version"] or "unknown") + newer),
+               _row("engine", f"{panel['engine']}, namespace {panel['namespace']}"),
                _row("tracking UI", panel["server"]["url"] + reachable)]
-    located = {"database": ("backend store", panel["backend_store"]), "object_storage": ("artifact store", panel["artifact_store"])}
+    located = {"database": ("backend store", panel["backend_store"]), "object_storage": ("artifact store",
+        panel["artifact_store"])}
     for role, about in panel["components"].items():
         label, part = located.get(role, (components.by_role(role).title.removeprefix("The "), None))
         result.append(_row(label, f"{part['type']}, {part['location']}: {about[0]}" if part else about[0]))

@@ -4,8 +4,9 @@
 
 """Ansible's templating of variables with the same results in every version.
 
-Before ansible-core 2.19, text that looks like a mapping, a list or a boolean becomes one: the text of a key in JSON reached a
-variable of type text as a mapping. Since then a template gives what its expression gives. The latter is what all versions do here.
+Before ansible-core 2.19, text that looks like a mapping, a list or a boolean becomes one: the text of a key in JSON
+reached a variable of type text as a mapping. Since then a template gives what its expression gives. The latter is what
+all versions do here.
 """
 
 from __future__ import annotations
@@ -36,13 +37,15 @@ class Failure(AnsibleActionFail):
 
 
 def reason(error: Exception) -> str:
-    """Why a template cannot be resolved, on one line and without the template, which versions of Ansible quote over and over."""
+    """Why a template cannot be resolved, on one line and without the template, which versions of Ansible quote over and
+    over."""
     line = (str(error).strip().splitlines() or [""])[0]
     return line.rpartition("original message: ")[2].partition(". String: ")[0]
 
 
 def with_variables(templar: Any, available: dict[str, Any]) -> Any:
-    """A copy of a templar to which other variables are available, and that gives values of the types that expressions have."""
+    """A copy of a templar to which other variables are available, and that gives values of the types that expressions
+    have."""
     if AnsibleEnvironment is None:
         return templar.copy_with_new_env(available_variables=available)
     finalize = templar.environment.finalize  # it fails for what is undefined, and turns null into empty text
@@ -50,7 +53,8 @@ def with_variables(templar: Any, available: dict[str, Any]) -> Any:
     def keep_null(value: Any) -> Any:
         return None if value is None else finalize(value)
 
-    return templar.copy_with_new_env(environment_class=_NativeEnvironment, available_variables=available, finalize=keep_null)
+    return templar.copy_with_new_env(environment_class=_NativeEnvironment, available_variables=available,
+                                     finalize=keep_null)
 
 
 def _concat(nodes: Iterable[Any]) -> Any:

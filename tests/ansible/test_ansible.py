@@ -38,7 +38,12 @@ TAGS = "object_storage,database,mlflow_server,ingress"
 def python(version: str) -> str | None:
     """A Python of the given version: on PATH, or one that pyenv installed and that is not on it."""
     candidates = [shutil.which(f"python{version}")]
-    candidates += map(str, pathlib.Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser().glob(f"versions/{version}.*/bin/python{version}"))
+    candidates += map(
+        str,
+        pathlib.Path(os.environ.get("PYENV_ROOT", "~/.pyenv"))
+        .expanduser()
+        .glob(f"versions/{version}.*/bin/python{version}"),
+    )
     for candidate in filter(None, candidates):
         # pyenv has programs on PATH for versions that are not selected, which end with an error.
         if subprocess.run([candidate, "-c", "import ensurepip"], capture_output=True, check=False).returncode == 0:
@@ -47,10 +52,12 @@ def python(version: str) -> str | None:
 
 
 def install(version: str) -> pathlib.Path:
-    """The folder of the programs of a version of ansible-core; the test is skipped where no Python of the machine runs it."""
+    """The folder of the programs of a version of ansible-core; the test is skipped where no Python of the machine runs
+    it."""
     found = next(filter(None, map(python, PYTHONS[version])), None)
     if not found:
-        pytest.skip(f"ansible-core {version} runs on Python {', '.join(PYTHONS[version])}, and this machine has none of them")
+        pytest.skip(f"ansible-core {version} runs on Python {', '.join(PYTHONS[version])}, and this machine has none "
+                    "of them")
     lock = HERE / f"{version}.txt"
     folder = ROOT / ".cache" / f"ansible-{version}"
     stamp, state = folder / ".installed", f"{found} {hashlib.sha256(lock.read_bytes()).hexdigest()}"
@@ -62,12 +69,15 @@ def install(version: str) -> pathlib.Path:
     return folder / "bin"
 
 
-def run(programs: pathlib.Path, playbook: pathlib.Path, inventory: pathlib.Path, home: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess:
+def run(programs: pathlib.Path, playbook: pathlib.Path, inventory: pathlib.Path, home: pathlib.Path,
+        *arguments: str) -> subprocess.CompletedProcess:
     """Run a playbook of the collection by the ansible-playbook of the given folder."""
     password = home / "vault-password"
     password.write_text(PASSWORD)
-    environment = {**os.environ, "ANSIBLE_HOME": str(home / "ansible"), "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "LC_ALL": "C.UTF-8",
-                   "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache" / "collections"), "ANSIBLE_VAULT_PASSWORD_FILE": str(password),
+    environment = {**os.environ, "ANSIBLE_HOME": str(home / "ansible"), "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                   "LC_ALL": "C.UTF-8",
+                   "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache" / "collections"),
+                   "ANSIBLE_VAULT_PASSWORD_FILE": str(password),
                    "ANSIBLE_NOCOLOR": "true", "ANSIBLE_DEPRECATION_WARNINGS": "true", "PYTHONPATH": ""}
     return subprocess.run([programs / "ansible-playbook", "--inventory", inventory, playbook, *arguments], cwd=HERE,
                           env=environment, capture_output=True, text=True, check=False)
@@ -102,39 +112,57 @@ def write(path: pathlib.Path, hosts: dict[str, dict]) -> pathlib.Path:
 
 TEMPLATES = {
     # Variables of the inventory's own, to which others refer.
-    "site": "{{ 'exa' ~ 'mple' }}.com", "key_file": "{{ lookup('ansible.builtin.file', inventory_dir ~ '/files/gcs.json') }}", "number": 3, "switch": True,
+    "site": "{{ 'exa' ~ 'mple' }}.com",
+    "key_file": "{{ lookup('ansible.builtin.file', inventory_dir ~ '/files/gcs.json') }}", "number": 3, "switch": True,
     "nothing": None, "team": {"name": "vision", "cost center": "{{ number }}4"}, "vaulted": Vaulted("In: a vault #1\n"),
     "pools": ["a", "{{ team.name }}"],
 }
 VALUES: dict[str, dict] = {
     "templates": {
-        **TEMPLATES, "mlflow_engine": "kubernetes", "database_host": "db.{{ site }}", "database_port": "{{ number + 5430 }}",
-        "database_password": "{{ vaulted | trim }}", "object_storage_type": "gcs", "object_storage_bucket": "{{ mlflow_instance }}-artifacts",
-        "object_storage_gcs_credentials": "{{ key_file }}", "mlflow_labels": {"team": "{{ team.name }}", "cost": "{{ team['cost center'] }}"},
-        "mlflow_annotations": "{{ {'example.com/owner': 'Ana ' ~ team.name} }}", "mlflow_node_selector": "{{ {'pool': pools | last} }}",
+        **TEMPLATES, "mlflow_engine": "kubernetes", "database_host": "db.{{ site }}",
+        "database_port": "{{ number + 5430 }}",
+        "database_password": "{{ vaulted | trim }}", "object_storage_type": "gcs",
+        "object_storage_bucket": "{{ mlflow_instance }}-artifacts",
+        "object_storage_gcs_credentials": "{{ key_file }}", "mlflow_labels": {"team": "{{ team.name }}",
+            "cost": "{{ team['cost center'] }}"},
+        "mlflow_annotations": "{{ {'example.com/owner': 'Ana ' ~ team.name} }}",
+        "mlflow_node_selector": "{{ {'pool': pools | last} }}",
         "mlflow_server_replicas": "{{ 2 if switch else 1 }}", "mlflow_server_workspaces": "{{ not switch }}",
-        "mlflow_network_policy": "{{ switch }}", "mlflow_network_policy_clients": "{{ pools + [team.name ~ '-' ~ number] }}",
+        "mlflow_network_policy": "{{ switch }}",
+        "mlflow_network_policy_clients": "{{ pools + [team.name ~ '-' ~ number] }}",
         "mlflow_tolerations": [{"key": "{{ pools[0] }}", "operator": "Exists"}],
-        "mlflow_server_extra_env": [{"name": "JSON", "value": "{{ key_file }}"}, {"name": "LIST", "value": "{{ '[1, 2]' }}"},
-                                    {"name": "TRUE", "value": "{{ 'True' }}"}, {"name": "SECRET", "value": "{{ vaulted }}"},
-                                    {"name": "LINES", "value": "one {{ site }}\ntwo\\n\n"}, {"name": "JOINED", "value": "a{{ nothing }}{{ switch }}"},
-                                    {"name": "CONSTANT", "value": "{{ 'a' ~ 1 }}"}, {"name": "OCTAL", "value": "{{ '0123' }}"}, {"name": "HASH", "value": "{{ site }} # not a comment: ä"},
+        "mlflow_server_extra_env": [{"name": "JSON", "value": "{{ key_file }}"},
+                                    {"name": "LIST", "value": "{{ '[1, 2]' }}"},
+                                    {"name": "TRUE", "value": "{{ 'True' }}"},
+                                    {"name": "SECRET", "value": "{{ vaulted }}"},
+                                    {"name": "LINES", "value": "one {{ site }}\ntwo\\n\n"},
+                                    {"name": "JOINED", "value": "a{{ nothing }}{{ switch }}"},
+                                    {"name": "CONSTANT", "value": "{{ 'a' ~ 1 }}"},
+                                    {"name": "OCTAL", "value": "{{ '0123' }}"},
+                                    {"name": "HASH", "value": "{{ site }} # not a comment: ä"},
                                     {"name": "BRACES", "value": "{% raw %}{{ kept }}{% endraw %}"}],
     },
     "vault": {
-        "mlflow_engine": "kubernetes", "database_host": "db", "database_password": Vaulted("p@ss: '\"{ä\\n"), "object_storage_type": "s3",
+        "mlflow_engine": "kubernetes", "database_host": "db", "database_password": Vaulted("p@ss: '\"{ä\\n"),
+        "object_storage_type": "s3",
         "object_storage_access_key": Vaulted("0123"), "object_storage_secret_key": Vaulted("True"),
         "mlflow_server_replicas": Vaulted("2"), "mlflow_labels": {"team": Vaulted("vision")},
-        "mlflow_annotations": "{{ {'example.com/owner': 'Ana'} }}", "database_port": "{{ 5433 }}", "mlflow_network_policy": "{{ true }}",
-        "mlflow_server_extra_env": [{"name": "JSON", "value": Vaulted('{"a": [1, null]}')}, {"name": "TEXT", "value": Vaulted("two\nlines\n")}],
+        "mlflow_annotations": "{{ {'example.com/owner': 'Ana'} }}", "database_port": "{{ 5433 }}",
+        "mlflow_network_policy": "{{ true }}",
+        "mlflow_server_extra_env": [{"name": "JSON", "value": Vaulted('{"a": [1, null]}')},
+                                    {"name": "TEXT", "value": Vaulted("two\nlines\n")}],
     },
     "plain": {
-        "mlflow_engine": "kubernetes", "database_type": "sqlite", "database_size": "1Gi", "object_storage_type": "volume",
+        "mlflow_engine": "kubernetes", "database_type": "sqlite", "database_size": "1Gi",
+        "object_storage_type": "volume",
         "mlflow_network_policy": "yes", "mlflow_server_port": "5001", "mlflow_labels": {"on": "off", "number": "1e3"},
-        "mlflow_server_extra_env": [{"name": "A", "value": "{"}, {"name": "B", "value": "a } b"}, {"name": "C", "value": "[1, 2"},
-                                    {"name": "D", "value": "{\"a\": 1}"}, {"name": "E", "value": "1_000"}, {"name": "F", "value": "~"}],
+        "mlflow_server_extra_env": [{"name": "A", "value": "{"}, {"name": "B", "value": "a } b"},
+                                    {"name": "C", "value": "[1, 2"},
+                                    {"name": "D", "value": "{\"a\": 1}"}, {"name": "E", "value": "1_000"},
+                                    {"name": "F", "value": "~"}],
     },
-    "podman": {**TEMPLATES, "mlflow_engine": "podman", "mlflow_image_source": "registry", "mlflow_server_publish": "127.0.0.1:{{ 5100 + number }}",
+    "podman": {**TEMPLATES, "mlflow_engine": "podman", "mlflow_image_source": "registry",
+               "mlflow_server_publish": "127.0.0.1:{{ 5100 + number }}",
                "database_password": "{{ vaulted | trim }}"},
 }
 """Instances whose values versions of Ansible template in different ways."""
@@ -162,11 +190,13 @@ WRONG: dict[str, dict] = {
 
 
 def examples() -> dict[str, dict]:
-    """The hosts of all example inventories, in one: each keeps the instance's name in a namespace of its own, and a port of its own."""
+    """The hosts of all example inventories, in one: each keeps the instance's name in a namespace of its own, and a
+    port of its own."""
     hosts = {}
     for number, inventory in enumerate(INVENTORIES):
         for name, variables in yaml.safe_load((inventory / "hosts.yml").read_text())["all"]["hosts"].items():
-            hosts[f"{inventory.name}-{name}"] = {"mlflow_namespace": inventory.name, **variables, "mlflow_instance": name,
+            hosts[f"{inventory.name}-{name}"] = {"mlflow_namespace": inventory.name, **variables,
+                                                 "mlflow_instance": name,
                                                  "mlflow_server_publish": f"127.0.0.1:{5000 + number}"}
     return hosts
 
@@ -181,9 +211,12 @@ def inventories(tmp_path_factory):
 def render(programs: pathlib.Path, inventory: pathlib.Path, folder: pathlib.Path) -> tuple[dict[str, str], str]:
     """The files of all instances by path, and what Ansible wrote."""
     extra = {"mlflow_render_dir": f"{folder}/rendered/{{{{ inventory_hostname }}}}"}
-    done = run(programs, ROOT / "playbooks" / "site.yml", inventory, folder, "--tags", TAGS, "--extra-vars", json.dumps(extra))
+    done = run(programs, ROOT / "playbooks" / "site.yml", inventory, folder, "--tags", TAGS, "--extra-vars",
+               json.dumps(extra))
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
-    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("rendered/**/*.yaml"))}, done.stdout + done.stderr
+    return {
+        str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("rendered/**/*.yaml"))
+    }, done.stdout + done.stderr
 
 
 def refusals(programs: pathlib.Path, inventory: pathlib.Path, folder: pathlib.Path) -> dict[str, str]:

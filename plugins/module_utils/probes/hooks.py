@@ -19,8 +19,8 @@ def probe(checks, parameters):
     """Read the report of the server's hooks.
 
     Args:
-        checks: collects the results; the fact ``missing`` lists a sentence for each behaviour that this version of MLflow
-            cannot have. They are warnings: where a missing one would weaken security, the server does not start.
+        checks: collects the results; the fact ``missing`` lists a sentence for each behaviour that this version of
+            MLflow cannot have. They are warnings: where a missing one would weaken security, the server does not start.
         parameters: path (of the report; default: the server's own).
     """
     path = parameters.get("path") or os.environ.get("MLOPS_MLFLOW_HOOKS") or REPORT
@@ -32,7 +32,8 @@ def probe(checks, parameters):
                 behaviours = json.load(file)["behaviours"]
         except FileNotFoundError as error:
             raise RuntimeError(
-                f"there is no {path}, so the server runs without its sitecustomize.py; PYTHONPATH must begin with /etc/mlflow"
+                f"there is no {path}, so the server runs without its sitecustomize.py; PYTHONPATH must begin with "
+                "/etc/mlflow"
             ) from error
         checks.facts["missing"] = [text for text in behaviours.values() if text]
         return ", ".join(name for name, text in behaviours.items() if not text)

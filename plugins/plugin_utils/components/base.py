@@ -57,19 +57,22 @@ class Component:
     secrets: tuple[str, ...] = ()
 
     def resolve(self, v: Variables, model: Model) -> Any:
-        """What follows from the variables, for the component's templates and for others; those that it needs are resolved before."""
+        """What follows from the variables, for the component's templates and for others; those that it needs are
+        resolved before."""
         return None
 
     def checks(self) -> list[Check]:
-        """Its methods that check variables: ``check``, and all whose names begin with ``_check_``, in the order of the class.
+        """Its methods that check variables: ``check``, and all whose names begin with ``_check_``, in the order of the
+        class.
 
-        Each takes the variables and the model, and yields a sentence for each combination that cannot work. They run one by one,
-        so that a fault in one hides no sentence of the others.
+        Each takes the variables and the model, and yields a sentence for each combination that cannot work. They run
+        one by one, so that a fault in one hides no sentence of the others.
         """
         return [getattr(self, name) for name in vars(type(self)) if name == "check" or name.startswith("_check_")]
 
     def unsupported(self, v: Variables, model: Model) -> Iterator[str]:
-        """A sentence for each variable that asks for what the instance's engine cannot do; asked when nothing else is wrong."""
+        """A sentence for each variable that asks for what the instance's engine cannot do; asked when nothing else is
+        wrong."""
         return iter(())
 
     def templates(self, v: Variables, model: Model) -> list[str]:

@@ -113,21 +113,24 @@ class Database(Component):
         endpoint = self._endpoint(v, name, managed, own_secret, port)
         # A value given here wins over the one in the Secret; a rotation gives a whole login.
         login = v.get("_database_login") or (
-            {"username": v.database_user, "password": v.database_password} if v.database_password or not managed else {})
+            {"username": v.database_user,
+             "password": v.database_password} if v.database_password or not managed else {})
         generated = [] if v.database_password else [f"username={v.database_user}", "password"]
         if "root_password" in endpoint.secret_keys:
             generated.append("root-password")
         image = v.database_image
         if image is None:
             image = built(v)[kind] if model.instance.build and kind in built(v) else IMAGES.get(kind, "")
-        return DatabasePart(name, managed, port, f"{name}-{kind}", own_secret, image, v.database_user, login, generated, endpoint,
+        return DatabasePart(name, managed, port, f"{name}-{kind}", own_secret, image, v.database_user, login, generated,
+                            endpoint,
                             _not_rotatable(v, managed))
 
     def _endpoint(self, v: Variables, name: str, managed: bool, own_secret: str, port: int) -> Endpoint:
         kind = v.database_type
         dialect = _dialect(kind)
         if kind == "sqlite":
-            return Endpoint("sqlite", port=port, name=v.database_name, uri=f"sqlite:///{MOUNT_PATH}/mlflow.db", claim=f"{name}-sqlite",
+            return Endpoint("sqlite", port=port, name=v.database_name, uri=f"sqlite:///{MOUNT_PATH}/mlflow.db",
+                            claim=f"{name}-sqlite",
                             secret_keys=_secret_keys(v, managed), pool=_pool(v))
         # Cloud SQL's proxy listens in the server's pod.
         host = "127.0.0.1" if v.database_cloudsql_instance else v.database_host or name
@@ -136,17 +139,21 @@ class Database(Component):
         rest = f":{port}/{v.database_name}{'?' + '&'.join(query) if query else ''}"
         ca: dict = {}
         if v.database_ca_secret:
-            ca = {"secret": {"secretName": v.database_ca_secret, "items": [{"key": v.database_ca_secret_key, "path": "ca.crt"}]}}
+            ca = {"secret": {"secretName": v.database_ca_secret, "items": [{"key": v.database_ca_secret_key,
+                "path": "ca.crt"}]}}
         elif v.database_ca:
             ca = {"configMap": {"name": f"{name}-ca"}}
         return Endpoint(
             dialect, host, port, v.database_name, uri=f"{scheme}://{host}{rest}",
             replica_uri=f"{scheme}://{v.database_read_replica_host}{rest}" if v.database_read_replica_host else "",
-            service=name if managed else "", secret=v.database_existing_secret or own_secret, secret_keys=_secret_keys(v, managed),
+            service=name if managed else "", secret=v.database_existing_secret or own_secret,
+            secret_keys=_secret_keys(v, managed),
             ca=ca, pool=_pool(v), proxy=_cloudsql_proxy(v, port) if v.database_cloudsql_instance else {})
 
     def templates(self, v: Variables, model: Model) -> list[str]:
-        more = ["sqlite.yaml.j2"] if v.database_type == "sqlite" else ["server.yaml.j2"] if model.database.managed else []
+        more = (
+            ["sqlite.yaml.j2"] if v.database_type == "sqlite" else ["server.yaml.j2"] if model.database.managed else []
+        )
         return ["credentials.yaml.j2", *more]
 
     def images(self, v: Variables, model: Model) -> list[str]:
@@ -173,27 +180,33 @@ class Database(Component):
         if v.mlflow_engine != "podman":
             return
         if v.database_cloudsql_instance:
-            yield ("database_cloudsql_instance is set while mlflow_engine is podman; run the proxy on that machine and give its address "
+            yield ("database_cloudsql_instance is set while mlflow_engine is podman; run the proxy on that machine "
+                   "and give its address "
                    "in database_host.")
         if v.database_external_secret:
-            yield "database_external_secret is set while mlflow_engine is podman, where no operator runs; use Ansible Vault there."
+            yield ("database_external_secret is set while mlflow_engine is podman, where no operator runs; use "
+                   "Ansible Vault there.")
 
     def _check_sqlite(self, v: Variables, model: Model) -> Iterator[str]:
         if v.database_type != "sqlite":
             return
         set_here = [name for name in LOGINS if v[name]]
-        for variable in ("database_host", "database_cloudsql_instance", "database_read_replica_host", "database_tls", "database_ca",
+        for variable in ("database_host", "database_cloudsql_instance", "database_read_replica_host", "database_tls",
+                         "database_ca",
                          "database_ca_secret", "database_driver", *set_here):
             if v[variable]:
-                yield (f"{variable} is set while database_type is sqlite, which is a file; set database_type to postgresql or leave "
+                yield (f"{variable} is set while database_type is sqlite, which is a file; set database_type to "
+                       "postgresql or leave "
                        f"{variable} empty.")
         for variable, several, one in (("mlflow_server_replicas", v.mlflow_server_replicas > 1, "1"),
                                        ("mlflow_server_autoscaling", v.mlflow_server_autoscaling, "false")):
             if several:
-                yield (f"{variable} is {v[variable]} while database_type is sqlite, which one process at a time may write; set "
+                yield (f"{variable} is {v[variable]} while database_type is sqlite, which one process at a time may "
+                       "write; set "
                        f"database_type to postgresql, or {variable} to {one}.")
         if v.mlflow_server_workspaces:
-            yield "mlflow_server_workspaces is true while database_type is sqlite; set database_type to postgresql, or it to false."
+            yield ("mlflow_server_workspaces is true while database_type is sqlite; set database_type to postgresql, "
+                   "or it to false.")
 
     def _check_server(self, v: Variables, model: Model) -> Iterator[str]:
         if v.database_type == "sqlite":
@@ -201,7 +214,8 @@ class Database(Component):
         host, instance = v.database_host, v.database_cloudsql_instance
         external, login = bool(host or instance), [name for name in LOGINS if v[name]]
         if external and not login:
-            yield (f"database_password is empty while {'database_host' if host else 'database_cloudsql_instance'} names an existing "
+            yield (f"database_password is empty while {'database_host' if host else 'database_cloudsql_instance'} "
+                   "names an existing "
                    f"server; give the password, or the name of a Secret that holds it in database_existing_secret.")
         if len(login) > 1:
             yield f"{login[0]} and {login[1]} are both set; keep one of them."
@@ -210,12 +224,15 @@ class Database(Component):
         if instance and not common.matches(r"[a-z0-9.:-]+:[a-z0-9-]+:[a-z0-9-]+", instance):
             yield f"database_cloudsql_instance is {instance!r}; it must be project:region:name."
         if v.database_read_replica_host and not host:
-            yield "database_read_replica_host is set while database_host is empty; only an existing server has replicas of its own."
+            yield ("database_read_replica_host is set while database_host is empty; only an existing server has "
+                   "replicas of its own.")
         if v.database_type == "mysql" and not external and v.mlflow_image_source == "build":
-            yield ("database_type is mysql while mlflow_image_source is build, and Debian has MariaDB in its place; set database_type "
+            yield ("database_type is mysql while mlflow_image_source is build, and Debian has MariaDB in its place; "
+                   "set database_type "
                    "to mariadb.")
         if v.database_external_secret:
-            yield from common.external_secret("database_external_secret", v.database_external_secret, {"username", "password"}, v)
+            yield from common.external_secret("database_external_secret", v.database_external_secret,
+                                              {"username", "password"}, v)
         if v.database_port is not None and not 1 <= v.database_port <= 65535:
             yield f"database_port is {v.database_port}; it must be a TCP port from 1 to 65535."
         for argument in v.database_cloudsql_args:
@@ -232,7 +249,8 @@ class Database(Component):
         for variable in ("database_host", "database_read_replica_host"):
             value = v[variable]
             if value and not common.matches(common.HOST_OR_ADDRESS, value):
-                yield f"{variable} is {common.hidden(value)}; it must be a bare host name or address, with the port in database_port."
+                yield (f"{variable} is {common.hidden(value)}; it must be a bare host name or address, with the port "
+                       "in database_port.")
         if not common.matches(r"[A-Za-z0-9_][A-Za-z0-9_$-]{0,62}", v.database_name):
             yield f"database_name is {v.database_name!r}; it must be at most 63 letters, digits, '_', '$' and '-'."
         if not v.database_user or len(v.database_user) > 63:
@@ -241,10 +259,12 @@ class Database(Component):
         driver = v.database_driver
         others = [name for other, names in DRIVERS.items() if other != dialect for name in names]
         if not common.matches(r"[a-z0-9]*", driver) or driver in others:
-            yield (f"database_driver is {driver!r}; it must be the name of a driver for {v.database_type} alone, such as "
+            yield (f"database_driver is {driver!r}; it must be the name of a driver for {v.database_type} alone, such "
+                   "as "
                    f"{DRIVERS[dialect][0]}.")
         elif dialect == "mysql" and v.database_tls and driver not in ("", "pymysql"):
-            yield (f"database_tls is {v.database_tls} while database_driver is {driver}, which is told of TLS otherwise; use pymysql, or "
+            yield (f"database_tls is {v.database_tls} while database_driver is {driver}, which is told of TLS "
+                   "otherwise; use pymysql, or "
                    f"leave database_tls empty.")
 
     def _check_tls(self, v: Variables, model: Model) -> Iterator[str]:
@@ -252,15 +272,19 @@ class Database(Component):
             return
         tls, ca = v.database_tls, v.database_ca or v.database_ca_secret
         if v.database_cloudsql_instance and tls:
-            yield "database_tls is set while database_cloudsql_instance is; its proxy encrypts by itself, so leave database_tls empty."
+            yield ("database_tls is set while database_cloudsql_instance is; its proxy encrypts by itself, so leave "
+                   "database_tls empty.")
         elif tls and not v.database_host:
-            yield ("database_tls is set while database_host is empty; a database that the collection runs is on the instance's own network, "
+            yield ("database_tls is set while database_host is empty; a database that the collection runs is on the "
+                   "instance's own network, "
                    "so leave it empty.")
         verifies = tls.startswith("verify")
         if verifies and not ca and not any(entry.get("name") == "PGSSLROOTCERT" for entry in v.mlflow_server_extra_env):
-            yield f"database_tls is {tls} without the certificates of a CA to verify with; give them in database_ca or database_ca_secret."
+            yield (f"database_tls is {tls} without the certificates of a CA to verify with; give them in database_ca "
+                   "or database_ca_secret.")
         if ca and not verifies:
-            yield (f"{'database_ca' if v.database_ca else 'database_ca_secret'} is given while database_tls does not verify anything; set "
+            yield (f"{'database_ca' if v.database_ca else 'database_ca_secret'} is given while database_tls does not "
+                   "verify anything; set "
                    f"database_tls to verify-full or verify-ca.")
         elif v.database_ca and v.database_ca_secret:
             yield "database_ca and database_ca_secret are both set; keep one of them."
@@ -304,11 +328,14 @@ def _tls_query(v: Variables, dialect: str) -> list[str]:
         return [f"sslmode={tls}"] + ([f"sslrootcert={CA_PATH}"] if has_ca else [])
     if tls == "disable":
         return ["ssl_disabled=true"]
-    return [f"ssl_check_hostname={'true' if tls == 'verify-full' else 'false'}"] + ([f"ssl_ca={CA_PATH}"] if has_ca else [])
+    return [f"ssl_check_hostname={'true' if tls == 'verify-full' else 'false'}"] + (
+        [f"ssl_ca={CA_PATH}"] if has_ca else []
+    )
 
 
 def _pool(v: Variables) -> dict[str, int]:
-    pool = {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": v.database_pool_size, "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": v.database_pool_max_overflow,
+    pool = {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": v.database_pool_size,
+            "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": v.database_pool_max_overflow,
             "MLFLOW_SQLALCHEMYSTORE_POOL_RECYCLE": v.database_pool_recycle}
     return {name: value for name, value in pool.items() if value}
 
@@ -316,10 +343,13 @@ def _pool(v: Variables) -> dict[str, int]:
 def _cloudsql_proxy(v: Variables, port: int) -> dict:
     """Google's proxy, as a container that starts before the others and ends after them."""
     return {
-        "name": "cloud-sql-proxy", "image": v.database_cloudsql_image, "imagePullPolicy": v.mlflow_image_pull_policy, "restartPolicy": "Always",
+        "name": "cloud-sql-proxy", "image": v.database_cloudsql_image, "imagePullPolicy": v.mlflow_image_pull_policy,
+        "restartPolicy": "Always",
         "args": [f"--port={port}", "--health-check", "--http-address=0.0.0.0", "--http-port=9801", "--structured-logs",
                  *v.database_cloudsql_args, v.database_cloudsql_instance],
-        "startupProbe": {"httpGet": {"path": "/startup", "port": 9801}, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 60},
+        "startupProbe": {"httpGet": {"path": "/startup", "port": 9801}, "periodSeconds": 1, "timeoutSeconds": 5,
+                         "failureThreshold": 60},
         "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
-        "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
+        "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+                            "capabilities": {"drop": ["ALL"]}},
     }

@@ -34,7 +34,8 @@ def contents(v: Variables) -> dict[str, list[str]]:
 
 
 def built(v: Variables) -> dict[str, str]:
-    """The name of each image, with a digest of its build files and contents, so that a change of either is another image."""
+    """The name of each image, with a digest of its build files and contents, so that a change of either is another
+    image."""
     parts = contents(v)
     base = _digest("base", parts["base"], "")
     return {image: f"{REPOSITORY}/{image}:{entries[0]}-{base if image == 'base' else _digest(image, entries, base)}"
@@ -50,7 +51,8 @@ def part(v: Variables, kinds: list[str]) -> dict:
     """
     names = built(v)
     wanted = kinds if v.images_wanted is None else v.images_wanted
-    return {"built": names, "wanted": [names[kind] for kind in dict.fromkeys(wanted) if kind in names], "archive_dir": v.images_archive_dir,
+    return {"built": names, "wanted": [names[kind] for kind in dict.fromkeys(wanted) if kind in names],
+            "archive_dir": v.images_archive_dir,
             "debian_mirror": v.images_debian_mirror, "requirements": _requirements(v),
             "build_arguments": {kind: _build_arguments(v, kind, names["base"]) for kind in names}}
 
@@ -58,7 +60,8 @@ def part(v: Variables, kinds: list[str]) -> dict:
 def _requirements(v: Variables) -> str:
     """The locked packages of the MLflow image, or for a version without a lock file what it must have."""
     lock = FILES / f"mlflow-{v.mlflow_version}.txt"
-    return lock.read_text(encoding="utf-8") if lock.is_file() else "\n".join([f"mlflow[auth]=={v.mlflow_version}", *CLIENTS])
+    return lock.read_text(encoding="utf-8") if lock.is_file() else "\n".join([f"mlflow[auth]=={v.mlflow_version}",
+        *CLIENTS])
 
 
 def _build_arguments(v: Variables, kind: str, base: str) -> list[str]:

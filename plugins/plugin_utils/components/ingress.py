@@ -35,9 +35,11 @@ WRONG_TLS = {
     ("gateway", "secret"): "controller, since the certificate belongs to the Gateway's listener",
 }
 """For each ingress type the values of ingress_tls that cannot work, and what can."""
-NO_INGRESS = ("{} is set while ingress_type is none; set ingress_type to ingress, gateway or proxy, or leave it empty (names by which "
+NO_INGRESS = ("{} is set while ingress_type is none; set ingress_type to ingress, gateway or proxy, or leave it empty "
+              "(names by which "
               "others lead to the server go to mlflow_server_allowed_hosts and ingress_cors_origins).")
-BALANCER_NETWORKS = {"alb": "the subnets of the VPC", "gce": "130.211.0.0/22 and 35.191.0.0/16, or the proxy-only subnet"}
+BALANCER_NETWORKS = {"alb": "the subnets of the VPC",
+                     "gce": "130.211.0.0/22 and 35.191.0.0/16, or the proxy-only subnet"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class Ingress(Component):
         annotations = {**_preset_annotations(v, model, name, preset, headers, redirects), **v.ingress_annotations}
         return IngressPart(
             name=name, encrypted=encrypted, pod_port=_pod_port(v), service_port=v.ingress_service_port or _pod_port(v),
-            certificate_secret=certificate_secret, ca_secret=ca_secret, url=public_url(v), connect=connect, ca_dest=v.ingress_ca_dest,
+            certificate_secret=certificate_secret, ca_secret=ca_secret, url=public_url(v), connect=connect,
+            ca_dest=v.ingress_ca_dest,
             body_bytes=int(quantity(v.ingress_max_body_size) or 0), response_headers=headers, redirects=redirects,
             annotations={key: value for key, value in annotations.items() if value}, image=image, gateway=gateway)
 
@@ -139,26 +142,32 @@ class Ingress(Component):
 
     def unsupported(self, v: Variables, model: Model) -> Iterator[str]:
         if v.mlflow_engine == "podman" and v.ingress_type in ("ingress", "gateway"):
-            yield (f"ingress_type is {v.ingress_type} while mlflow_engine is podman, where no controller runs; set ingress_type to proxy.")
+            yield (f"ingress_type is {v.ingress_type} while mlflow_engine is podman, where no controller runs; set "
+                   "ingress_type to proxy.")
 
     def _check_hosts(self, v: Variables, model: Model) -> Iterator[str]:
         kind, hosts = v.ingress_type, v.ingress_hosts
         wrong = [host for host in hosts if not common.matches(HOST, host) or len(host) > 253]
         for host in wrong:
-            yield (f"ingress_hosts holds {common.hidden(host)}; give the bare DNS name in lower case, such as mlflow.example.com, without "
+            yield (f"ingress_hosts holds {common.hidden(host)}; give the bare DNS name in lower case, such as "
+                   "mlflow.example.com, without "
                    f"scheme, port or path.")
         if kind != "none" and not hosts:
-            yield f"ingress_hosts is empty while ingress_type is {kind}; name at least one host, such as mlflow.example.com."
+            yield (f"ingress_hosts is empty while ingress_type is {kind}; name at least one host, such as "
+                   "mlflow.example.com.")
         elif hosts and hosts[0].startswith("*."):
-            yield f"ingress_hosts begins with {hosts[0]!r}; the first host is part of the URL, so put one without '*' before it."
+            yield (f"ingress_hosts begins with {hosts[0]!r}; the first host is part of the URL, so put one without "
+                   "'*' before it.")
         elif kind == "none" and hosts and not wrong and len(set(hosts)) == len(hosts):
             yield NO_INGRESS.format("ingress_hosts")
         if v.ingress_path and not common.matches(PATH, v.ingress_path):
-            yield (f"ingress_path is {v.ingress_path!r}; it must begin with '/' and not end with one, such as /team/ana/mlflow, of letters, "
+            yield (f"ingress_path is {v.ingress_path!r}; it must begin with '/' and not end with one, such as "
+                   "/team/ana/mlflow, of letters, "
                    f"digits, '.', '_', '~' and '-'.")
         for origin in v.ingress_cors_origins:
             if origin != "*" and not (common.matches(ORIGIN, origin) and common.url(origin)):
-                yield (f"ingress_cors_origins holds {common.hidden(origin)}; an origin is scheme, host and port, such as https://notebooks.example.com.")
+                yield (f"ingress_cors_origins holds {common.hidden(origin)}; an origin is scheme, host and port, such "
+                       "as https://notebooks.example.com.")
 
     def _check_type(self, v: Variables, model: Model) -> Iterator[str]:
         kind, preset, gateway = v.ingress_type, v.ingress_preset, v.ingress_gateway
@@ -169,9 +178,11 @@ class Ingress(Component):
         if kind != "gateway" and any(gateway.values()):
             yield f"ingress_gateway is set while ingress_type is {kind}; set ingress_type to gateway or leave it empty."
         if preset and kind not in (*PRESETS[preset], "none"):
-            yield f"ingress_preset is {preset} while ingress_type is {kind}; it is for {' and '.join(PRESETS[preset])}, so leave it empty."
+            yield (f"ingress_preset is {preset} while ingress_type is {kind}; it is for "
+                   f"{' and '.join(PRESETS[preset])}, so leave it empty.")
         for part, value in gateway.items():
-            pattern, what = (common.DNS_LABEL, "a namespace's name") if part == "namespace" else (common.OBJECT_NAME, "an object's name")
+            pattern, what = (common.DNS_LABEL, "a namespace's name") if part == "namespace" else (common.OBJECT_NAME,
+                "an object's name")
             if value and not common.matches(pattern, value):
                 yield f"ingress_gateway.{part} is {value!r}; it must be {what}: lower-case letters, digits and '-'."
 
@@ -181,7 +192,8 @@ class Ingress(Component):
             yield f"ingress_max_body_size is {size!r}; it must be a number of bytes such as 5Gi, or 0 for no limit."
         elif size != "0" and kind in ("ingress", "gateway") and preset != "nginx":
             with_preset = f" with ingress_preset {preset}" if preset else ""
-            yield (f"ingress_max_body_size is {size} while ingress_type is {kind}{with_preset}, which has no such limit; only proxy and the "
+            yield (f"ingress_max_body_size is {size} while ingress_type is {kind}{with_preset}, which has no such "
+                   "limit; only proxy and the "
                    f"preset nginx have, so set it to 0.")
         if not 1 <= v.ingress_timeout <= 99999:
             yield f"ingress_timeout is {v.ingress_timeout}; it must be from 1 to 99999 seconds."
@@ -195,9 +207,11 @@ class Ingress(Component):
         publish, server = common.host_port(v.ingress_publish), common.host_port(v.mlflow_server_publish)
         if kind == "proxy" and v.mlflow_engine == "podman" and publish and server and publish[1] == server[1] and (
                 publish[0] == server[0] or "0.0.0.0" in (publish[0], server[0])):
-            yield (f"ingress_publish is {v.ingress_publish}, which mlflow_server_publish ({v.mlflow_server_publish}) takes on the same "
+            yield (f"ingress_publish is {v.ingress_publish}, which mlflow_server_publish ({v.mlflow_server_publish}) "
+                   "takes on the same "
                    f"machine; choose another port for one of them.")
-        if v.ingress_connect and not common.url(f"http://{v.ingress_connect}", path=False) or v.ingress_connect and not common.matches(
+        if v.ingress_connect and not common.url(f"http://{v.ingress_connect}",
+                                                path=False) or v.ingress_connect and not common.matches(
                 r".*:[0-9]{1,5}", v.ingress_connect):
             yield f"ingress_connect is {v.ingress_connect!r}; it must be an address and a port such as 127.0.0.1:8443."
 
@@ -207,15 +221,18 @@ class Ingress(Component):
         kind, preset, clients = v.ingress_type, v.ingress_preset, v.mlflow_network_policy_clients
         has_networks = any("/" in client for client in clients)
         if v.mlflow_server_service_type != "ClusterIP" and not has_networks:
-            yield (f"mlflow_network_policy is true while mlflow_server_service_type is {v.mlflow_server_service_type}, by which clients "
+            yield ("mlflow_network_policy is true while mlflow_server_service_type is "
+                   f"{v.mlflow_server_service_type}, by which clients "
                    f"connect that are no pods; add their networks to mlflow_network_policy_clients.")
         if kind not in ("ingress", "gateway"):
             return
         if preset in BALANCER_NETWORKS and not has_networks:
-            yield (f"mlflow_network_policy is true while ingress_preset is {preset}, whose load balancer is no pod; add its networks "
+            yield (f"mlflow_network_policy is true while ingress_preset is {preset}, whose load balancer is no pod; "
+                   "add its networks "
                    f"({BALANCER_NETWORKS[preset]}) to mlflow_network_policy_clients.")
         elif not clients:
-            yield (f"mlflow_network_policy_clients is empty while mlflow_network_policy is true and ingress_type is {kind}; name the "
+            yield ("mlflow_network_policy_clients is empty while mlflow_network_policy is true and ingress_type is "
+                   f"{kind}; name the "
                    f"namespace of its controller.")
 
     def _check_backend_tls(self, v: Variables, model: Model) -> Iterator[str]:
@@ -223,43 +240,52 @@ class Ingress(Component):
             return
         policies = [obj for obj in v.mlflow_server_extra_objects if obj.get("kind") == "BackendTLSPolicy"]
         if v.ingress_type == "gateway" and not policies:
-            yield ("mlflow_server_tls_secret is set while ingress_type is gateway, whose Gateway would speak HTTP to it; add a "
+            yield ("mlflow_server_tls_secret is set while ingress_type is gateway, whose Gateway would speak HTTP to "
+                   "it; add a "
                    "BackendTLSPolicy to mlflow_server_extra_objects, or leave it empty.")
         scheme = "traefik.ingress.kubernetes.io/service.serversscheme"
         if v.ingress_preset == "traefik" and scheme not in v.mlflow_server_service_annotations:
-            yield (f"mlflow_server_tls_secret is set while ingress_preset is traefik, which would speak HTTP to it; add {scheme}: https to "
-                   f"mlflow_server_service_annotations, with a ServersTransport that trusts the certificate, or leave it empty.")
+            yield ("mlflow_server_tls_secret is set while ingress_preset is traefik, which would speak HTTP to it; "
+                   f"add {scheme}: https to "
+                   "mlflow_server_service_annotations, with a ServersTransport that trusts the certificate, or leave "
+                   "it empty.")
 
     def _check_certificate(self, v: Variables, model: Model) -> Iterator[str]:
         tls, certificate, key = v.ingress_tls, v.ingress_tls_certificate, v.ingress_tls_key
         given = bool(certificate and key)
         if bool(certificate) != bool(key):
-            set_here, missing = ("ingress_tls_certificate", "ingress_tls_key") if certificate else ("ingress_tls_key", "ingress_tls_certificate")
+            set_here, missing = ("ingress_tls_certificate", "ingress_tls_key") if certificate else ("ingress_tls_key",
+                "ingress_tls_certificate")
             yield f"{missing} is empty while {set_here} is set; the two go together."
         elif given and v.ingress_tls_secret:
             yield "ingress_tls_certificate and ingress_tls_secret are both set; keep one of them."
         elif given and tls != "secret":
-            yield f"ingress_tls_certificate is set while ingress_tls is {tls}; set ingress_tls to secret or leave it empty."
+            yield (f"ingress_tls_certificate is set while ingress_tls is {tls}; set ingress_tls to secret or leave it "
+                   "empty.")
         elif given:
             sentences = list(common.certificate("ingress_tls_certificate", certificate))
             yield from sentences or common.certificate("ingress_tls_key", key, "PRIVATE KEY")
             yield from common.certificate("ingress_tls_ca", v.ingress_tls_ca)
         elif tls == "secret" and not v.ingress_tls_secret:
-            yield ("ingress_tls_secret is empty while ingress_tls is secret; name the Secret that holds the certificate, or give "
+            yield ("ingress_tls_secret is empty while ingress_tls is secret; name the Secret that holds the "
+                   "certificate, or give "
                    "ingress_tls_certificate and ingress_tls_key.")
         if v.ingress_tls_secret and tls not in ("secret", "cert_manager") and v.ingress_type != "none":
             yield f"ingress_tls_secret is set while ingress_tls is {tls}; set ingress_tls to secret or leave it empty."
         if v.ingress_tls_ca and not given:
-            yield "ingress_tls_ca is set while ingress_tls_certificate is empty; with a Secret of yours, put it there under ca.crt."
+            yield ("ingress_tls_ca is set while ingress_tls_certificate is empty; with a Secret of yours, put it "
+                   "there under ca.crt.")
 
     def _check_tls(self, v: Variables, model: Model) -> Iterator[str]:
         kind, tls = v.ingress_type, v.ingress_tls
         if tls == "cert_manager" and not v.ingress_issuer:
             yield "ingress_issuer is empty while ingress_tls is cert_manager; name the issuer that is to sign."
         if v.ingress_issuer and tls != "cert_manager":
-            yield f"ingress_issuer is set while ingress_tls is {tls}; set ingress_tls to cert_manager or leave it empty."
+            yield (f"ingress_issuer is set while ingress_tls is {tls}; set ingress_tls to cert_manager or leave it "
+                   "empty.")
         if kind == "ingress" and v.ingress_preset == "alb" and tls in ("secret", "cert_manager"):
-            yield (f"ingress_tls is {tls} while ingress_preset is alb, which reads no Secret; set it to controller, with a certificate in "
+            yield (f"ingress_tls is {tls} while ingress_preset is alb, which reads no Secret; set it to controller, "
+                   "with a certificate in "
                    f"ACM for ingress_hosts.")
         if (kind, tls) in WRONG_TLS:
             yield f"ingress_tls is {tls} while ingress_type is {kind}; set it to {WRONG_TLS[kind, tls]}."
@@ -273,7 +299,11 @@ def public_url(v: Variables) -> str:
     port = v.ingress_public_port or default
     if not v.ingress_public_port and v.ingress_type == "proxy":
         published = v.ingress_publish.rpartition(":")[2]
-        port = int(published) if v.mlflow_engine == "podman" and published.isdigit() else v.ingress_service_port or _pod_port(v)
+        port = (
+            int(published)
+            if v.mlflow_engine == "podman" and published.isdigit()
+            else v.ingress_service_port or _pod_port(v)
+        )
     return f"{scheme}://{v.ingress_hosts[0]}{'' if port == default else f':{port}'}{v.ingress_path}"
 
 
@@ -288,17 +318,21 @@ def _response_headers(v: Variables, encrypted: bool) -> dict[str, str]:
     return {**headers, "Strict-Transport-Security": "max-age=31536000"} if encrypted else headers
 
 
-def _preset_annotations(v: Variables, model: Model, name: str, preset: str, headers: dict, redirects: bool) -> dict[str, str]:
+def _preset_annotations(v: Variables, model: Model, name: str, preset: str, headers: dict, redirects: bool) -> dict[str,
+    str]:
     """What a controller must be told for large artifacts, long requests, TLS and health checks."""
     scheme, encrypted = model.mlflow_server.scheme.upper(), v.ingress_tls != "none"
     if preset == "nginx":
         prefix = "nginx.ingress.kubernetes.io"
-        return {f"{prefix}/backend-protocol": scheme, f"{prefix}/proxy-body-size": str(int(quantity(v.ingress_max_body_size) or 0)),
+        return {f"{prefix}/backend-protocol": scheme,
+                f"{prefix}/proxy-body-size": str(int(quantity(v.ingress_max_body_size) or 0)),
                 f"{prefix}/proxy-request-buffering": "off", f"{prefix}/proxy-buffering": "off",
-                f"{prefix}/proxy-read-timeout": str(v.ingress_timeout), f"{prefix}/proxy-send-timeout": str(v.ingress_timeout)}
+                f"{prefix}/proxy-read-timeout": str(v.ingress_timeout),
+                f"{prefix}/proxy-send-timeout": str(v.ingress_timeout)}
     if preset == "traefik":
         prefix = "traefik.ingress.kubernetes.io"
-        return {f"{prefix}/router.entrypoints": "websecure" if encrypted else "web", f"{prefix}/router.tls": str(encrypted).lower(),
+        return {f"{prefix}/router.entrypoints": "websecure" if encrypted else "web",
+                f"{prefix}/router.tls": str(encrypted).lower(),
                 f"{prefix}/router.middlewares": f"{model.instance.namespace}-{name}@kubernetescrd" if headers else ""}
     if preset == "alb":
         prefix = "alb.ingress.kubernetes.io"

@@ -29,9 +29,10 @@ SIZES = {
 }
 """Workers and resources by number of experiments: up to 100, up to 1000, more (docs/sizes.md)."""
 OIDC_PORT = 4180
-PRIVATE_ADDRESSES = ["localhost", "127.0.0.1", "[[]::1]", "10.*", "192.168.*", *(f"172.{number}.*" for number in range(16, 32))]
-"""MLflow's own allow-list, which naming any host would switch off: loopback, and addresses of private ranges (the check is
-against forged names, and an address is no name)."""
+PRIVATE_ADDRESSES = ["localhost", "127.0.0.1", "[[]::1]", "10.*", "192.168.*",
+                     *(f"172.{number}.*" for number in range(16, 32))]
+"""MLflow's own allow-list, which naming any host would switch off: loopback, and addresses of private ranges (the check
+is against forged names, and an address is no name)."""
 METADATA_SERVERS = ("169.254.170.23/32", "169.254.169.254/32", "169.254.169.252/32")
 """EKS Pod Identity, EC2's and Google's metadata servers."""
 OWN_ARGUMENTS = {
@@ -47,7 +48,8 @@ OWN_ARGUMENTS = {
     "--uvicorn-opts": "mlflow_server_tls_secret for TLS, and mlflow_server_patches for anything else",
 }
 """Options of `mlflow server` that variables set."""
-AUTH_LOGINS = ("mlflow_server_auth_admin_password", "mlflow_server_auth_existing_secret", "mlflow_server_auth_external_secret")
+AUTH_LOGINS = ("mlflow_server_auth_admin_password", "mlflow_server_auth_existing_secret",
+               "mlflow_server_auth_external_secret")
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ class MlflowServer(Component):
             image = built(v)["mlflow"] if instance.build else f"ghcr.io/mlflow/mlflow:v{instance.version}-full"
         return MlflowServerPart(
             name=name, image=image, port=v.mlflow_server_port,
-            entry_port=OIDC_PORT if v.mlflow_server_auth == "oidc" else v.mlflow_server_port, scheme=scheme, path_prefix=prefix,
+            entry_port=OIDC_PORT if v.mlflow_server_auth == "oidc" else v.mlflow_server_port, scheme=scheme,
+            path_prefix=prefix,
             workers=v.mlflow_server_workers or workers, resources=strategic_merge(resources, v.mlflow_server_resources),
             database=backend, artifact_store=store, service_hosts=service_hosts,
             allowed_hosts=allowed_hosts(service_hosts + v.mlflow_server_allowed_hosts + v.ingress_hosts),
@@ -153,7 +156,8 @@ class MlflowServer(Component):
             store_steps=_store_steps(store.bucket_settings))
 
     def templates(self, v: Variables, model: Model) -> list[str]:
-        wanted = {"auth.yaml.j2": v.mlflow_server_auth != "none", "config.yaml.j2": True, "server.yaml.j2": True, "scale.yaml.j2": True,
+        wanted = {"auth.yaml.j2": v.mlflow_server_auth != "none", "config.yaml.j2": True, "server.yaml.j2": True,
+                  "scale.yaml.j2": True,
                   "network.yaml.j2": v.mlflow_network_policy, "gc.yaml.j2": v.mlflow_server_gc_schedule,
                   "extra.yaml.j2": v.mlflow_server_extra_objects}
         return [template for template, render in wanted.items() if render]
@@ -163,10 +167,12 @@ class MlflowServer(Component):
 
     def network(self, v: Variables, model: Model) -> Network:
         """The server, its migration and its cleaning: all that opens the stores."""
-        ports = sorted({v.mlflow_server_port, model.mlflow_server.entry_port}, key=lambda port: port != v.mlflow_server_port)
+        ports = sorted({v.mlflow_server_port, model.mlflow_server.entry_port},
+                       key=lambda port: port != v.mlflow_server_port)
         return Network(
             ingress=[{"ports": [{"port": port, "protocol": "TCP"} for port in ports], "from": common.clients(v)}],
-            egress=[common.DNS, {"to": [{"podSelector": {"matchLabels": model.instance.labels}}]}, *self._egress(v, model)],
+            egress=[common.DNS, {"to": [{"podSelector": {"matchLabels": model.instance.labels}}]},
+                    *self._egress(v, model)],
             components=("server", "migration", "gc"))
 
     def _egress(self, v: Variables, model: Model) -> Iterator[dict]:
@@ -188,10 +194,24 @@ class MlflowServer(Component):
     def probes(self, v: Variables, model: Model) -> list[Probe]:
         server = model.mlflow_server
         base = {"validate_certs": False, "path_prefix": server.path_prefix}
-        probes = [Probe(self.role, self.title, "server", {
-            **base, "url": f"{server.scheme}://{server.name}:{server.port}", "environment": True,
-            "expected_version": model.instance.version, "webhooks": True, "presigned": v.mlflow_server_artifacts == "presigned",
-            "allowed_hosts": server.service_hosts + [host for host in v.mlflow_server_allowed_hosts if "*" not in host]})]
+        probes = [
+            Probe(
+                self.role,
+                self.title,
+                "server",
+                {
+                    **base,
+                    "url": f"{server.scheme}://{server.name}:{server.port}",
+                    "environment": True,
+                    "expected_version": model.instance.version,
+                    "webhooks": True,
+                    "presigned": v.mlflow_server_artifacts == "presigned",
+                    "allowed_hosts": (
+                        server.service_hosts + [host for host in v.mlflow_server_allowed_hosts if "*" not in host]
+                    ),
+                },
+            )
+        ]
         probes.append(Probe("hooks", "The server's adaptation of MLflow", "hooks"))
         if v.mlflow_server_auth == "oidc":
             probes.append(Probe("login", "The login", "server", {
@@ -202,15 +222,18 @@ class MlflowServer(Component):
         if v.mlflow_engine != "podman":
             return
         if v.mlflow_server_kaiwo:
-            yield "mlflow_server_kaiwo is true while mlflow_engine is podman, where no Kaiwo operator runs; set it to false."
+            yield ("mlflow_server_kaiwo is true while mlflow_engine is podman, where no Kaiwo operator runs; set it "
+                   "to false.")
         if v.mlflow_server_auth_external_secret:
-            yield "mlflow_server_auth_external_secret is set while mlflow_engine is podman, where no operator runs; use Ansible Vault there."
+            yield ("mlflow_server_auth_external_secret is set while mlflow_engine is podman, where no operator runs; "
+                   "use Ansible Vault there.")
 
     def _check_scale(self, v: Variables, model: Model) -> Iterator[str]:
         if not 1 <= v.mlflow_server_replicas <= 1000:
             yield f"mlflow_server_replicas is {v.mlflow_server_replicas}; it must be at least 1, and at most 1000."
         if not 0 <= v.mlflow_server_workers <= 256:
-            yield (f"mlflow_server_workers is {v.mlflow_server_workers}; it must be at least 1 and at most 256, or 0 for what "
+            yield (f"mlflow_server_workers is {v.mlflow_server_workers}; it must be at least 1 and at most 256, or 0 "
+                   "for what "
                    f"mlflow_server_size gives.")
         for variable in ("mlflow_server_drain_seconds", "mlflow_server_auth_cache_seconds"):
             if not 0 <= v[variable] <= 86400:
@@ -219,10 +242,12 @@ class MlflowServer(Component):
             return
         least, most = v.mlflow_server_autoscaling_min, v.mlflow_server_autoscaling_max
         if not 1 <= least <= most:
-            yield (f"mlflow_server_autoscaling_min is {least} and mlflow_server_autoscaling_max is {most}; they must be at least 1, the "
+            yield (f"mlflow_server_autoscaling_min is {least} and mlflow_server_autoscaling_max is {most}; they must "
+                   "be at least 1, the "
                    f"second not below the first.")
         if not v.mlflow_server_autoscaling_cpu and not v.mlflow_server_autoscaling_memory:
-            yield ("mlflow_server_autoscaling_cpu and mlflow_server_autoscaling_memory are both 0; give one of them a percentage to scale "
+            yield ("mlflow_server_autoscaling_cpu and mlflow_server_autoscaling_memory are both 0; give one of them a "
+                   "percentage to scale "
                    "by.")
         for variable in ("mlflow_server_autoscaling_cpu", "mlflow_server_autoscaling_memory"):
             if v[variable] < 0:
@@ -230,42 +255,53 @@ class MlflowServer(Component):
 
     def _check_schedule(self, v: Variables, model: Model) -> Iterator[str]:
         if v.mlflow_server_gc_schedule and not common.cron(v.mlflow_server_gc_schedule):
-            yield f"mlflow_server_gc_schedule is {v.mlflow_server_gc_schedule!r}; it must be cron's five fields, such as 0 3 * * 0."
+            yield (f"mlflow_server_gc_schedule is {v.mlflow_server_gc_schedule!r}; it must be cron's five fields, "
+                   "such as 0 3 * * 0.")
         if not common.matches(common.SPAN, v.mlflow_server_gc_older_than):
-            yield f"mlflow_server_gc_older_than is {v.mlflow_server_gc_older_than!r}; it must be a span of time such as 30d or 7d12h."
+            yield (f"mlflow_server_gc_older_than is {v.mlflow_server_gc_older_than!r}; it must be a span of time such "
+                   "as 30d or 7d12h.")
 
     def _check_archival(self, v: Variables, model: Model) -> Iterator[str]:
         archival = v.mlflow_server_trace_archival
         if archival and not v.mlflow_server_jobs:
-            yield ("mlflow_server_trace_archival is set while mlflow_server_jobs is false, and a job does the archiving; set "
+            yield ("mlflow_server_trace_archival is set while mlflow_server_jobs is false, and a job does the "
+                   "archiving; set "
                    "mlflow_server_jobs to true.")
         if archival and not common.matches(r"[0-9]{1,31}[mhd]", str(archival.get("retention", "30d"))):
-            yield f"mlflow_server_trace_archival.retention is {archival['retention']!r}; it must be a number of days, hours or minutes, such as 30d."
+            yield (f"mlflow_server_trace_archival.retention is {archival['retention']!r}; it must be a number of "
+                   "days, hours or minutes, such as 30d.")
         if archival and not common.matches(r"[a-z][a-z0-9+.-]*:/*[^\s?#]+", str(archival.get("location", "s3://b"))):
             yield f"mlflow_server_trace_archival.location is no URI; it must be such as s3://bucket/traces."
         for key in sorted({"location", "retention"} - set(archival)) if archival else ():
-            yield (f"mlflow_server_trace_archival has no {key}; it needs location (such as s3://bucket/traces) and retention (such as 30d).")
+            yield (f"mlflow_server_trace_archival has no {key}; it needs location (such as s3://bucket/traces) and "
+                   "retention (such as 30d).")
 
     def _check_names(self, v: Variables, model: Model) -> Iterator[str]:
         prefix = v.mlflow_server_path_prefix
         if prefix and not common.matches(r"(/[A-Za-z0-9._~-]+)+", prefix):
-            yield f"mlflow_server_path_prefix is {prefix!r}; it must begin with '/' and not end with one, such as /team/mlflow, or be empty."
+            yield (f"mlflow_server_path_prefix is {prefix!r}; it must begin with '/' and not end with one, such as "
+                   "/team/mlflow, or be empty.")
         elif prefix is not None and v.ingress_type != "none" and prefix != v.ingress_path:
-            yield (f"mlflow_server_path_prefix is {prefix!r} while ingress_path is {v.ingress_path!r}, which goes to the server unchanged; "
+            yield (f"mlflow_server_path_prefix is {prefix!r} while ingress_path is {v.ingress_path!r}, which goes to "
+                   "the server unchanged; "
                    f"leave mlflow_server_path_prefix out.")
         for host in v.mlflow_server_allowed_hosts:
             if not common.matches(r"[A-Za-z0-9*?\[\]:._-]+", host):
-                yield (f"mlflow_server_allowed_hosts holds {common.hidden(host)}; give the bare host name, such as mlflow.example.com, without scheme or "
+                yield (f"mlflow_server_allowed_hosts holds {common.hidden(host)}; give the bare host name, such as "
+                       "mlflow.example.com, without scheme or "
                        f"path.")
         for receiver in v.mlflow_server_webhook_receivers:
             if not (common.network(receiver) if "/" in receiver else common.matches(common.DNS_LABEL, receiver)):
-                yield (f"mlflow_server_webhook_receivers holds {receiver!r}; it must be a namespace's name, or a network such as "
+                yield (f"mlflow_server_webhook_receivers holds {receiver!r}; it must be a namespace's name, or a "
+                       "network such as "
                        f"10.0.0.0/16.")
         if v.mlflow_server_rbac_rules and not v.mlflow_server_service_account_token:
-            yield ("mlflow_server_rbac_rules gives rights that no pod could use while mlflow_server_service_account_token is false; set it "
+            yield ("mlflow_server_rbac_rules gives rights that no pod could use while "
+                   "mlflow_server_service_account_token is false; set it "
                    "to true, or leave the rules out.")
         if v.mlflow_server_kaiwo_queue and not v.mlflow_server_kaiwo:
-            yield ("mlflow_server_kaiwo_queue is set while mlflow_server_kaiwo is false; set mlflow_server_kaiwo to true, or leave the queue "
+            yield ("mlflow_server_kaiwo_queue is set while mlflow_server_kaiwo is false; set mlflow_server_kaiwo to "
+                   "true, or leave the queue "
                    "empty.")
 
     def _check_ports(self, v: Variables, model: Model) -> Iterator[str]:
@@ -282,7 +318,8 @@ class MlflowServer(Component):
                 if pod[name] == pod[other]:
                     yield f"{name} is {pod[name]}, which is also the port of {other} in the same pod; choose another."
         if v.mlflow_server_publish and not common.host_port(v.mlflow_server_publish):
-            yield (f"mlflow_server_publish is {v.mlflow_server_publish!r}; it must be an address and a port such as 127.0.0.1:5000, or "
+            yield (f"mlflow_server_publish is {v.mlflow_server_publish!r}; it must be an address and a port such as "
+                   "127.0.0.1:5000, or "
                    f"empty.")
 
     def _check_environment(self, v: Variables, model: Model) -> Iterator[str]:
@@ -303,22 +340,29 @@ class MlflowServer(Component):
             yield f"mlflow_server_extra_env holds {name} twice; Kubernetes takes each name once."
 
     def _check_volumes(self, v: Variables, model: Model) -> Iterator[str]:
-        own = {"tmp": "/tmp", "config": "/etc/mlflow", **{volume["name"]: volume["path"] for volume in model.mlflow_server.volumes}}
+        own = {"tmp": "/tmp", "config": "/etc/mlflow",
+               **{volume["name"]: volume["path"] for volume in model.mlflow_server.volumes}}
         names = [entry["name"] for entry in v.mlflow_server_extra_volumes]
         for name in sorted({name for name in names if names.count(name) > 1 or name in own}):
-            yield f"mlflow_server_extra_volumes holds {name}, {'which the pod has already' if name in own else 'twice'}; choose another name."
+            yield (f"mlflow_server_extra_volumes holds {name}, "
+                   f"{'which the pod has already' if name in own else 'twice'}; choose another name.")
         mounts = {"mlflow_server_extra_volume_mounts": v.mlflow_server_extra_volume_mounts}
         for variable in ("mlflow_server_extra_init_containers", "mlflow_server_extra_containers"):
-            mounts |= {f"{variable}[{number}].volumeMounts": entry.get("volumeMounts") or [] for number, entry in enumerate(v[variable])}
+            mounts |= {f"{variable}[{number}].volumeMounts": entry.get("volumeMounts") or [] for number,
+                       entry in enumerate(v[variable])}
         for where, entries in mounts.items():
             for entry in entries:
                 if entry["name"] not in {*own, *names}:
-                    yield (f"{where} holds {entry['name']}, which is no volume of the pod; it must be the name of one of "
+                    yield (f"{where} holds {entry['name']}, which is no volume of the pod; it must be the name of one "
+                           "of "
                            f"mlflow_server_extra_volumes.")
         paths = [entry["mountPath"] for entry in v.mlflow_server_extra_volume_mounts]
         for path in sorted({path for path in paths if paths.count(path) > 1 or path in own.values()}):
-            yield f"mlflow_server_extra_volume_mounts holds {path}, {'where a volume is mounted already' if path in own.values() else 'twice'}; " \
-                  f"choose another mountPath."
+            yield (
+                f"mlflow_server_extra_volume_mounts holds {path},"
+                f" {'where a volume is mounted already' if path in own.values() else 'twice'}; choose another"
+                " mountPath."
+            )
 
     def _check_containers(self, v: Variables, model: Model) -> Iterator[str]:
         taken = {"mlflow", "wait", "oauth2-proxy", "cloud-sql-proxy"}
@@ -326,11 +370,13 @@ class MlflowServer(Component):
         for variable in ("mlflow_server_extra_init_containers", "mlflow_server_extra_containers"):
             for entry in v[variable]:
                 if entry["name"] in taken:
-                    yield f"{variable} holds {entry['name']}, which is the name of another container of the pod; choose another."
+                    yield (f"{variable} holds {entry['name']}, which is the name of another container of the pod; "
+                           "choose another.")
                 taken.add(entry["name"])
                 for port in entry.get("ports") or []:
                     if variable == "mlflow_server_extra_containers" and port["containerPort"] in ports:
-                        yield f"{variable} holds the port {port['containerPort']}, which the server has in the same pod; choose another."
+                        yield (f"{variable} holds the port {port['containerPort']}, which the server has in the same "
+                               "pod; choose another.")
 
     def _check_no_auth(self, v: Variables, model: Model) -> Iterator[str]:
         if v.mlflow_server_auth != "none":
@@ -338,7 +384,8 @@ class MlflowServer(Component):
         oidc = ("mlflow_server_oidc_issuer", "mlflow_server_oidc_client_id", "mlflow_server_oidc_client_secret")
         set_here = [name for name in (*AUTH_LOGINS, "mlflow_server_auth_admins") if v[name]]
         for variable in (*set_here, *[name for name in oidc if v[name]][:1]):
-            yield (f"{variable} is set while mlflow_server_auth is none; set mlflow_server_auth to basic, proxy or oidc, "
+            yield (f"{variable} is set while mlflow_server_auth is none; set mlflow_server_auth to basic, proxy or "
+                   "oidc, "
                    f"or leave {variable} empty.")
 
     def _check_auth(self, v: Variables, model: Model) -> Iterator[str]:
@@ -349,36 +396,46 @@ class MlflowServer(Component):
             yield f"{given[0]} and {given[1]} are both set; keep one of them."
         password, user = v.mlflow_server_auth_admin_password, v.mlflow_server_auth_admin_user
         if password and (len(password) < 12 or not password.isascii() or password == "password1234"):
-            yield ("mlflow_server_auth_admin_password is none that MLflow takes; it must have at least 12 characters, all of them ASCII, or "
+            yield ("mlflow_server_auth_admin_password is none that MLflow takes; it must have at least 12 characters, "
+                   "all of them ASCII, or "
                    "be empty.")
         if not user or ":" in user or not user.isascii():
             yield f"mlflow_server_auth_admin_user is {user!r}; it must be ASCII and without a colon."
         if kind != "oidc" and v.mlflow_server_oidc_issuer:
-            yield f"mlflow_server_oidc_issuer is set while mlflow_server_auth is {kind}; set mlflow_server_auth to oidc, or leave it empty."
+            yield (f"mlflow_server_oidc_issuer is set while mlflow_server_auth is {kind}; set mlflow_server_auth to "
+                   "oidc, or leave it empty.")
         for name in v.mlflow_server_auth_admins:
             if "," in name or ":" in name:
-                yield f"mlflow_server_auth_admins holds {name!r}; give each name as an entry of its own, without comma and colon."
+                yield (f"mlflow_server_auth_admins holds {name!r}; give each name as an entry of its own, without "
+                       "comma and colon.")
         if kind == "basic" and v.mlflow_server_auth_admins:
             yield ("mlflow_server_auth_admins is set while mlflow_server_auth is basic; give users rights by module "
                    "mlops.mlflow.mlflow_user.")
         header = v.mlflow_server_auth_proxy_header.lower()
-        if not common.matches(r"[A-Za-z0-9-]+", header) or header in ("authorization", "cookie", "host", "x-proxy-secret"):
-            yield (f"mlflow_server_auth_proxy_header is {v.mlflow_server_auth_proxy_header!r}; it must be a header's name, such as "
+        if not common.matches(r"[A-Za-z0-9-]+", header) or header in ("authorization", "cookie", "host",
+                                                                      "x-proxy-secret"):
+            yield (f"mlflow_server_auth_proxy_header is {v.mlflow_server_auth_proxy_header!r}; it must be a header's "
+                   "name, such as "
                    f"X-Auth-Request-Email.")
         if v.database_type in ("mysql", "mariadb"):
-            # Its tables for models and for experiments name their foreign keys alike, which MySQL takes once in a database.
-            yield (f"mlflow_server_auth is {kind} while database_type is {v.database_type}, in which MLflow cannot make the tables of its "
+            # Its tables for models and for experiments name their foreign keys alike, which MySQL takes once in a
+            # database.
+            yield (f"mlflow_server_auth is {kind} while database_type is {v.database_type}, in which MLflow cannot "
+                   "make the tables of its "
                    f"users; set database_type to postgresql or sqlite, or mlflow_server_auth to none.")
         if v.mlflow_server_artifacts == "direct":
-            yield ("mlflow_server_artifacts is direct while mlflow_server_auth is on, so that clients with keys of the store would get "
+            yield ("mlflow_server_artifacts is direct while mlflow_server_auth is on, so that clients with keys of "
+                   "the store would get "
                    "round it; set mlflow_server_artifacts to proxied.")
         if "*" in v.ingress_cors_origins:
-            yield (f"ingress_cors_origins holds '*' while mlflow_server_auth is {kind}, so that any page could use a user's login; name the "
+            yield (f"ingress_cors_origins holds '*' while mlflow_server_auth is {kind}, so that any page could use a "
+                   "user's login; name the "
                    f"origins.")
         if v.mlflow_server_auth_external_secret:
             needed = {"username", "password", "secret-key"} | ({"proxy-secret"} if kind in ("proxy", "oidc") else set())
             needed |= {"client-secret", "cookie-secret"} if kind == "oidc" else set()
-            yield from common.external_secret("mlflow_server_auth_external_secret", v.mlflow_server_auth_external_secret, needed, v)
+            yield from common.external_secret("mlflow_server_auth_external_secret",
+                                              v.mlflow_server_auth_external_secret, needed, v)
 
     def _check_oidc(self, v: Variables, model: Model) -> Iterator[str]:
         if v.mlflow_server_auth != "oidc":
@@ -388,30 +445,41 @@ class MlflowServer(Component):
             if not v[variable]:
                 yield f"{variable} is empty while mlflow_server_auth is oidc; give what the identity provider says."
         if issuer and not common.url(issuer):
-            yield f"mlflow_server_oidc_issuer is {common.hidden(issuer)}; it must be a whole URL, such as https://id.example.com/realms/staff."
+            yield (f"mlflow_server_oidc_issuer is {common.hidden(issuer)}; it must be a whole URL, such as "
+                   "https://id.example.com/realms/staff.")
         elif "/.well-known/" in issuer:
             yield (f"mlflow_server_oidc_issuer is {issuer!r}, the discovery document; give the issuer, "
                    f"{issuer.split('/.well-known/')[0]}.")
-        if "accounts.google.com" in issuer and not v.mlflow_server_oidc_email_domains and not v.mlflow_server_oidc_groups:
-            yield ("mlflow_server_oidc_email_domains is empty while mlflow_server_oidc_issuer is Google's, which would let in everybody who "
+        if (
+            "accounts.google.com" in issuer
+            and not v.mlflow_server_oidc_email_domains
+            and not v.mlflow_server_oidc_groups
+        ):
+            yield ("mlflow_server_oidc_email_domains is empty while mlflow_server_oidc_issuer is Google's, which "
+                   "would let in everybody who "
                    "has a Google account; name your domains.")
         if "openid" not in v.mlflow_server_oidc_scopes:
             yield "mlflow_server_oidc_scopes does not hold openid, without which no identity provider answers; add it."
         for scope in v.mlflow_server_oidc_scopes:
             if not common.matches(r"[!#-\[\]-~]+", scope):
-                yield f"mlflow_server_oidc_scopes holds {scope!r}; give each scope as an entry of its own, without blanks."
+                yield (f"mlflow_server_oidc_scopes holds {scope!r}; give each scope as an entry of its own, without "
+                       "blanks.")
         for domain in v.mlflow_server_oidc_email_domains:
             if not common.matches(r"\*|\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", domain):
                 yield f"mlflow_server_oidc_email_domains holds {domain!r}; give the bare domain, such as example.com."
         for argument in v.mlflow_server_oidc_extra_args:
             yield from common.argument("mlflow_server_oidc_extra_args", argument)
         yield from common.certificate("mlflow_server_oidc_ca", v.mlflow_server_oidc_ca)
-        if not v.mlflow_server_oidc_client_secret and not (v.mlflow_server_auth_existing_secret or v.mlflow_server_auth_external_secret):
-            yield ("mlflow_server_oidc_client_secret is empty while mlflow_server_auth is oidc; give it, or the name of a Secret that holds "
+        if not v.mlflow_server_oidc_client_secret and not (
+            v.mlflow_server_auth_existing_secret or v.mlflow_server_auth_external_secret
+        ):
+            yield ("mlflow_server_oidc_client_secret is empty while mlflow_server_auth is oidc; give it, or the name "
+                   "of a Secret that holds "
                    "it in mlflow_server_auth_existing_secret.")
         if not common.url(redirect) or not common.matches(r"https?://[^/]+/.*", redirect):
             yield (f"mlflow_server_oidc_redirect_url is {common.hidden(redirect)}; it must be a whole URL, such as "
-                   f"https://mlflow.example.com/oauth2/callback, or follow from ingress_type and ingress_hosts, or from "
+                   "https://mlflow.example.com/oauth2/callback, or follow from ingress_type and ingress_hosts, or "
+                   "from "
                    f"mlflow_server_publish.")
 
 
@@ -432,7 +500,11 @@ def cors_origins(v: Variables, url: str) -> list[str]:
     """
     parts = urllib.parse.urlsplit(url)
     port = f":{parts.port}" if parts.port else ""
-    hosts = [f"{parts.scheme}://{host}{port}" for host in v.ingress_hosts if "*" not in host] if v.ingress_type != "none" else []
+    hosts = (
+        [f"{parts.scheme}://{host}{port}" for host in v.ingress_hosts if "*" not in host]
+        if v.ingress_type != "none"
+        else []
+    )
     own = [f"{parts.scheme}://{parts.netloc}"] if url and parts.hostname != "0.0.0.0" else []
     return list(dict.fromkeys([*own, *hosts, *v.ingress_cors_origins]))
 
@@ -448,7 +520,8 @@ def _endpoint(kind: type, given: dict | None, default: object) -> object:
 def _auth(v: Variables, name: str, url: str) -> Auth:
     kind = v.mlflow_server_auth
     keys = {"user": "username", "password": "password", "secret_key": "secret-key"}
-    env = {"MLFLOW_FLASK_SERVER_SECRET_KEY": "secret_key", "MLFLOW_AUTH_ADMIN_USERNAME": "user", "MLFLOW_AUTH_ADMIN_PASSWORD": "password"}
+    env = {"MLFLOW_FLASK_SERVER_SECRET_KEY": "secret_key", "MLFLOW_AUTH_ADMIN_USERNAME": "user",
+           "MLFLOW_AUTH_ADMIN_PASSWORD": "password"}
     if kind in ("proxy", "oidc"):
         keys["proxy_secret"], env["AUTH_PROXY_SECRET"] = "proxy-secret", "proxy_secret"
     if kind == "oidc":
@@ -471,7 +544,9 @@ def _volumes(v: Variables, backend: database.Endpoint, store: object_storage.End
     def claim(name: str) -> dict:
         return {"persistentVolumeClaim": {"claimName": name}}
 
-    artifacts = claim(store.claim) if store.claim else {"emptyDir": {"sizeLimit": store.ephemeral}} if store.ephemeral else {}
+    artifacts = (
+        claim(store.claim) if store.claim else {"emptyDir": {"sizeLimit": store.ephemeral}} if store.ephemeral else {}
+    )
     gcs = {"secret": {"secretName": store.secret}} if store.type == "gcs" and store.secret else {}
     possible = [
         ("database", backend.mount_path, claim(backend.claim) if backend.claim else {}),
@@ -479,7 +554,8 @@ def _volumes(v: Variables, backend: database.Endpoint, store: object_storage.End
         ("database-ca", posixpath.dirname(backend.ca_path), backend.ca),
         ("object-storage-ca", "/etc/mlflow-object-storage", {"configMap": {"name": store.ca}} if store.ca else {}),
         ("gcs", "/etc/mlflow-gcs", gcs),
-        ("tls", "/etc/mlflow-tls", {"secret": {"secretName": v.mlflow_server_tls_secret}} if v.mlflow_server_tls_secret else {}),
+        ("tls", "/etc/mlflow-tls",
+         {"secret": {"secretName": v.mlflow_server_tls_secret}} if v.mlflow_server_tls_secret else {}),
     ]
     return [{"name": name, "path": path, "source": source} for name, path, source in possible if source]
 

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The artifact store: SeaweedFS or MinIO that the collection runs, a bucket at a provider, or a volume of the server's pod."""
+"""The artifact store: SeaweedFS or MinIO that the collection runs, a bucket at a provider, or a volume of the server's
+pod."""
 
 from __future__ import annotations
 
@@ -34,17 +35,21 @@ SECRET_KEYS = {
     "volume": {},
 }
 """What a Secret may hold for each protocol, under the name that the store's client reads."""
-BUCKET_SETTINGS = ("create", "versioning", "expire_days", "expire_noncurrent_days", "abort_multipart_days", "encryption", "kms_key")
+BUCKET_SETTINGS = ("create", "versioning", "expire_days", "expire_noncurrent_days", "abort_multipart_days",
+                   "encryption", "kms_key")
 READERS = {
     "object_storage_access_key": ("s3", "seaweedfs", "minio"), "object_storage_gcs_credentials": ("gcs",),
     "object_storage_azure_access_key": ("azure",), "object_storage_azure_connection_string": ("azure",),
     "object_storage_existing_secret": ("s3", "gcs", "azure"), "object_storage_external_secret": ("s3", "gcs", "azure"),
-    "object_storage_iam_role_arn": ("s3",), "object_storage_azure_client_id": ("azure",), "object_storage_azure_account": ("azure",),
-    "object_storage_existing_claim": ("volume",), "object_storage_ca": ("s3",), "object_storage_upload_args": ("s3", "seaweedfs", "minio"),
+    "object_storage_iam_role_arn": ("s3",), "object_storage_azure_client_id": ("azure",),
+    "object_storage_azure_account": ("azure",),
+    "object_storage_existing_claim": ("volume",), "object_storage_ca": ("s3",),
+    "object_storage_upload_args": ("s3", "seaweedfs", "minio"),
 }
 """The types of store that read a variable."""
 CREDENTIALS = ("object_storage_access_key", "object_storage_gcs_credentials", "object_storage_azure_access_key",
-               "object_storage_azure_connection_string", "object_storage_existing_secret", "object_storage_external_secret",
+               "object_storage_azure_connection_string", "object_storage_existing_secret",
+               "object_storage_external_secret",
                "object_storage_iam_role_arn", "object_storage_gcp_service_account", "object_storage_azure_client_id")
 """Variables of which one names the credentials."""
 
@@ -128,12 +133,18 @@ class ObjectStorage(Component):
         port = 9000 if kind == "minio" else 8333
         secret = v.object_storage_existing_secret or f"{name}-{kind}"
         secret_keys = _secret_keys(v, protocol)
-        values = {"AWS_ACCESS_KEY_ID": v.object_storage_access_key, "AWS_SECRET_ACCESS_KEY": v.object_storage_secret_key,
-                  "credentials.json": v.object_storage_gcs_credentials, "AZURE_STORAGE_ACCESS_KEY": v.object_storage_azure_access_key,
+        values = {"AWS_ACCESS_KEY_ID": v.object_storage_access_key,
+                  "AWS_SECRET_ACCESS_KEY": v.object_storage_secret_key,
+                  "credentials.json": v.object_storage_gcs_credentials,
+                  "AZURE_STORAGE_ACCESS_KEY": v.object_storage_azure_access_key,
                   "AZURE_STORAGE_CONNECTION_STRING": v.object_storage_azure_connection_string}
         given = {key: value for key, value in values.items() if value and key in secret_keys.values()}
         # An external store without any of them uses the pod's identity: an instance profile, IRSA, a workload identity.
-        has_secret = managed or protocol != "volume" and bool(v.object_storage_existing_secret or v.object_storage_external_secret or given)
+        has_secret = (
+            managed
+            or protocol != "volume"
+            and bool(v.object_storage_existing_secret or v.object_storage_external_secret or given)
+        )
         volume = v.object_storage_existing_claim or f"{name}-{kind}"
         endpoint = Endpoint(
             type=protocol, uri=_uri(v, protocol), bucket="" if protocol == "volume" else v.object_storage_bucket,
@@ -141,7 +152,8 @@ class ObjectStorage(Component):
             service=name if managed else "", port=port, secret=secret if has_secret else "", secret_keys=secret_keys,
             claim=volume if kind == "volume" else "", ephemeral=v.object_storage_size if kind == "ephemeral" else "",
             bucket_settings=_bucket_settings(v), shared=v.object_storage_access_mode == "ReadWriteMany",
-            ca=f"{name}-ca" if v.object_storage_ca else "", upload_args=v.object_storage_upload_args, identity=_identity(v))
+            ca=f"{name}-ca" if v.object_storage_ca else "", upload_args=v.object_storage_upload_args,
+            identity=_identity(v))
         image = v.object_storage_image
         if image is None:
             image = built(v)[kind] if model.instance.build and kind in built(v) else IMAGES.get(kind, "")
@@ -149,14 +161,19 @@ class ObjectStorage(Component):
                                  has_secret and not v.object_storage_existing_secret, image, endpoint)
 
     def templates(self, v: Variables, model: Model) -> list[str]:
-        more = ["server.yaml.j2"] if model.object_storage.managed else ["volume.yaml.j2"] if v.object_storage_type == "volume" else []
+        more = (
+            ["server.yaml.j2"]
+            if model.object_storage.managed
+            else ["volume.yaml.j2"] if v.object_storage_type == "volume" else []
+        )
         return ["credentials.yaml.j2", *more]
 
     def images(self, v: Variables, model: Model) -> list[str]:
         return [v.object_storage_type] if model.object_storage.managed else []
 
     def network(self, v: Variables, model: Model) -> Network | None:
-        """Only the S3 port, which asks for keys, is reached from other pods; SeaweedFS' parts trust each other without a password."""
+        """Only the S3 port, which asks for keys, is reached from other pods; SeaweedFS' parts trust each other without
+        a password."""
         if not model.object_storage.managed:
             return None
         rule: dict = {"ports": [{"port": model.object_storage.port, "protocol": "TCP"}]}
@@ -170,12 +187,15 @@ class ObjectStorage(Component):
     def unsupported(self, v: Variables, model: Model) -> Iterator[str]:
         if v.mlflow_engine != "podman":
             return
-        for variable in ("object_storage_iam_role_arn", "object_storage_gcp_service_account", "object_storage_azure_client_id"):
+        for variable in ("object_storage_iam_role_arn", "object_storage_gcp_service_account",
+                         "object_storage_azure_client_id"):
             if v[variable]:
-                yield (f"{variable} is set while mlflow_engine is podman, where pods have no identity that a cloud knows; give keys instead, "
+                yield (f"{variable} is set while mlflow_engine is podman, where pods have no identity that a cloud "
+                       "knows; give keys instead, "
                        f"or leave it empty.")
         if v.object_storage_external_secret:
-            yield "object_storage_external_secret is set while mlflow_engine is podman, where no operator runs; use Ansible Vault there."
+            yield ("object_storage_external_secret is set while mlflow_engine is podman, where no operator runs; use "
+                   "Ansible Vault there.")
 
     def _check_location(self, v: Variables, model: Model) -> Iterator[str]:
         kind, bucket, url = v.object_storage_type, v.object_storage_bucket, v.object_storage_url
@@ -183,22 +203,28 @@ class ObjectStorage(Component):
             if not bucket:
                 yield f"object_storage_bucket is empty while object_storage_type is {kind}; name the bucket."
             elif not _bucket_name(bucket, kind):
-                yield (f"object_storage_bucket is {common.hidden(bucket)}; a bucket's name has 3 to 63 lower-case letters, digits, '.' and '-', without "
+                yield (f"object_storage_bucket is {common.hidden(bucket)}; a bucket's name has 3 to 63 lower-case "
+                       "letters, digits, '.' and '-', without "
                        f"s3:// and without a path (that is object_storage_prefix).")
         if kind != "s3" and url:
-            yield f"object_storage_url is set while object_storage_type is {kind}; set object_storage_type to s3 or leave it empty."
+            yield (f"object_storage_url is set while object_storage_type is {kind}; set object_storage_type to s3 or "
+                   "leave it empty.")
         prefix = v.object_storage_prefix
         if not common.matches(r"[^/:?#\s\\]*(/[^/:?#\s\\]+)*/?", prefix) or {".", ".."} & set(prefix.split("/")):
-            yield f"object_storage_prefix is {common.hidden(prefix)}; it must be a path in the bucket, such as team/mlflow."
+            yield (f"object_storage_prefix is {common.hidden(prefix)}; it must be a path in the bucket, such as "
+                   "team/mlflow.")
         if url and not common.url(url, path=False):
-            yield f"object_storage_url is {common.hidden(url)}; it must be the endpoint alone, such as https://s3.example.com."
+            yield (f"object_storage_url is {common.hidden(url)}; it must be the endpoint alone, such as "
+                   "https://s3.example.com.")
         if not common.matches(r"[A-Za-z0-9-]{1,63}", v.object_storage_region):
-            yield f"object_storage_region is {v.object_storage_region!r}; it must be a region's name, such as eu-central-1."
+            yield (f"object_storage_region is {v.object_storage_region!r}; it must be a region's name, such as "
+                   "eu-central-1.")
         yield from common.certificate("object_storage_ca", v.object_storage_ca)
         if kind == "azure" and not v.object_storage_azure_account:
             yield "object_storage_azure_account is empty while object_storage_type is azure; name the storage account."
         elif kind == "azure" and not common.matches(r"[a-z0-9]{1,24}", v.object_storage_azure_account):
-            yield (f"object_storage_azure_account is {v.object_storage_azure_account!r}; it must be the account's bare name, of lower-case "
+            yield (f"object_storage_azure_account is {v.object_storage_azure_account!r}; it must be the account's "
+                   "bare name, of lower-case "
                    f"letters and digits.")
 
     def _check_bucket_settings(self, v: Variables, model: Model) -> Iterator[str]:
@@ -210,14 +236,17 @@ class ObjectStorage(Component):
             elif setting.endswith("_days") and value is not None and not 0 <= value <= 36500:
                 yield f"{variable} is {value}; it must be a number of days up to 36500, or 0 for no such rule."
             elif kind == "azure" and setting != "create" and value not in (None, ""):
-                yield (f"{variable} is set while object_storage_type is azure, which keeps it as a setting of the storage account; set it "
+                yield (f"{variable} is set while object_storage_type is azure, which keeps it as a setting of the "
+                       "storage account; set it "
                        f"there, and leave it out here.")
         encryption, key = v.object_storage_bucket_encryption, v.object_storage_bucket_kms_key
         if kind == "gcs" and encryption == "aws:kms":
-            yield ("object_storage_bucket_encryption is aws:kms while object_storage_type is gcs; leave it out, and name a key of Cloud KMS "
+            yield ("object_storage_bucket_encryption is aws:kms while object_storage_type is gcs; leave it out, and "
+                   "name a key of Cloud KMS "
                    "in object_storage_bucket_kms_key.")
         if key and encryption == "AES256":
-            yield "object_storage_bucket_kms_key is set while object_storage_bucket_encryption is AES256, which has no key; set that to aws:kms."
+            yield ("object_storage_bucket_kms_key is set while object_storage_bucket_encryption is AES256, which has "
+                   "no key; set that to aws:kms.")
 
     def _check_credentials(self, v: Variables, model: Model) -> Iterator[str]:
         kind = v.object_storage_type
@@ -231,14 +260,20 @@ class ObjectStorage(Component):
                 yield (f"{variable} is set while object_storage_type is {kind}; only {', '.join(kinds)} "
                        f"{'reads' if len(kinds) == 1 else 'read'} it, so leave it empty or change object_storage_type.")
         if kind in ("s3", "gcs", "azure"):
-            given = [name for name in CREDENTIALS if v[name] and (name != "object_storage_gcp_service_account" or kind == "gcs")]
+            given = [
+                name
+                for name in CREDENTIALS
+                if v[name] and (name != "object_storage_gcp_service_account" or kind == "gcs")
+            ]
             if len(given) > 1:
                 yield f"{given[0]} and {given[1]} are both set; keep one of them."
         for key, value in v.object_storage_upload_args.items():
             if not common.matches(r"[A-Z][A-Za-z0-9]+", key) or value is None:
-                yield (f"object_storage_upload_args has the key {key!r}{' without a value' if value is None else ''}; give arguments of boto3's "
+                yield (f"object_storage_upload_args has the key {key!r}{' without a value' if value is None else ''}; "
+                       "give arguments of boto3's "
                        f"upload_file, such as ServerSideEncryption: aws:kms.")
-        parts = {"s3": ("access_key", "secret_key"), "gcs": ("credentials",), "azure": ("access_key", "connection_string")}.get(kind, ())
+        parts = {"s3": ("access_key", "secret_key"), "gcs": ("credentials",),
+                 "azure": ("access_key", "connection_string")}.get(kind, ())
         for part in sorted({part for part, key in v.object_storage_existing_secret_keys.items() if key} - set(parts)):
             yield (f"object_storage_existing_secret_keys holds {part} while object_storage_type is {kind}"
                    f"{', which has ' + ' and '.join(parts) if parts else ''}; leave it out.")
@@ -246,48 +281,62 @@ class ObjectStorage(Component):
             yield ("object_storage_gcs_credentials is no service account's key; give the JSON text, for example by "
                    "lookup('ansible.builtin.file', 'key.json').")
         if v.object_storage_external_secret:
-            needed = {"s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, "gcs": {"credentials.json"}}.get(kind, set())
-            yield from common.external_secret("object_storage_external_secret", v.object_storage_external_secret, needed, v)
+            needed = {"s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, "gcs": {"credentials.json"}}.get(kind,
+                set())
+            yield from common.external_secret("object_storage_external_secret", v.object_storage_external_secret,
+                                              needed, v)
 
     def _check_identity(self, v: Variables, model: Model) -> Iterator[str]:
-        for variable in ("object_storage_iam_role_arn", "object_storage_gcp_service_account", "mlflow_server_service_account_annotations"):
+        for variable in ("object_storage_iam_role_arn", "object_storage_gcp_service_account",
+                         "mlflow_server_service_account_annotations"):
             if v[variable] and v.mlflow_server_service_account:
-                yield (f"{variable} is set while mlflow_server_service_account names a ServiceAccount that exists, which is left as it is; "
+                yield (f"{variable} is set while mlflow_server_service_account names a ServiceAccount that exists, "
+                       "which is left as it is; "
                        f"annotate it there, and leave {variable} empty.")
         role, account = v.object_storage_iam_role_arn, v.object_storage_gcp_service_account
         if role and not common.matches(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]+", role):
-            yield f"object_storage_iam_role_arn is {role!r}; it must be a role's ARN, such as arn:aws:iam::111122223333:role/mlflow."
+            yield (f"object_storage_iam_role_arn is {role!r}; it must be a role's ARN, such as "
+                   "arn:aws:iam::111122223333:role/mlflow.")
         client = v.object_storage_azure_client_id
         if client and not common.matches(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", client):
             yield (f"object_storage_azure_client_id is {client!r}; it must be the identity's client ID, such as "
                    f"00000000-0000-0000-0000-000000000000.")
         if account and not common.matches(r"[a-z0-9.-]+@[a-z0-9.-]+", account):
-            yield (f"object_storage_gcp_service_account is {account!r}; it must be the account's e-mail address, such as "
+            yield (f"object_storage_gcp_service_account is {account!r}; it must be the account's e-mail address, such "
+                   "as "
                    f"mlflow@project.iam.gserviceaccount.com.")
 
     def _check_volume(self, v: Variables, model: Model) -> Iterator[str]:
         kind, mode = v.object_storage_type, v.object_storage_access_mode
         several = v.mlflow_server_replicas > 1 or v.mlflow_server_autoscaling
         if kind == "ephemeral" and several:
-            yield ("object_storage_type is ephemeral while there are several pods, each of which would have artifacts of its own; choose a "
+            yield ("object_storage_type is ephemeral while there are several pods, each of which would have artifacts "
+                   "of its own; choose a "
                    "store that all reach, or one pod.")
         if kind == "volume" and several and mode != "ReadWriteMany":
-            number, one = ("mlflow_server_autoscaling", "false") if v.mlflow_server_autoscaling else ("mlflow_server_replicas", "1")
-            yield (f"{number} is {v[number]} while object_storage_type is volume and the volume {mode}; set object_storage_access_mode to "
+            number, one = ("mlflow_server_autoscaling",
+                           "false") if v.mlflow_server_autoscaling else ("mlflow_server_replicas", "1")
+            yield (f"{number} is {v[number]} while object_storage_type is volume and the volume {mode}; set "
+                   "object_storage_access_mode to "
                    f"ReadWriteMany, or {number} to {one}.")
         if kind == "volume" and v.mlflow_server_gc_schedule and mode == "ReadWriteOncePod":
-            yield ("object_storage_access_mode is ReadWriteOncePod while mlflow_server_gc_schedule is set, whose pod mounts the volume beside "
+            yield ("object_storage_access_mode is ReadWriteOncePod while mlflow_server_gc_schedule is set, whose pod "
+                   "mounts the volume beside "
                    "the server's; set it to ReadWriteOnce.")
         if kind in ("volume", "ephemeral") and v.mlflow_server_artifacts != "proxied":
-            yield (f"mlflow_server_artifacts is {v.mlflow_server_artifacts} while object_storage_type is {kind}, which clients cannot reach; "
+            yield (f"mlflow_server_artifacts is {v.mlflow_server_artifacts} while object_storage_type is {kind}, "
+                   "which clients cannot reach; "
                    f"set it to proxied, or choose an S3 store.")
 
 
 def _secret_keys(v: Variables, protocol: str) -> dict[str, str]:
     keys = dict(SECRET_KEYS[protocol])
     if protocol == "azure":
-        by_connection_string = (v.object_storage_azure_connection_string or "connection_string" in v.object_storage_existing_secret_keys
-                                or "AZURE_STORAGE_CONNECTION_STRING" in v.object_storage_external_secret)
+        by_connection_string = (
+            v.object_storage_azure_connection_string
+            or "connection_string" in v.object_storage_existing_secret_keys
+            or "AZURE_STORAGE_CONNECTION_STRING" in v.object_storage_external_secret
+        )
         keys.pop("access_key" if by_connection_string else "connection_string")
     return {**keys, **(v.object_storage_existing_secret_keys if v.object_storage_existing_secret else {})}
 
@@ -304,7 +353,8 @@ def _uri(v: Variables, protocol: str) -> str:
 
 
 def _bucket_settings(v: Variables) -> dict:
-    """What is asked of the bucket; the server's pod brings it there before it starts (roles/mlflow_server/files/bucket.py)."""
+    """What is asked of the bucket; the server's pod brings it there before it starts
+    (roles/mlflow_server/files/bucket.py)."""
     create = v.object_storage_bucket_create
     settings = {"create": v.object_storage_type == "minio" if create is None else create}
     for setting in BUCKET_SETTINGS[1:]:
@@ -330,7 +380,9 @@ def _bucket_name(name: str, kind: str) -> bool:
     """
     if kind == "azure":
         return bool(common.matches(r"(?=.{3,63}\Z)[a-z0-9]+(-[a-z0-9]+)*", name))
-    whole = common.matches(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]" if kind == "gcs" else r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", name)
+    whole = common.matches(
+        r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]" if kind == "gcs" else r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", name
+    )
     return bool(whole) and ".." not in name and not common.matches(r"[0-9]+(\.[0-9]+){3}", name)
 
 

@@ -40,7 +40,7 @@ LISTED = {
     ("monitoring.coreos.com/v1", "PrometheusRule"): "prometheusrules",
     ("monitoring.coreos.com/v1", "ServiceMonitor"): "servicemonitors",
 }
-"""(apiVersion, kind) → plural of what every read looks through for objects of the scope, and what templates can render.
+"""(apiVersion, kind) → plural of the kinds that every read lists for objects of the scope, and that templates render.
 
 Objects of any other kind are found again by the annotation ``mlops.mlflow/kinds`` of the objects beside them.
 """

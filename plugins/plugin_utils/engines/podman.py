@@ -5,8 +5,8 @@
 """The podman engine: the same manifests on one machine, through Ansible's connection to it.
 
 Objects are remembered as files in a state folder of the host, one each, as they were put; Secrets without their values,
-which only podman's secret store holds. What a manifest means is in labels on pods, volumes and secrets, so that what podman
-shows and what the state says can be compared.
+which only podman's secret store holds. What a manifest means is in labels on pods, volumes and secrets, so that what
+podman shows and what the state says can be compared.
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ STORED = ("ConfigMap", "Secret", "PersistentVolumeClaim", "Service", *WITH_PODS)
 NO_COUNTERPART = {
     "ServiceAccount": "one machine has no API that pods could log in to",
     "Role": "one machine has no API to give rights to", "RoleBinding": "one machine has no API to give rights to",
-    "ClusterRole": "one machine has no API to give rights to", "ClusterRoleBinding": "one machine has no API to give rights to",
+    "ClusterRole": "one machine has no API to give rights to",
+    "ClusterRoleBinding": "one machine has no API to give rights to",
     "NetworkPolicy": "on one machine the instance's own network is the border",
     "HorizontalPodAutoscaler": "one machine runs a fixed number of pods",
     "PodDisruptionBudget": "one machine has no nodes to drain",
 }
 START_ATTEMPTS = 5
 NOT_RELEASED = ("already allocated", "already in use", "container state improper")
-"""What podman answers while the pod that had the address before is stopped, and podman has not cleaned up after it yet: it
-does so in a process of its own."""
+"""What podman answers while the pod that had the address before is stopped, and podman has not cleaned up after it yet:
+it does so in a process of its own."""
 BEYOND_HELP = (LOST, "stopping", "removing", "unknown")
 """States of containers out of which podman finds no way but their removal."""
 CRASHES = 3
@@ -77,10 +78,12 @@ class PodmanEngine(Engine):
         """Why nothing would run a CronJob on this machine; empty when something does."""
         facts = self.machine.facts
         if not facts.unit and not facts.cron:
-            return (f"no systemd runs {'here' if self.machine.is_root else 'for this user'} and no cron is installed; install Debian's package "
+            return (f"no systemd runs {'here' if self.machine.is_root else 'for this user'} and no cron is installed; "
+                    "install Debian's package "
                     f"cron, then run this again")
         if not facts.unit and not facts.cron_runs:
-            self.warn(f"{Ref.of(cron_job)} is in the crontab of {facts.user}, but no cron daemon runs on this machine; start cron.")
+            self.warn(f"{Ref.of(cron_job)} is in the crontab of {facts.user}, but no cron daemon runs on this "
+                      "machine; start cron.")
         return podman_schedule.unsupported_reason(cron_job)
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -131,7 +134,8 @@ class PodmanEngine(Engine):
                 continue
             stored = facts.values.get(identifier)
             if stored is None:  # a driver other than podman's file store; newer versions tell on request
-                text = self.machine.podman("secret", "inspect", "--showsecret", "--format", "{{.SecretData}}", name, what=f"Reading {ref}")
+                text = self.machine.podman("secret", "inspect", "--showsecret", "--format", "{{.SecretData}}", name,
+                                           what=f"Reading {ref}")
                 stored = base64.b64encode(text.removesuffix("\n").encode()).decode()
             values[key] = stored
         return values
@@ -147,7 +151,8 @@ class PodmanEngine(Engine):
                 "metadata": {"name": ref.name, "namespace": ref.namespace, "uid": "", "labels": labels if ours else {}}}
 
     def _containers(self, ref: Ref) -> list[dict]:
-        """Containers of a workload, as `podman ps` shows them; the one that only holds the pod together is none of them."""
+        """Containers of a workload, as `podman ps` shows them; the one that only holds the pod together is none of
+        them."""
         marks = {f"{LABEL}/workload": f"{ref.kind}/{ref.name}", f"{LABEL}/namespace": ref.namespace}
         return [c for c in self.machine.facts.containers if marks.items() <= (c.get("Labels") or {}).items()
                 and f"{LABEL}/container" in c["Labels"]]
@@ -183,7 +188,9 @@ class PodmanEngine(Engine):
                 ref, before, after = Ref.of(obj), live.get(Ref.of(obj)), self._with_uid(obj, live)
                 same = before is not None and manifests.comparable(before) == manifests.comparable(after)
                 state = {} if same else self._state_of(ref, after)
-                if ref.kind == "Secret":  # remembered first: a value that is stored but not known would be generated anew
+                if (
+                    ref.kind == "Secret"
+                ):  # remembered first: a value that is stored but not known would be generated anew
                     files.update(state)
                 touched = getattr(self, f"_put_{ref.kind.lower()}")(ref, after, before, same)
                 files.update(state)
@@ -231,7 +238,8 @@ class PodmanEngine(Engine):
         gone = set((before or {}).get("data") or {}) - set(obj.get("data") or {})
         if gone:
             self.machine.run(["rm", "-f", *(f"{self.machine.folder}/configmaps/{ref.name}/{key}" for key in gone)])
-        self.machine.write({f"configmaps/{ref.name}/{key}": (text, 0o644) for key, text in (obj.get("data") or {}).items()})
+        self.machine.write({f"configmaps/{ref.name}/{key}": (text, 0o644) for key,
+                            text in (obj.get("data") or {}).items()})
         return False
 
     def _put_secret(self, ref: Ref, obj: dict, before: dict | None, same: bool) -> bool:
@@ -241,7 +249,8 @@ class PodmanEngine(Engine):
             if key in old and old[key] != new.get(key):
                 self.machine.podman("secret", "rm", name, what=f"Replacing {ref}")
             if key in new and old.get(key) != new[key]:
-                # The value travels on standard input only; base64 keeps any bytes whole on the way through Ansible's connection.
+                # The value travels on standard input only; base64 keeps any bytes whole on the way through Ansible's
+                # connection.
                 script = 'base64 -d | podman secret create "$1" -'
                 rc, out, err = self.machine.run(["sh", "-c", script, "sh", name], new[key])
                 if rc:
@@ -251,7 +260,8 @@ class PodmanEngine(Engine):
     def _put_persistentvolumeclaim(self, ref: Ref, obj: dict, before: dict | None, same: bool) -> bool:
         if ref.name not in self.machine.facts.volumes:
             labels = {**obj["metadata"]["labels"], f"{LABEL}/namespace": ref.namespace}
-            self.machine.podman("volume", "create", *podman_spec.labels_for(labels), ref.name, what=f"Making the volume of {ref}")
+            self.machine.podman("volume", "create", *podman_spec.labels_for(labels), ref.name,
+                                what=f"Making the volume of {ref}")
             self.machine.facts.volumes[ref.name] = labels
         return False
 
@@ -292,7 +302,8 @@ class PodmanEngine(Engine):
         return touched or bool(surplus)
 
     def _remove_lost(self, ref: Ref, there: dict[str, list[dict]]) -> bool:
-        """Remove the pods that podman cannot start or stop any more, from the machine and from ``there``; whether there were any."""
+        """Remove the pods that podman cannot start or stop any more, from the machine and from ``there``; whether there
+        were any."""
         lost = {pod for pod, containers in there.items() if any(c["State"] in BEYOND_HELP for c in containers)}
         if lost:
             self.log(f"{ref}: podman has lost its pod and cannot start it again, so it is made anew")
@@ -302,7 +313,8 @@ class PodmanEngine(Engine):
         return bool(lost)
 
     def _replace(self, pod: Pod, old: list[str]) -> None:
-        """Start a pod in place of others, which are stopped until it is ready: it needs their port, address and volumes now."""
+        """Start a pod in place of others, which are stopped until it is ready: it needs their port, address and volumes
+        now."""
         self._make(pod)
         for name in old:
             self.machine.podman("pod", "stop", name, what=f"Stopping {pod.workload}")
@@ -338,9 +350,11 @@ class PodmanEngine(Engine):
 
     def _crontab(self, ref: Ref, line: str = "") -> None:
         """Have the user's crontab run a CronJob, or without a line no longer."""
-        rc, out, err = self.machine.script("crontab.sh", f"{self.machine.folder}/cronjobs/{ref.name}/run", *([line] if line else []))
+        rc, out, err = self.machine.script("crontab.sh", f"{self.machine.folder}/cronjobs/{ref.name}/run",
+                                           *([line] if line else []))
         if rc:
-            raise EngineError(f"{ref} cannot be written to the crontab of {self.machine.facts.user}: {last_line(err or out)}")
+            raise EngineError(f"{ref} cannot be written to the crontab of {self.machine.facts.user}: "
+                              f"{last_line(err or out)}")
 
     def _unschedule(self, ref: Ref) -> None:
         """See that nothing starts a CronJob any more."""
@@ -353,11 +367,19 @@ class PodmanEngine(Engine):
 
     def _context(self) -> Context:
         return Context(
-            scope=self.scope, services=[o for o in self._known.values() if o["kind"] == "Service"],
-            configmaps=f"{self.machine.folder}/configmaps", scratch=f"{self.machine.folder}/scratch", hosts=f"{self.machine.folder}/hosts",
+            scope=self.scope,
+            services=[o for o in self._known.values() if o["kind"] == "Service"],
+            configmaps=f"{self.machine.folder}/configmaps",
+            scratch=f"{self.machine.folder}/scratch",
+            hosts=f"{self.machine.folder}/hosts",
             healthchecks=bool(self.machine.facts.unit),
-            secret_keys={o["metadata"]["name"]: sorted(o.get("data") or {}) for o in self._known.values() if o["kind"] == "Secret"},
-            controllers=self.machine.controllers)
+            secret_keys={
+                o["metadata"]["name"]: sorted(o.get("data") or {})
+                for o in self._known.values()
+                if o["kind"] == "Secret"
+            },
+            controllers=self.machine.controllers,
+        )
 
     def _make(self, pod: Pod) -> None:
         """Create a pod with its containers, started by nobody yet; nothing is left of it when a part cannot be made."""
@@ -420,7 +442,8 @@ class PodmanEngine(Engine):
                     break
                 if time.monotonic() > deadline:
                     ref = next(iter(waiting))
-                    raise EngineError("\n".join([f"{ref} is not ready in time ({last[ref]}).", *self._failed_logs(ref, running=True)[1:]]))
+                    raise EngineError("\n".join([f"{ref} is not ready in time ({last[ref]}).",
+                                                 *self._failed_logs(ref, running=True)[1:]]))
                 self._tell("; ".join(f"{ref}: {last[ref]}" for ref in waiting))
                 time.sleep(pause)
                 pause = min(pause * 1.3, 2.0)
@@ -439,9 +462,11 @@ class PodmanEngine(Engine):
             self._said = (text, time.monotonic())
 
     def _lacks(self, ref: Ref, obj: dict) -> str:
-        """What a workload still lacks, in words; empty when it is ready. Raises EngineError when it cannot become so."""
+        """What a workload still lacks, in words; empty when it is ready. Raises EngineError when it cannot become
+        so."""
         spec = manifests.pod_template(obj)["spec"]
-        probes = {c["name"]: (c.get("startupProbe") or c.get("readinessProbe"), c.get("readinessProbe"), c) for c in spec["containers"]}
+        probes = {c["name"]: (c.get("startupProbe") or c.get("readinessProbe"), c.get("readinessProbe"),
+                              c) for c in spec["containers"]}
         names = [c["Names"][0] for c in self._containers(ref) if c["Labels"].get(f"{LABEL}/role") == "main"
                  and c["Labels"][f"{LABEL}/pod"] not in self._old.get(ref, [])]
         if not names:
@@ -459,9 +484,11 @@ class PodmanEngine(Engine):
             else:
                 probe = probes[name][1] or probes[name][0]
                 if probe:
-                    rc, said, err = self.machine.run(["podman", "exec", state["Name"], *podman_spec.probe_command(probe, probes[name][2])])
+                    rc, said, err = self.machine.run(["podman", "exec", state["Name"],
+                                                      *podman_spec.probe_command(probe, probes[name][2])])
                     if rc in (126, 127) and "exec" in probe:
-                        raise EngineError(f"{ref} cannot become ready: container {name} has no program for its probe: {last_line(err or said)}")
+                        raise EngineError(f"{ref} cannot become ready: container {name} has no program for its probe: "
+                                          f"{last_line(err or said)}")
                     if rc:
                         lacking.append(f"container {name} runs, its probe says: {last_line(err or said) or 'no'}")
         return "; ".join(lacking)
@@ -483,9 +510,12 @@ class PodmanEngine(Engine):
                     return
                 cause = f"container {name} ended with exit code {code}"
         elif state.get("RestartCount", 0) >= CRASHES:
-            cause = f"container {name} ended {state['RestartCount']} times{f', last with exit code {code}' if code else ''}"
+            cause = (
+                f"container {name} ended {state['RestartCount']} times{f', last with exit code {code}' if code else ''}"
+            )
         if cause:
-            raise EngineError("\n".join([f"{ref} cannot become ready: {cause}.", *self._failed_logs(ref, only=state["Name"])[1:]]))
+            raise EngineError("\n".join([f"{ref} cannot become ready: {cause}.",
+                                         *self._failed_logs(ref, only=state["Name"])[1:]]))
 
     def _failed_logs(self, ref: Ref, only: str = "", running: bool = False) -> list[str]:
         """The failed container in one sentence, then its last log lines."""
@@ -521,7 +551,8 @@ class PodmanEngine(Engine):
                 self.machine.podman("volume", "rm", ref.name, what=f"Removing the volume of {ref}")
             elif ref.kind == "Secret":
                 for key in obj.get("data") or {}:
-                    self.machine.podman("secret", "rm", secret_name(ref.namespace, ref.name, key), what=f"Removing {ref}")
+                    self.machine.podman("secret", "rm", secret_name(ref.namespace, ref.name, key),
+                                        what=f"Removing {ref}")
             elif ref.kind == "ConfigMap":
                 self.machine.run(["rm", "-rf", f"{self.machine.folder}/configmaps/{ref.name}"])
             self.machine.run(["rm", "-f", f"{self.machine.folder}/objects/{ref.kind}.{ref.name}.json"])
@@ -537,9 +568,11 @@ class PodmanEngine(Engine):
         command = ["timeout", f"{timeout:g}", "podman", "exec", "--interactive", container["Id"], *argv]
         rc, out, err = self.machine.run(command, stdin)
         if rc == 124:
-            raise EngineError(f"{argv[0]} in pod {container['Labels'][f'{LABEL}/pod']} did not end within {timeout:g} s.")
+            raise EngineError(f"{argv[0]} in pod {container['Labels'][f'{LABEL}/pod']} did not end within {timeout:g} "
+                              "s.")
         if rc:
-            raise EngineError(f"{argv[0]} in pod {container['Labels'][f'{LABEL}/pod']} failed: {last_line(err or out) or f'exit code {rc}'}")
+            raise EngineError(f"{argv[0]} in pod {container['Labels'][f'{LABEL}/pod']} failed: "
+                              f"{last_line(err or out) or f'exit code {rc}'}")
         return out
 
     def _container_of(self, service: str) -> dict:
@@ -572,7 +605,8 @@ class PodmanEngine(Engine):
         facts, container = self.machine.facts, self._container_of(service)
         address = self._address_of(container)
         if not podman_access.same_machine(facts.boot):
-            raise EngineError(f"Port {port} of Service {service} is on another machine than Ansible; connect there with 'ssh -L "
+            raise EngineError(f"Port {port} of Service {service} is on another machine than Ansible; connect there "
+                              "with 'ssh -L "
                               f"{port}:{address}:{port}', or publish the Service's port.")
         if self.machine.is_root and podman_access.answers(address, port):
             yield address, port
@@ -581,16 +615,24 @@ class PodmanEngine(Engine):
             with podman_access.relayed(container["Id"], port, environment) as local:
                 yield local
         else:
-            raise EngineError(f"Port {port} of Service {service} is in the network of {facts.user}, which only a process of that user enters; run "
+            raise EngineError(f"Port {port} of Service {service} is in the network of {facts.user}, which only a "
+                              "process of that user enters; run "
                               f"Ansible as {facts.user}, or publish the Service's port.")
 
-    def main_container(self, service: str, port: int) -> tuple[str, str, dict[str, str]]:
-        """What module port_forward needs on the host: of a running pod behind a Service the first container's ID, the address and
-        port where the host reaches it (empty where it does not, as with rootless podman), and the variables of podman's commands."""
+    def main_container(self, service: str, port: int) -> tuple[list[str], str, dict[str, str]]:
+        """What module port_forward needs on the host.
+
+        Returns:
+            Labels that the first container of a running pod behind the Service has, and whatever replaces it; the
+            address and port where the host reaches it (empty where it does not, as with rootless podman); variables of
+            podman's commands.
+        """
         container = self._container_of(service)
         address = self._address_of(container)
         environment = dict(entry.split("=", 1) for entry in self.machine.facts.environment[1:])
-        return container["Id"], f"{address}:{port}" if self.machine.is_root and address else "", environment
+        marks = [f"{LABEL}/{mark}={container['Labels'][f'{LABEL}/{mark}']}"
+                 for mark in ("namespace", "workload", "index", "container")]
+        return marks, f"{address}:{port}" if self.machine.is_root and address else "", environment
 
     def _address_of(self, container: dict) -> str:
         """A container's address on the namespace's network."""
@@ -618,7 +660,10 @@ class PodmanEngine(Engine):
             self._make(pod)
             self._start(pod)
             self.wait([job], deadline)
-            return "".join(self._log(f"{pod.name}-{container['name']}") for container in manifests.pod_template(job)["spec"]["containers"])
+            return "".join(
+                self._log(f"{pod.name}-{container['name']}")
+                for container in manifests.pod_template(job)["spec"]["containers"]
+            )
         finally:
             self._remove_pods(self._pod_names(ref))
             self.machine.address({ref: []})
@@ -627,13 +672,17 @@ class PodmanEngine(Engine):
         by_pod: dict[str, list[dict]] = {}
         for container in self.machine.facts.containers:
             labels = container.get("Labels") or {}
-            if labels.get("app.kubernetes.io/instance") == self.scope.instance and labels.get(f"{LABEL}/role") == "main" and (
-                    labels.get(f"{LABEL}/namespace") == self.scope.namespace):
+            if (
+                labels.get("app.kubernetes.io/instance") == self.scope.instance
+                and labels.get(f"{LABEL}/role") == "main"
+                and (labels.get(f"{LABEL}/namespace") == self.scope.namespace)
+            ):
                 by_pod.setdefault(labels[f"{LABEL}/pod"], []).append(container)
         return [{
             "name": name, "component": containers[0]["Labels"].get("app.kubernetes.io/component", ""),
             "state": "Completed" if (done := _done(containers)) else containers[0]["State"].capitalize(),
-            "ready": done or all(c["State"] == "running" and "unhealthy" not in c.get("Status", "") for c in containers),
+            "ready": done or all(c["State"] == "running" and "unhealthy" not in c.get("Status",
+                "") for c in containers),
             "restarts": sum(c.get("Restarts") or 0 for c in containers), "image": containers[0]["Image"],
         } for name, containers in sorted(by_pod.items())]
 

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Ports of pods for a process that runs on the pods' machine: the pod's own address, or a relay through `podman exec`."""
+"""Ports of pods for a process that runs on the pods' machine: the pod's own address, or a relay through `podman
+exec`."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")
 # A container has one of these: netcat, or the shell that can connect, or Python.
 RELAY = """\
 if command -v nc >/dev/null 2>&1; then exec nc 127.0.0.1 "$1"; fi
-if command -v bash >/dev/null 2>&1; then exec bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$1" && { cat <&3 & cat >&3; wait; }' bash "$1"; fi
-exec python3 -c '
+if command -v bash >/dev/null 2>&1; then exec bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$1" && { cat <&3 & cat >&3; wait; }'
+bash "$1"; fi exec python3 -c '
 import os, socket, sys, threading
 peer = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
 def send():
@@ -60,7 +61,8 @@ def relayed(container: str, port: int, environment: dict[str, str]) -> Iterator[
     def connect() -> socket.socket:
         ours, theirs = socket.socketpair()
         with theirs:
-            subprocess.Popen(["podman", "exec", "--interactive", container, "sh", "-c", RELAY, "sh", str(port)], stdin=theirs, stdout=theirs,
+            subprocess.Popen(["podman", "exec", "--interactive", container, "sh", "-c", RELAY, "sh", str(port)],
+                             stdin=theirs, stdout=theirs,
                              stderr=subprocess.DEVNULL, env={**os.environ, **environment})
         return ours
 

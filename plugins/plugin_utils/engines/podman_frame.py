@@ -4,9 +4,9 @@
 
 """Commands on a host that are independent of how Ansible's connection carries standard input and output.
 
-With ``ansible_ssh_use_tty`` a terminal merges a command's errors into its output, turns line feeds into CR LF and echoes what is typed;
-a login banner, a become prompt or ssh's own messages stand before and after. scripts/frame.sh therefore encodes both streams, and
-``unframe`` finds them again.
+With ``ansible_ssh_use_tty`` a terminal merges a command's errors into its output, turns line feeds into CR LF and
+echoes what is typed; a login banner, a become prompt or ssh's own messages stand before and after. scripts/frame.sh
+therefore encodes both streams, and ``unframe`` finds them again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import NamedTuple
 SCRIPTS = pathlib.Path(__file__).parent / "scripts"
 NO_STDIN, PIPE = "none", "pipe"
 
-FRAMED = re.compile(r"^<mlops\.mlflow output\r?\n(.*)^<mlops\.mlflow errors\r?\n(.*)^<mlops\.mlflow end\r?$", re.DOTALL | re.MULTILINE)
+FRAMED = re.compile(r"^<mlops\.mlflow output\r?\n(.*)^<mlops\.mlflow errors\r?\n(.*)^<mlops\.mlflow end\r?$",
+                    re.DOTALL | re.MULTILINE)
 ENCODED = re.compile(r"^[A-Za-z0-9+/]+=*$")
 SSH_NOTICE = re.compile(r"^(Shared c|C)onnection to \S+ closed\.?$")
 
@@ -36,9 +37,14 @@ class Result(NamedTuple):
 
 @functools.cache
 def script(name: str, comments: bool = False) -> str:
-    """The text of a file below ``scripts``; without comments when it is an argument, which process lists and sudo's log show."""
+    """The text of a file below ``scripts``; without comments when it is an argument, which process lists and sudo's log
+    show."""
     text = (SCRIPTS / name).read_text(encoding="utf-8")
-    return text if comments else "".join(line for line in text.splitlines(keepends=True) if not line.lstrip().startswith("#"))
+    return (
+        text
+        if comments
+        else "".join(line for line in text.splitlines(keepends=True) if not line.lstrip().startswith("#"))
+    )
 
 
 def frame(argv: list[str], stdin: str = NO_STDIN) -> str:
@@ -64,11 +70,13 @@ def unframe(text: str) -> Result | None:
 def complaint(text: str) -> str:
     """The last line of what stands in the place of a frame: why a connection or become could not run the command."""
     lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not SSH_NOTICE.match(line) and not line.startswith(("<mlops.mlflow", "BECOME-SUCCESS-"))]
+    lines = [line for line in lines if line and not SSH_NOTICE.match(line) and not line.startswith(("<mlops.mlflow",
+        "BECOME-SUCCESS-"))]
     return lines[-1] if lines else ""
 
 
 def _decoded(text: str) -> str:
-    """Text from base64 lines; what else was written to the terminal meanwhile (a broadcast message, say) is left out."""
+    """Text from base64 lines; what else was written to the terminal meanwhile (a broadcast message, say) is left
+    out."""
     lines = [line.strip() for line in text.splitlines()]
     return base64.b64decode("".join(line for line in lines if ENCODED.match(line))).decode(errors="replace")

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A machine with podman, through Ansible's connection to it: what is there, what it allows, and what it does at boot."""
+"""A machine with podman, through Ansible's connection to it: what is there, what it allows, and what it does at
+boot."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ OLDEST = (4, 3)
 LEAST_DISK = 500 * 2**20
 SECTION = "\x1e"
 LOST = "lost"
-PACKAGES = ("podman", "runc", "netavark", "aardvark-dns", "iptables", "catatonit", "uidmap", "slirp4netns", "fuse-overlayfs")
+PACKAGES = ("podman", "runc", "netavark", "aardvark-dns", "iptables", "catatonit", "uidmap", "slirp4netns",
+            "fuse-overlayfs")
 """Debian packages that podman needs for pods of root and of users; Debian only recommends most of them."""
 PUBLISHED_BY = {"server": "mlflow_server_publish", "ingress": "ingress_publish"}
 
@@ -149,9 +151,12 @@ class Machine:
             containers=_honest(json.loads(parts["containers"] or "null") or [], set(parts["processes"].split()), info),
             volumes={v["Name"]: v.get("Labels") or {} for v in json.loads(parts["volumes"] or "null") or []},
             secrets=dict(reversed(line.split(" ", 1)) for line in parts["secrets"].splitlines() if line),
-            values=json.loads(parts["values"] or "{}"), unit=parts["systemd"].strip(), start_script=parts["start"], unit_text=parts["unit"],
-            free_disk=int(parts["disk"].split()[3]) * 1024, user=parts["user"].strip(), uid=int(parts["uid"]), boot=parts["boot"].strip(),
-            lingers=bool(parts["lingers"].strip()), lowest_port=int(parts["lowest"].strip() or 0), missing=parts["missing"].split(), addresses=parts["addresses"],
+            values=json.loads(parts["values"] or "{}"), unit=parts["systemd"].strip(), start_script=parts["start"],
+            unit_text=parts["unit"],
+            free_disk=int(parts["disk"].split()[3]) * 1024, user=parts["user"].strip(), uid=int(parts["uid"]),
+            boot=parts["boot"].strip(),
+            lingers=bool(parts["lingers"].strip()), lowest_port=int(parts["lowest"].strip() or 0),
+            missing=parts["missing"].split(), addresses=parts["addresses"],
             cron_jobs=cron_jobs, cron="crontab" in parts["cron"], cron_runs="daemon" in parts["cron"])
 
     def look_again(self) -> None:
@@ -203,7 +208,11 @@ class Machine:
     def controllers(self) -> set[str]:
         """Cgroup controllers that podman may use; a user's podman has them from the user's systemd alone."""
         host = self.facts.info["host"]
-        return set(host.get("cgroupControllers") or []) if self.is_root or host.get("cgroupManager") == "systemd" else set()
+        return (
+            set(host.get("cgroupControllers") or [])
+            if self.is_root or host.get("cgroupManager") == "systemd"
+            else set()
+        )
 
     # -- before anything is touched --------------------------------------------------------------------------------
 
@@ -218,20 +227,25 @@ class Machine:
 
     def _check_packages(self) -> None:
         if self.facts.missing:
-            raise EngineError(f"Podman lacks {', '.join(self.facts.missing)} on this machine; set images_install_packages to true, or have an "
-                              f"administrator run 'apt-get install --no-install-recommends {' '.join(self.facts.missing)}' there.")
+            raise EngineError(f"Podman lacks {', '.join(self.facts.missing)} on this machine; set "
+                              "images_install_packages to true, or have an "
+                              "administrator run 'apt-get install --no-install-recommends "
+                              f"{' '.join(self.facts.missing)}' there.")
 
     def _check_ids(self) -> None:
         ids, user = self.facts.info["host"].get("idMappings") or {}, self.facts.user
         if not self.is_root and any(len(ids.get(kind) or []) < 2 for kind in ("uidmap", "gidmap")):
-            raise EngineError(f"The user {user} has no subordinate ids, without which podman runs no image for this user; an administrator gives "
-                              f"65536 that nobody else in /etc/subuid has, with 'usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST {user}', "
+            raise EngineError(f"The user {user} has no subordinate ids, without which podman runs no image for this "
+                              "user; an administrator gives "
+                              "65536 that nobody else in /etc/subuid has, with 'usermod --add-subuids FIRST-LAST "
+                              f"--add-subgids FIRST-LAST {user}', "
                               f"then {user} runs 'podman system migrate'.")
 
     def _check_disk(self) -> None:
         free, root = self.facts.free_disk, self.facts.info["store"]["graphRoot"]
         if free < LEAST_DISK:
-            raise EngineError(f"The disk of {root} has {free // 2**20} MiB left; podman needs at least {LEAST_DISK // 2**20} MiB there, so make room first.")
+            raise EngineError(f"The disk of {root} has {free // 2**20} MiB left; podman needs at least "
+                              f"{LEAST_DISK // 2**20} MiB there, so make room first.")
 
     def _check_memory(self, workloads: list[dict]) -> None:
         total = self.facts.info["host"]["memTotal"]
@@ -239,7 +253,8 @@ class Machine:
             wanted = sum(quantity(((c.get("resources") or {}).get("requests") or {}).get("memory", 0)) or 0
                          for c in manifests.pod_template(obj)["spec"]["containers"]) * (obj["spec"].get("replicas", 1))
             if wanted > total:
-                raise EngineError(f"{Ref.of(obj)} asks for {wanted / 2**30:.1f} GiB of memory, and this machine has {total / 2**30:.1f} GiB; "
+                raise EngineError(f"{Ref.of(obj)} asks for {wanted / 2**30:.1f} GiB of memory, and this machine has "
+                                  f"{total / 2**30:.1f} GiB; "
                                   f"choose a smaller size or lower its memory request.")
 
     def _check_ports(self, objects: list[dict]) -> None:
@@ -250,16 +265,21 @@ class Machine:
             address, port = publish.replace("localhost", "127.0.0.1").rsplit(":", 1)
             variable = PUBLISHED_BY.get(component_of(service), f"the annotation {manifests.PUBLISH}")
             if not self.is_root and int(port) < self.facts.lowest_port:
-                raise EngineError(f"Port {publish}, on which Service {service['metadata']['name']} is to be published, is only for root on this "
-                                  f"machine; set {variable} to a port from {self.facts.lowest_port} on, or have an administrator open it with "
+                raise EngineError(f"Port {publish}, on which Service {service['metadata']['name']} is to be "
+                                  "published, is only for root on this "
+                                  f"machine; set {variable} to a port from {self.facts.lowest_port} on, or have an "
+                                  "administrator open it with "
                                   f"'sysctl -w net.ipv4.ip_unprivileged_port_start={port}'.")
             holders = [c for c in self.facts.containers if c["State"] == "running" and any(
                 str(p.get("host_port")) == port for p in c.get("Ports") or [])]
-            if holders and all((c.get("Labels") or {}).get(f"{LABEL}/namespace") == self.scope.namespace for c in holders):
+            if holders and all(
+                (c.get("Labels") or {}).get(f"{LABEL}/namespace") == self.scope.namespace for c in holders
+            ):
                 continue
             taken = _holder(holders[0]) if holders else self._listener(address, port)
             if taken:
-                raise EngineError(f"Port {publish}, on which Service {service['metadata']['name']} is to be published, is taken by {taken}; "
+                raise EngineError(f"Port {publish}, on which Service {service['metadata']['name']} is to be "
+                                  f"published, is taken by {taken}; "
                                   f"free it or set {variable} to another.")
 
     def _listener(self, address: str, port: str) -> str:
@@ -286,11 +306,13 @@ class Machine:
         for image in out.split():
             ref, container = wanted[image]
             if container.get("imagePullPolicy") == "Never":
-                raise EngineError(f"{ref}, container {container['name']}: the image {image} is not on this machine, and its pull policy is Never.")
+                raise EngineError(f"{ref}, container {container['name']}: the image {image} is not on this machine, "
+                                  "and its pull policy is Never.")
             self.log(f"Pulling {image}")
             rc, out, err = self.run(["podman", "pull", "--quiet", image])
             if rc:
-                raise EngineError(f"{ref}, container {container['name']}: the image {image} is not on this machine and cannot be pulled: "
+                raise EngineError(f"{ref}, container {container['name']}: the image {image} is not on this machine "
+                                  "and cannot be pulled: "
                                   f"{last_line(err or out)}")
 
     # -- being left alone ------------------------------------------------------------------------------------------
@@ -319,8 +341,10 @@ class Machine:
             return
         rc, out, err = self.run(["loginctl", "--no-ask-password", "enable-linger"])
         if rc:
-            self.warn(f"The pods end when {facts.user} logs out, and do not start at boot: lingering is off and cannot be turned on "
-                      f"({last_line(err or out)}); an administrator does so with 'loginctl enable-linger {facts.user}'.")
+            self.warn(f"The pods end when {facts.user} logs out, and do not start at boot: lingering is off and "
+                      "cannot be turned on "
+                      f"({last_line(err or out)}); an administrator does so with 'loginctl enable-linger "
+                      f"{facts.user}'.")
         facts.lingers = True
 
     @property
@@ -344,18 +368,23 @@ class Machine:
     def tell(self) -> None:
         """What pods lack on this machine, said when the namespace's first come up."""
         if not self.facts.unit:
-            self.warn(f"No systemd runs {'on this machine' if self.is_root else 'for this user'}: after a reboot, {self.folder}/start "
+            self.warn(f"No systemd runs {'on this machine' if self.is_root else 'for this user'}: after a reboot, "
+                      f"{self.folder}/start "
                       f"starts the pods again, and liveness probes are left out.")
-        unlimited = [name for name, controller in (("memory", "memory"), ("CPU", "cpu")) if controller not in self.controllers]
+        unlimited = [name for name, controller in (("memory", "memory"),
+                                                   ("CPU", "cpu")) if controller not in self.controllers]
         if unlimited:
-            self.warn(f"Limits of {' and '.join(unlimited)} are not enforced: podman has no cgroup controller for them here; docs/operations.md "
+            self.warn(f"Limits of {' and '.join(unlimited)} are not enforced: podman has no cgroup controller for "
+                      "them here; docs/operations.md "
                       f"says what gives it one.")
         if self.facts.info["store"]["graphDriverName"] == "vfs":
-            self.warn("Each container takes a whole copy of its image here, since podman's storage driver is vfs; docs/operations.md says how "
+            self.warn("Each container takes a whole copy of its image here, since podman's storage driver is vfs; "
+                      "docs/operations.md says how "
                       "to have another.")
 
     def leave(self) -> None:
-        """Drop the namespace's network and its start at boot when no container is left, its state folder when nothing is remembered."""
+        """Drop the namespace's network and its start at boot when no container is left, its state folder when nothing
+        is remembered."""
         self.script("leave.sh", self.scope.namespace, self.folder, self.facts.unit, self.manager)
 
 
@@ -376,8 +405,10 @@ def _info(parts: dict[str, str], complaint: str) -> dict:
         info = json.loads(parts.get("info") or "")
     except ValueError:
         reason = last_line(parts.get("info") or complaint)
-        raise EngineError(f"mlflow_engine is podman, but podman does not work on this host ({reason}); install podman 4.3 or newer there (on "
-                          f"Debian images_install_packages: true does, or 'apt-get install --no-install-recommends {' '.join(PACKAGES)}'), or set "
+        raise EngineError(f"mlflow_engine is podman, but podman does not work on this host ({reason}); install podman "
+                          "4.3 or newer there (on "
+                          "Debian images_install_packages: true does, or 'apt-get install --no-install-recommends "
+                          f"{' '.join(PACKAGES)}'), or set "
                           f"mlflow_engine to kubernetes.") from None
     version = info["version"]["Version"]
     if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < OLDEST:
@@ -388,7 +419,8 @@ def _info(parts: dict[str, str], complaint: str) -> dict:
 def _honest(containers: list[dict], processes: set[str], info: dict) -> list[dict]:
     """The containers, with those marked that podman calls running, for nobody was left to tell it of their end.
 
-    Such a pod cannot be started or stopped any more, only removed. Where a machine does not show all its processes, podman is believed.
+    Such a pod cannot be started or stopped any more, only removed. Where a machine does not show all its processes,
+    podman is believed.
     """
     if "1" in processes and not info["host"].get("serviceIsRemote"):
         for container in containers:
@@ -400,7 +432,11 @@ def _honest(containers: list[dict], processes: set[str], info: dict) -> list[dic
 def _holder(container: dict) -> str:
     """A container as a person knows it."""
     labels = container.get("Labels") or {}
-    return f"pod {labels[f'{LABEL}/pod']} of {labels[f'{LABEL}/namespace']}" if f"{LABEL}/pod" in labels else f"podman container {container['Names'][0]}"
+    return (
+        f"pod {labels[f'{LABEL}/pod']} of {labels[f'{LABEL}/namespace']}"
+        if f"{LABEL}/pod" in labels
+        else f"podman container {container['Names'][0]}"
+    )
 
 
 def last_line(text: str) -> str:

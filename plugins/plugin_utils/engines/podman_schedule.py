@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""CronJobs on one machine: the script that runs one, and what starts it: a systemd timer, or where no systemd runs a crontab entry."""
+"""CronJobs on one machine: the script that runs one, and what starts it: a systemd timer, or where no systemd runs a
+crontab entry."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman_spec i
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
 FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day of the month", 1, 31), ("month", 1, 12), ("day of the week", 0, 6))
-MACROS = {"@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *", "@monthly": "0 0 1 * *", "@weekly": "0 0 * * 0", "@daily": "0 0 * * *",
+MACROS = {"@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *", "@monthly": "0 0 1 * *", "@weekly": "0 0 * * 0",
+          "@daily": "0 0 * * *",
           "@midnight": "0 0 * * *", "@hourly": "0 * * * *"}
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -50,9 +52,10 @@ class Schedule:
     """When a CronJob runs, as Kubernetes reads its schedule.
 
     Attributes:
-        values: for minute, hour, day of the month, month and day of the week (0 is Sunday) the numbers that the schedule has.
-        any_day: for day of the month and day of the week, whether the field begins with an asterisk. Where neither does, a day
-            that fits either one fits (crontab(5)).
+        values: for minute, hour, day of the month, month and day of the week (0 is Sunday) the numbers that the
+            schedule has.
+        any_day: for day of the month and day of the week, whether the field begins with an asterisk. Where neither
+            does, a day that fits either one fits (crontab(5)).
     """
 
     values: tuple[tuple[int, ...], ...]
@@ -91,13 +94,15 @@ def parse(schedule: str, what: str = "CronJob") -> Schedule:
     """
     fields = MACROS.get(schedule.strip().lower(), schedule).lower().split()
     if len(fields) != len(FIELDS):
-        raise EngineError(f"{what} has the schedule {schedule!r}; it must have five fields (minute, hour, day of the month, month, day of the "
+        raise EngineError(f"{what} has the schedule {schedule!r}; it must have five fields (minute, hour, day of the "
+                          "month, month, day of the "
                           f"week), or be one of {', '.join(MACROS)}.")
     values = []
     for text, (name, low, high) in zip(fields, FIELDS):
         numbers: set[int] = set()
         for item in text.split(","):
-            numbers.update(_numbers(item, name, low, high, f"{what} has the schedule {schedule!r}, whose {name} is {text!r}"))
+            numbers.update(_numbers(item, name, low, high,
+                                    f"{what} has the schedule {schedule!r}, whose {name} is {text!r}"))
         values.append(tuple(sorted(numbers)))
     return Schedule(tuple(values), (fields[2][0] in "*?", fields[4][0] in "*?"))
 
@@ -139,13 +144,15 @@ def run_script(cron_job: dict, pod: Pod, schedule: Schedule) -> str:
     variables = {
         "namespace": ref.namespace, "workload": f"{ref.kind}/{ref.name}", "name": pod.hostname,
         "backoff_limit": spec["jobTemplate"]["spec"].get("backoffLimit", 6),
-        "succeeded_limit": spec.get("successfulJobsHistoryLimit", 3), "failed_limit": spec.get("failedJobsHistoryLimit", 1),
+        "succeeded_limit": spec.get("successfulJobsHistoryLimit", 3), "failed_limit": spec.get("failedJobsHistoryLimit",
+            1),
     }
     folders = [["mkdir", "-p", *pod.scratch], ["chmod", "1777", *pod.scratch]] if pod.scratch else []
     commands = [*folders, *pod.commands()]
     create = " &&\n    ".join(" ".join(_quoted(part) for part in command) for command in commands)
     head = "".join(f"{name}={_quoted(str(value))}\n" for name, value in variables.items())
-    return f"#!/bin/sh\n{head}create_pod() {{\n    pod=$1\n    {create}\n}}\n{schedule.due_function()}{script('cronjob.sh', comments=True)}"
+    return (f"#!/bin/sh\n{head}create_pod() "
+            f"{{\n    pod=$1\n    {create}\n}}\n{schedule.due_function()}{script('cronjob.sh', comments=True)}")
 
 
 def _quoted(part: str) -> str:
@@ -169,8 +176,8 @@ def unit_name(ref: Ref) -> str:
 def crontab_line(cron_job: dict, run: str, schedule: Schedule) -> str:
     """The crontab entry of a CronJob.
 
-    Debian's cron knows no time zones, and daylight saving moves the machine's own. Where the CronJob names a zone, cron therefore
-    starts the script every minute, and the script looks whether it is due there.
+    Debian's cron knows no time zones, and daylight saving moves the machine's own. Where the CronJob names a zone, cron
+    therefore starts the script every minute, and the script looks whether it is due there.
     """
     zone = cron_job["spec"].get("timeZone")
     if zone:

@@ -4,8 +4,8 @@
 
 """From a pod template to the arguments of podman: pure translation, nothing runs here.
 
-Podman's own `kube play` differs from version to version and lacks StatefulSets, Jobs, readiness and non-root volumes; the
-options used here mean the same from 4.3 to 5.x.
+Podman's own `kube play` differs from version to version and lacks StatefulSets, Jobs, readiness and non-root volumes;
+the options used here mean the same from 4.3 to 5.x.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ POD_NAME = "@mlops-mlflow-pod@"
 """Stands for the name of a CronJob's pod, which is another one in each run."""
 REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 
-# Answers like a kubelet's httpGet, success below 400 whatever the certificate, with what the image has: curl, a wget, or Python.
+# Answers like a kubelet's httpGet, success below 400 whatever the certificate, with what the image has: curl, a wget,
+# or Python.
 HTTP_GET = """\
 if command -v curl >/dev/null; then curl -fksS -m {timeout} -o /dev/null {url}
 elif command -v wget >/dev/null; then wget -q --no-check-certificate -T {timeout} -O /dev/null {url}
@@ -40,7 +41,10 @@ connection = (http.client.HTTPSConnection if secure else http.client.HTTPConnect
 connection.request("GET", path)
 sys.exit(connection.getresponse().status >= 400)' {scheme} {host} {path}
 fi"""
-TCP = 'if command -v nc >/dev/null 2>&1; then nc -z 127.0.0.1 {port}; else bash -c "exec 3<>/dev/tcp/127.0.0.1/{port}"; fi'
+TCP = (
+    'if command -v nc >/dev/null 2>&1; then nc -z 127.0.0.1 {port}; else bash -c "exec'
+    ' 3<>/dev/tcp/127.0.0.1/{port}"; fi'
+)
 
 
 @dataclass
@@ -62,8 +66,8 @@ class Pod:
     address: str = ""
     """Its address on the namespace's network, which stays when the pod is replaced; empty while it has none."""
     scratch: list[str] = field(default_factory=list)
-    """Folders on the host that live and die with the pod: its emptyDirs. (Podman gives a new volume the owner and mode of
-    whatever the image has at that path; a folder stays as it was made.)"""
+    """Folders on the host that live and die with the pod: its emptyDirs. (Podman gives a new volume the owner and mode
+    of whatever the image has at that path; a folder stays as it was made.)"""
 
     def commands(self) -> list[list[str]]:
         """The commands that create the pod and its containers, without starting anything."""
@@ -142,7 +146,8 @@ def _network(ref: Ref, hostname: str, services: list[dict]) -> tuple[list[str], 
     names = []
     for service in services:
         name = service["metadata"]["name"]
-        names += [name, f"{name}.{ref.namespace}", f"{name}.{ref.namespace}.svc", f"{name}.{ref.namespace}.svc.cluster.local"]
+        names += [name, f"{name}.{ref.namespace}", f"{name}.{ref.namespace}.svc",
+                  f"{name}.{ref.namespace}.svc.cluster.local"]
         if ref.kind == "StatefulSet":
             names.append(f"{hostname}.{name}")
     create = ["--hostname", hostname[:63], "--network", ref.namespace]
@@ -162,7 +167,8 @@ def _published(services: list[dict], spec: dict) -> list[str]:
     return arguments
 
 
-def _create_container(pod: Pod, container: dict, spec: dict, context: Context, marks: dict[str, str], init: bool) -> list[str]:
+def _create_container(pod: Pod, container: dict, spec: dict, context: Context, marks: dict[str, str],
+                      init: bool) -> list[str]:
     """The arguments of `podman create` for one container of a pod."""
     name = container["name"]
     arguments = ["--pod", pod.name, "--name", f"{pod.name}-{name}"]
@@ -199,7 +205,8 @@ def _same_ports(service: dict, spec: dict) -> None:
     for port in service["spec"].get("ports") or []:
         target = _target_port(port, spec)
         if target != port["port"]:
-            raise EngineError(f"Service {service['metadata']['name']} turns port {port['port']} into {target}; on podman a Service's port "
+            raise EngineError(f"Service {service['metadata']['name']} turns port {port['port']} into {target}; on "
+                              "podman a Service's port "
                               f"must be its pods' port, so give both the same number.")
 
 
@@ -225,10 +232,14 @@ def _environment(pod: Pod, container: dict, context: Context, arguments: list[st
         if source.get("secretRef"):
             for key in context.secret_keys.get(source["secretRef"]["name"], []):
                 name = source.get("prefix", "") + key
-                arguments += ["--secret", f"{secret_name(scope.namespace, source['secretRef']['name'], key)},type=env,target={name}"]
+                arguments += [
+                    "--secret",
+                    f"{secret_name(scope.namespace, source['secretRef']['name'], key)},type=env,target={name}",
+                ]
                 known[name] = None
         elif source.get("configMapRef"):
-            raise EngineError(f"Container {container['name']} reads the ConfigMap {source['configMapRef']['name']} by envFrom, which podman "
+            raise EngineError(f"Container {container['name']} reads the ConfigMap {source['configMapRef']['name']} by "
+                              "envFrom, which podman "
                               f"has no counterpart for; list the variables in env.")
     for entry in container.get("env") or []:
         name, source = entry["name"], entry.get("valueFrom") or {}
@@ -239,14 +250,17 @@ def _environment(pod: Pod, container: dict, context: Context, arguments: list[st
             arguments += ["--secret", f"{secret_name(scope.namespace, key['name'], key['key'])},type=env,target={name}"]
             known[name] = None
         elif "fieldRef" in source:
-            fields = {"metadata.name": pod.hostname, "metadata.namespace": scope.namespace, "spec.nodeName": "localhost"}
+            fields = {"metadata.name": pod.hostname, "metadata.namespace": scope.namespace,
+                      "spec.nodeName": "localhost"}
             if source["fieldRef"]["fieldPath"] not in fields:
-                raise EngineError(f"Container {container['name']} reads {source['fieldRef']['fieldPath']}, which podman does not know; "
+                raise EngineError(f"Container {container['name']} reads {source['fieldRef']['fieldPath']}, which "
+                                  "podman does not know; "
                                   f"it knows {', '.join(fields)}.")
             known[name] = fields[source["fieldRef"]["fieldPath"]]
             arguments += ["--env", f"{name}={known[name]}"]
         elif source:
-            raise EngineError(f"Container {container['name']} takes {name} from {next(iter(source))}, which podman has no counterpart for.")
+            raise EngineError(f"Container {container['name']} takes {name} from {next(iter(source))}, which podman "
+                              "has no counterpart for.")
         else:
             known[name] = _expand(entry.get("value", ""), known, pod)
             arguments += ["--env", f"{name}={known[name]}"]
@@ -261,7 +275,8 @@ def _expand(text: str, known: dict[str, str | None], pod: Pod) -> str:
         if match[1] not in known:
             return match[0]
         if known[match[1]] is None:
-            raise EngineError(f"{pod.workload} puts $({match[1]}), a secret, into an argument or another variable, where podman would "
+            raise EngineError(f"{pod.workload} puts $({match[1]}), a secret, into an argument or another variable, "
+                              "where podman would "
                               f"show it to everyone; let the program read the variable {match[1]} itself.")
         return known[match[1]]
     return REFERENCE.sub(value, str(text))
@@ -271,8 +286,10 @@ def _security(container: dict, spec: dict) -> list[str]:
     security = {**(spec.get("securityContext") or {}), **(container.get("securityContext") or {})}
     arguments = []
     if security.get("runAsUser") is not None:
-        arguments += ["--user", ":".join(str(security[k]) for k in ("runAsUser", "runAsGroup") if security.get(k) is not None)]
-    for group in {security.get("fsGroup"), *(security.get("supplementalGroups") or [])} - {None, security.get("runAsGroup")}:
+        arguments += ["--user", ":".join(str(security[k]) for k in ("runAsUser",
+                                                                    "runAsGroup") if security.get(k) is not None)]
+    for group in {security.get("fsGroup"), *(security.get("supplementalGroups") or [])} - {None,
+        security.get("runAsGroup")}:
         arguments += ["--group-add", str(group)]
     if security.get("readOnlyRootFilesystem"):
         arguments += ["--read-only", "--read-only-tmpfs=false"]
@@ -311,11 +328,13 @@ def _mounts(pod: Pod, container: dict, spec: dict, context: Context) -> list[str
     for mount in container.get("volumeMounts") or []:
         volume = volumes.get(mount["name"])
         if volume is None:
-            raise EngineError(f"{pod.workload}, container {container['name']} mounts {mount['name']!r}, which its pod has no volume for.")
+            raise EngineError(f"{pod.workload}, container {container['name']} mounts {mount['name']!r}, which its pod "
+                              "has no volume for.")
         path, options = mount["mountPath"], "ro" if mount.get("readOnly") else "rw"
         if "persistentVolumeClaim" in volume:
             if mount.get("subPath"):
-                raise EngineError(f"{pod.workload} mounts a part (subPath) of the claim {volume['persistentVolumeClaim']['claimName']}; podman "
+                raise EngineError(f"{pod.workload} mounts a part (subPath) of the claim "
+                                  f"{volume['persistentVolumeClaim']['claimName']}; podman "
                                   f"mounts whole volumes only.")
             arguments += ["--volume", f"{volume['persistentVolumeClaim']['claimName']}:{path}:{options},nocopy"]
         elif "emptyDir" in volume:
@@ -345,7 +364,8 @@ def _mounts(pod: Pod, container: dict, spec: dict, context: Context) -> list[str
             arguments += ["--volume", f"{volume['hostPath']['path']}:{path}:{options}"]
         else:
             kind = next((k for k in volume if k != "name"), "nothing")
-            raise EngineError(f"{pod.workload} has the volume {volume['name']!r} of type {kind}, which podman has no counterpart for.")
+            raise EngineError(f"{pod.workload} has the volume {volume['name']!r} of type {kind}, which podman has no "
+                              "counterpart for.")
     return arguments
 
 
@@ -369,14 +389,18 @@ def probe_command(probe: dict, container: dict) -> list[str]:
     if "httpGet" in probe:
         get = probe["httpGet"]
         scheme, host, path = get.get("scheme", "HTTP").lower(), f"127.0.0.1:{port(get['port'])}", get.get("path", "/")
-        return ["sh", "-c", HTTP_GET.format(url=shlex.quote(f"{scheme}://{host}{path}"), scheme=scheme, host=host, path=shlex.quote(path),
+        return ["sh", "-c", HTTP_GET.format(url=shlex.quote(f"{scheme}://{host}{path}"), scheme=scheme, host=host,
+                                            path=shlex.quote(path),
                                             timeout=probe.get("timeoutSeconds", 1))]
     return ["sh", "-c", TCP.format(port=port(probe["tcpSocket"]["port"]))]
 
 
 def _healthcheck(container: dict) -> list[str]:
     probe, startup = container["livenessProbe"], container.get("startupProbe") or {}
-    grace = startup.get("periodSeconds", 10) * startup.get("failureThreshold", 3) if startup else probe.get("initialDelaySeconds", 0)
-    return ["--health-cmd", shlex.join(probe_command(probe, container)), "--health-interval", f"{probe.get('periodSeconds', 10)}s",
-            "--health-timeout", f"{probe.get('timeoutSeconds', 1)}s", "--health-retries", str(probe.get("failureThreshold", 3)),
+    grace = startup.get("periodSeconds", 10) * startup.get("failureThreshold",
+                                                           3) if startup else probe.get("initialDelaySeconds", 0)
+    return ["--health-cmd", shlex.join(probe_command(probe, container)), "--health-interval",
+            f"{probe.get('periodSeconds', 10)}s",
+            "--health-timeout", f"{probe.get('timeoutSeconds', 1)}s", "--health-retries",
+            str(probe.get("failureThreshold", 3)),
             "--health-start-period", f"{grace}s", "--health-on-failure", "restart"]

@@ -1,6 +1,7 @@
 """Lets in who a proxy has let in, besides users of MLflow's own; everybody else gets 401.
 
-For mlflow_server_auth `proxy` and `oidc`. MLflow calls `login` for each request (authorization_function of its auth.ini).
+For mlflow_server_auth `proxy` and `oidc`. MLflow calls `login` for each request (authorization_function of its
+auth.ini).
 """
 
 import hmac
@@ -43,7 +44,9 @@ def known(name):
 
 def person(name):
     """Let in whom the proxy names."""
-    if name == ADMINISTRATOR and name not in ADMINS:  # it has a password; a name that somebody gave himself is not enough
+    if (
+        name == ADMINISTRATOR and name not in ADMINS
+    ):  # it has a password; a name that somebody gave himself is not enough
         return auth.make_basic_auth_response()
     return Authorization("basic", {"username": known(name), "password": ""})
 

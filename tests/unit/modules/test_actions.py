@@ -230,9 +230,9 @@ def test_a_forwarded_port_outlives_the_task(act, mlflow_server):
 def test_a_forwarded_port_on_podman(act):
     class Podman(LocalEngine):
         def main_container(self, service, port):
-            return "abc", f"10.89.0.7:{port}" if service == "root" else "", {"PATH": "/usr/bin"}
+            return ["a=b"], f"10.89.0.7:{port}" if service == "root" else "", {"PATH": "/usr/bin"}
 
-    for service, where in (("root", {"address": "10.89.0.7:5000"}),
-                           ("user", {"container": "abc", "port": 5000, "podman_environment": {"PATH": "/usr/bin"}})):
+    in_container = {"container_labels": ["a=b"], "port": 5000, "podman_environment": {"PATH": "/usr/bin"}}
+    for service, where in (("root", {**in_container, "address": "10.89.0.7:5000"}), ("user", in_container)):
         result = act(port_forward, Podman(), engine="podman", service=service, port=5000, local_port=8080)
         assert result["on_target"] == {"local_port": 8080, "seconds": 3600, **where}

@@ -47,14 +47,16 @@ def whoami(ask):
     """Name and rank of whom the server takes a request to be of, or the HTTP status of its refusal."""
     def of(**options):
         answer = ask(CURRENT, **options)
-        return (answer.json()["user"]["username"], answer.json()["user"]["is_admin"]) if answer.ok else answer.status_code
+        return (answer.json()["user"]["username"],
+                answer.json()["user"]["is_admin"]) if answer.ok else answer.status_code
     return of
 
 
 @pytest.fixture
 def administrator(mlflow_proxied_server):
     """The server for the administrator with a password."""
-    return mlflow_api.Server(mlflow_proxied_server["url"], PARAMS, mlflow_proxied_server["login_username"], mlflow_proxied_server["login_password"])
+    return mlflow_api.Server(mlflow_proxied_server["url"], PARAMS, mlflow_proxied_server["login_username"],
+                             mlflow_proxied_server["login_password"])
 
 
 @pytest.fixture
@@ -77,13 +79,17 @@ def test_a_name_alone_is_worth_nothing(by, secret, whoami, administrator, name):
 
 
 @pytest.mark.parametrize("headers", [
-    {}, {"X-Auth-Request-Email": "boss@example.com"}, {"X-Proxy-Secret": SECRET}, {"X-Auth-Request-Email": "", "X-Proxy-Secret": SECRET},
-    {"X-Forwarded-User": "boss@example.com", "X-Proxy-Secret": SECRET}, {"Authorization": "Bearer " + SECRET}, {"Authorization": SECRET},
-    {"Authorization": "Basic " + SECRET}, {"Authorization": "Basic Og=="}, {"X-MLflow-Authorization": "Basic Y2hpZWY6bm90LXRoZS1kZWZhdWx0LW9uZQ=="},
+    {}, {"X-Auth-Request-Email": "boss@example.com"}, {"X-Proxy-Secret": SECRET},
+    {"X-Auth-Request-Email": "", "X-Proxy-Secret": SECRET},
+    {"X-Forwarded-User": "boss@example.com", "X-Proxy-Secret": SECRET}, {"Authorization": "Bearer " + SECRET},
+    {"Authorization": SECRET},
+    {"Authorization": "Basic " + SECRET}, {"Authorization": "Basic Og=="},
+    {"X-MLflow-Authorization": "Basic Y2hpZWY6bm90LXRoZS1kZWZhdWx0LW9uZQ=="},
 ])
 def test_everything_else_is_refused_everywhere(headers, ask):
     for method, path in (("GET", CURRENT), ("GET", "/"), ("GET", "/version"), ("GET", "/metrics"), ("POST", "/graphql"),
-                         ("POST", "/api/2.0/mlflow/experiments/search"), ("PUT", "/api/2.0/mlflow-artifacts/artifacts/a/b"), ("POST", "/v1/traces"),
+                         ("POST", "/api/2.0/mlflow/experiments/search"),
+                         ("PUT", "/api/2.0/mlflow-artifacts/artifacts/a/b"), ("POST", "/v1/traces"),
                          ("GET", "/ajax-api/2.0/mlflow/users/current")):
         assert ask(path, method, headers=headers).status_code == 401, (method, path)
 
@@ -124,7 +130,8 @@ def test_people_have_permissions_of_their_own(ask, name):
     number = made.json()["experiment_id"]
     artifact = "/api/2.0/mlflow-artifacts/artifacts/{}/notes.txt".format(number)
     assert ask(artifact, "PUT", data=b"words", **hers).status_code == 200
-    assert ask("/api/2.0/mlflow/experiments/get?experiment_id=" + number, **his).status_code == 200  # by default_permission
+    assert ask("/api/2.0/mlflow/experiments/get?experiment_id=" + number,
+               **his).status_code == 200  # by default_permission
     assert ask("/api/2.0/mlflow/experiments/delete", "POST", json={"experiment_id": number}, **his).status_code == 403
     assert ask(artifact, "PUT", data=b"lies", **his).status_code == 403
     assert ask(artifact, **his).content == b"words"
@@ -132,9 +139,11 @@ def test_people_have_permissions_of_their_own(ask, name):
 
 
 def test_the_gateway_has_a_header_of_its_own(ask, mlflow_proxied_server, name):
-    """A job of the server's own and an agent with a provider's key come as users that exist; there is no such endpoint to call."""
+    """A job of the server's own and an agent with a provider's key come as users that exist; there is no such endpoint
+    to call."""
     call = "/gateway/none/mlflow/invocations"
-    login = requests.auth._basic_auth_str(mlflow_proxied_server["login_username"], mlflow_proxied_server["login_password"])
+    login = requests.auth._basic_auth_str(mlflow_proxied_server["login_username"],
+                                          mlflow_proxied_server["login_password"])
     agent = {"Authorization": "Bearer of-a-provider", "X-MLflow-Authorization": login}
     job = requests.auth._basic_auth_str(mlflow_proxied_server["login_username"], "of-the-server-for-its-jobs")
     assert ask(call, "POST", json={}, headers=agent).status_code == 404

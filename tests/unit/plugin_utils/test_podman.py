@@ -2,10 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a person without root meets on a machine: its limits are said in one sentence, and the pods come up where they can.
+"""What a person without root meets on a machine: its limits are said in one sentence, and the pods come up where they
+can.
 
-The engine's own scripts run in a shell; in the way of `id`, `podman` and `loginctl` stand programs that tell of such a machine. Real
-pods run in Molecule; docs/operations.md has the commands that run them for an ordinary user.
+The engine's own scripts run in a shell; in the way of `id`, `podman` and `loginctl` stand programs that tell of such a
+machine. Real pods run in Molecule; docs/operations.md has the commands that run them for an ordinary user.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ RANGE = [{"container_id": 0, "host_id": 1001, "size": 1}, {"container_id": 1, "h
 NOBODY = 2**22 + 1
 """A process that no Linux has: numbers end at 2**22."""
 SERVICE = {"apiVersion": "v1", "kind": "Service", "metadata": {
-    "name": "door", "namespace": "team", "labels": {}, "annotations": {"mlops.mlflow/publish": "0.0.0.0:443"}}, "spec": {"ports": [{"port": 8443}]}}
+    "name": "door", "namespace": "team", "labels": {}, "annotations": {"mlops.mlflow/publish": "0.0.0.0:443"}},
+    "spec": {"ports": [{"port": 8443}]}}
 
 
 class Machine:
@@ -32,7 +34,8 @@ class Machine:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder, self.commands = folder, []
-        self.info = {"version": {"Version": "4.3.1"}, "store": {"graphRoot": str(folder), "graphDriverName": "overlay"}, "host": {
+        self.info = {"version": {"Version": "4.3.1"}, "store": {"graphRoot": str(folder), "graphDriverName": "overlay"},
+                     "host": {
             "memTotal": 2**33, "security": {"rootless": True}, "idMappings": {"uidmap": RANGE, "gidmap": RANGE},
             "cgroupManager": "systemd", "cgroupControllers": ["cpu", "memory", "pids"]}}
         self.program("id", 'if [ "$1" = -u ]; then echo 1001; else echo ana; fi')
@@ -48,13 +51,16 @@ class Machine:
     def run(self, argv: list[str], stdin: str | None = None) -> tuple[int, str, str]:
         (self.folder / "info.json").write_text(json.dumps(self.info, indent=2))
         self.commands.append(argv)
-        home = {"HOME": str(self.folder), "XDG_DATA_HOME": str(self.folder / "data"), "XDG_RUNTIME_DIR": str(self.folder / "run"),
+        home = {"HOME": str(self.folder), "XDG_DATA_HOME": str(self.folder / "data"),
+                "XDG_RUNTIME_DIR": str(self.folder / "run"),
                 "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
-        done = subprocess.run(argv, input=stdin or "", capture_output=True, text=True, env={**os.environ, **home}, check=False)
+        done = subprocess.run(argv, input=stdin or "", capture_output=True, text=True, env={**os.environ, **home},
+                              check=False)
         return done.returncode, done.stdout, done.stderr
 
     def engine(self, component: str = "ingress") -> PodmanEngine:
-        self.program("podman", f'echo "level=warning msg=something" >&2; [ "$1" != info ] || cat {self.folder}/info.json')
+        self.program("podman",
+                     f'echo "level=warning msg=something" >&2; [ "$1" != info ] || cat {self.folder}/info.json')
         return PodmanEngine(engines.Scope("team", "mlflow", (component,)), lambda text: None, self.run)
 
 
@@ -70,7 +76,8 @@ def test_state_is_the_user_s_and_a_warning_is_no_answer(machine):
 def test_what_podman_says_when_it_does_not_work_is_passed_on(machine):
     engine = machine.engine()
     machine.program("podman", 'echo "Error: cannot clone: Operation not permitted" >&2; exit 125')
-    with pytest.raises(engines.EngineError, match=r"podman does not work on this host \(cannot clone: Operation not permitted\)"):
+    with pytest.raises(engines.EngineError,
+                       match=r"podman does not work on this host \(cannot clone: Operation not permitted\)"):
         engine.read(set(), set())
 
 
@@ -86,11 +93,14 @@ def test_a_port_for_root_only_is_refused(machine, component, variable):
     engine = machine.engine(component)
     service = {**SERVICE, "metadata": {**SERVICE["metadata"], "labels": {"app.kubernetes.io/component": component}}}
     engine.machine.facts.lowest_port = 1024
-    with pytest.raises(engines.EngineError, match=f"0.0.0.0:443, .* is only for root on this machine; set {variable} to a port from 1024 on, .*"
+    with pytest.raises(engines.EngineError,
+                       match=f"0.0.0.0:443, .* is only for root on this machine; set {variable} to a port from 1024 "
+                             "on, .*"
                                                   f"ip_unprivileged_port_start=443"):
         engine.preflight([service], {})
     engine.machine.facts.lowest_port = 443
-    engine.machine.facts.containers = [{"State": "running", "Ports": [{"host_port": 443}], "Labels": {"mlops.mlflow/namespace": "team"}}]
+    engine.machine.facts.containers = [{"State": "running", "Ports": [{"host_port": 443}],
+                                        "Labels": {"mlops.mlflow/namespace": "team"}}]
     engine.preflight([service], {})
 
 
@@ -123,10 +133,21 @@ def test_the_unit_is_made_for_the_user_and_lingering_that_is_refused_is_said(mac
     machine.program("loginctl", 'echo "Could not enable linger: Access denied" >&2; exit 1')
     engine.machine.survive_reboots()
     start = machine.folder / "data" / "mlops.mlflow" / "team" / "start"
-    assert f"ExecStart={start}" in unit.read_text() and "WantedBy=default.target" in unit.read_text() and os.access(start, os.X_OK)
-    assert any("(Could not enable linger: Access denied); an administrator does so with 'loginctl enable-linger ana'" in n for n in engine.warnings)
+    assert (
+        f"ExecStart={start}" in unit.read_text()
+        and "WantedBy=default.target" in unit.read_text()
+        and os.access(start, os.X_OK)
+    )
+    assert any(
+        "(Could not enable linger: Access denied); an administrator does so with 'loginctl enable-linger ana'" in n
+        for n in engine.warnings
+    )
     again = machine.engine()
-    again.machine.facts.unit, again.machine.facts.unit_text, again.machine.facts.lingers = str(unit), unit.read_text(), True
+    again.machine.facts.unit, again.machine.facts.unit_text, again.machine.facts.lingers = (
+        str(unit),
+        unit.read_text(),
+        True,
+    )
     machine.commands.clear()
     again.machine.survive_reboots()
     assert not machine.commands and not again.warnings
@@ -136,7 +157,9 @@ def test_without_a_systemd_of_the_user_the_script_is_named(machine):
     engine = machine.engine()
     engine.machine.facts.unit = ""
     engine.machine.survive_reboots()
-    assert any("No systemd runs for this user: after a reboot" in text and "team/start" in text for text in engine.warnings)
+    assert any(
+        "No systemd runs for this user: after a reboot" in text and "team/start" in text for text in engine.warnings
+    )
 
 
 @pytest.mark.parametrize("pid, remote, state", [
@@ -145,12 +168,14 @@ def test_a_pod_that_died_unnoticed_is_not_called_running(machine, pid, remote, s
     machine.info["host"]["serviceIsRemote"] = remote
     engine = machine.engine()
     container = {"State": "running" if pid else "exited", "Pid": pid, "Labels": {}}
-    machine.program("podman", f"case $1 in info) cat {machine.folder}/info.json;; ps) echo '{json.dumps([container])}';; esac")
+    machine.program("podman",
+                    f"case $1 in info) cat {machine.folder}/info.json;; ps) echo '{json.dumps([container])}';; esac")
     assert [c["State"] for c in engine.machine.facts.containers] == [state]
 
 
 CONTAINER = {"Id": "c1", "Pod": "p", "State": "running", "Names": ["web-0-abc-c"], "Labels": {
-    "mlops.mlflow/namespace": "team", "mlops.mlflow/services": "web", "mlops.mlflow/role": "main", "mlops.mlflow/pod": "web-0-abc",
+    "mlops.mlflow/namespace": "team", "mlops.mlflow/services": "web", "mlops.mlflow/role": "main",
+    "mlops.mlflow/pod": "web-0-abc",
     "mlops.mlflow/index": "0", "mlops.mlflow/workload": "Deployment/web"}}
 
 
@@ -158,7 +183,9 @@ def running(machine, execute: str, state: str = "running") -> PodmanEngine:
     """An engine on whose machine one pod is; ``execute`` is what a command in it does."""
     engine = machine.engine()
     container = json.dumps([{**CONTAINER, "State": state}])
-    machine.program("podman", f"case $1 in info) cat {machine.folder}/info.json;; ps) echo '{container}';; exec) {execute};; esac")
+    machine.program("podman",
+                    f"case $1 in info) cat {machine.folder}/info.json;; ps) echo '{container}';; exec) {execute};; "
+                    "esac")
     engine.machine.facts.uid = os.geteuid()
     return engine
 
@@ -179,18 +206,21 @@ def test_a_port_of_another_machine_or_user_is_refused(machine):
         with engine.forward("web", 5000):
             pass
     engine.machine.facts.boot = "another"
-    with pytest.raises(engines.EngineError, match="Port 5000 of Service web is on another machine than Ansible; connect there with 'ssh -L"):
+    with pytest.raises(engines.EngineError,
+                       match="Port 5000 of Service web is on another machine than Ansible; connect there with 'ssh -L"):
         with engine.forward("web", 5000):
             pass
 
 
 def test_a_program_runs_in_the_pod_and_its_end_is_told(machine):
-    assert running(machine, "shift 3; cat; echo \"$@\"").execute("web", ["python3", "-"], "input ") == "input python3 -\n"
+    assert running(machine, "shift 3; cat; echo \"$@\"").execute("web", ["python3", "-"],
+                                                                 "input ") == "input python3 -\n"
     with pytest.raises(engines.EngineError, match=r"python3 in pod web-0-abc failed: no such module"):
         running(machine, "echo no such module >&2; exit 1").execute("web", ["python3"])
     with pytest.raises(engines.EngineError, match=r"sleep in pod web-0-abc did not end within 0.2 s"):
         running(machine, "exec sleep 5").execute("web", ["sleep"], timeout=0.2)
-    with pytest.raises(engines.EngineError, match=r"Service web in namespace team has no running pod: web-0-abc-c is exited"):
+    with pytest.raises(engines.EngineError,
+                       match=r"Service web in namespace team has no running pod: web-0-abc-c is exited"):
         running(machine, "true", "exited").execute("web", ["true"])
     with pytest.raises(engines.EngineError, match=r"Service none in namespace team has no running pod: it has none"):
         running(machine, "true").execute("none", ["true"])
@@ -204,24 +234,30 @@ def test_a_secret_that_is_not_there_is_named(machine):
 def test_packages_that_debian_only_recommends_are_named(machine):
     engine = machine.engine()
     engine.machine.facts.missing = ["netavark", "uidmap"]
-    with pytest.raises(engines.EngineError, match="Podman lacks netavark, uidmap .*'apt-get install --no-install-recommends netavark uidmap' there"):
+    with pytest.raises(engines.EngineError,
+                       match="Podman lacks netavark, uidmap .*'apt-get install --no-install-recommends netavark "
+                             "uidmap' there"):
         engine.preflight([], {})
 
 
 def test_without_podman_the_packages_are_named(machine):
     engine = machine.engine()
     machine.program("podman", 'echo "sh: 1: podman: not found" >&2; exit 127')
-    with pytest.raises(engines.EngineError, match="podman: not found.*apt-get install --no-install-recommends podman .*netavark"):
+    with pytest.raises(engines.EngineError,
+                       match="podman: not found.*apt-get install --no-install-recommends podman .*netavark"):
         engine.read(set(), set())
 
 
 @pytest.mark.parametrize("unit, cron, runs, policy, reason, warned", [
-    ("/u", False, False, "Forbid", "", False), ("", True, True, "Forbid", "", False), ("", True, False, "Forbid", "", True),
-    ("", False, False, "Forbid", "no systemd runs for this user and no cron is installed", False), ("/u", True, True, "Replace", "never replaced", False)])
+    ("/u", False, False, "Forbid", "", False), ("", True, True, "Forbid", "", False),
+    ("", True, False, "Forbid", "", True),
+    ("", False, False, "Forbid", "no systemd runs for this user and no cron is installed", False),
+    ("/u", True, True, "Replace", "never replaced", False)])
 def test_a_schedule_needs_something_that_keeps_it(machine, unit, cron, runs, policy, reason, warned):
     engine = machine.engine()
     facts = engine.machine.facts
     facts.unit, facts.cron, facts.cron_runs = unit, cron, runs
-    job = {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "gc"}, "spec": {"concurrencyPolicy": policy}}
+    job = {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "gc"},
+           "spec": {"concurrencyPolicy": policy}}
     assert reason in engine.unsupported_reason(job) and bool(engine.unsupported_reason(job)) == bool(reason)
     assert bool(engine.warnings) == warned

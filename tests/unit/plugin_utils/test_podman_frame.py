@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A command's result is the same through pipes and through a terminal that merges streams, rewrites line ends and has other writers."""
+"""A command's result is the same through pipes and through a terminal that merges streams, rewrites line ends and has
+other writers."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def test_much_is_framed_line_by_line():
 def test_input_arrives_as_it_is_through_a_pipe():
     data = bytes(range(256)) * 1000
     result = frames.unframe(through_pipes(frames.frame(["sha256sum"], frames.PIPE), data))
-    assert result.out.split()[0] == subprocess.run(["sha256sum"], input=data, stdout=subprocess.PIPE, check=True).stdout.decode().split()[0]
+    assert result.out.split()[0] == subprocess.run(["sha256sum"], input=data, stdout=subprocess.PIPE,
+                                                   check=True).stdout.decode().split()[0]
 
 
 @pytest.mark.parametrize("transport", [through_pipes, through_terminal])
@@ -96,7 +98,8 @@ def test_what_stands_around_and_between_is_left_out():
 
 @pytest.mark.parametrize("seen, reason", [
     ("sudo: sorry, you must have a tty to run sudo\n", "sudo: sorry, you must have a tty to run sudo"),
-    ("This account is currently not available.\r\nShared connection to host closed.\r\n", "This account is currently not available."),
+    ("This account is currently not available.\r\nShared connection to host closed.\r\n",
+     "This account is currently not available."),
     ("<mlops.mlflow output\r\nShared connection to host closed.\r\n", ""),
 ])
 def test_a_command_that_did_not_run_leaves_its_reason(seen, reason):

@@ -25,14 +25,17 @@ class Network:
         self.folder, program = folder / "team", folder / "bin" / "podman"
         program.parent.mkdir()
         gateway = subnet.rsplit(".", 1)[0] + ".1"
-        program.write_text(f"#!/bin/sh\ncase $2 in exists) exit 0;; inspect) echo {subnet} {gateway};; esac\n[ $1 != version ] || echo 4.3.1\n")
+        program.write_text(f"#!/bin/sh\ncase $2 in exists) exit 0;; inspect) echo {subnet} {gateway};; esac\n[ $1 != "
+                           "version ] || echo 4.3.1\n")
         program.chmod(0o755)
         self.environment = {"PATH": f"{program.parent}:{os.environ['PATH']}"}
 
     def apply(self, *lines: str) -> dict[str, str]:
-        done = subprocess.run(["sh", "-c", podman_frame.script("network.sh"), "network.sh", str(self.folder), "team"], check=True, text=True,
+        done = subprocess.run(["sh", "-c", podman_frame.script("network.sh"), "network.sh", str(self.folder), "team"],
+                              check=True, text=True,
                               input="\n".join(lines) + "\n", stdout=subprocess.PIPE, env=self.environment)
-        return {hostname: address for address, _workload, hostname, *_names in (line.split() for line in done.stdout.splitlines() if line.strip())}
+        return {hostname: address for address, _workload, hostname,
+                *_names in (line.split() for line in done.stdout.splitlines() if line.strip())}
 
     def hosts(self, hostname: str) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -52,16 +55,20 @@ def test_each_pod_has_an_address_and_knows_all_names(network):
     assert network.apply(DATABASE, SERVER) == {"db-0": "10.89.3.254", "web-0": "10.89.3.253"}
     hosts = network.hosts("web-0")
     assert hosts["db"] == hosts["db-0.db"] == hosts["db-0"] == ["10.89.3.254"] and hosts["web"] == ["10.89.3.253"]
-    assert hosts["localhost"] == ["127.0.0.1", "::1"] and hosts == network.hosts("db-0") and "host.containers.internal" in hosts
+    assert hosts["localhost"] == ["127.0.0.1",
+                                  "::1"] and hosts == network.hosts("db-0") and "host.containers.internal" in hosts
 
 
 def test_addresses_stay_and_those_who_were_there_learn_of_the_new(network):
     network.apply(DATABASE)
     before = (network.folder / "hosts" / "db-0").stat().st_ino
     assert network.apply(SERVER) == {"db-0": "10.89.3.254", "web-0": "10.89.3.253"}
-    assert network.apply("workload Deployment/web", "pod Deployment/web web-0 web new") == {"db-0": "10.89.3.254", "web-0": "10.89.3.253"}
+    assert network.apply("workload Deployment/web", "pod Deployment/web web-0 web new") == {"db-0": "10.89.3.254",
+        "web-0": "10.89.3.253"}
     assert network.hosts("db-0")["new"] == ["10.89.3.253"] and "web.team" not in network.hosts("db-0")
-    assert (network.folder / "hosts" / "db-0").stat().st_ino == before, "the file that is mounted into the pod is another one"
+    assert (
+        network.folder / "hosts" / "db-0"
+    ).stat().st_ino == before, "the file that is mounted into the pod is another one"
 
 
 def test_replicas_are_told_together_and_those_that_end_are_forgotten(network):
@@ -71,17 +78,21 @@ def test_replicas_are_told_together_and_those_that_end_are_forgotten(network):
     assert set(network.apply("workload Deployment/web", SERVER)) == {"db-0", "web-0"}
     assert network.hosts("db-0")["web"] == ["10.89.3.253"] and not (network.folder / "hosts" / "web-1").exists()
     assert set(network.apply("workload Deployment/web")) == {"db-0"}
-    assert network.apply("pod Job/other other") == {"db-0": "10.89.3.254", "other": "10.89.3.253"}, "a free address is given again"
+    assert network.apply("pod Job/other other") == {"db-0": "10.89.3.254",
+                                                    "other": "10.89.3.253"}, "a free address is given again"
 
 
 def test_aliases_are_the_pod_s_own(network):
     network.apply(DATABASE, SERVER, "alias web-0 192.0.2.7 smtp.example.com")
-    assert network.hosts("web-0")["smtp.example.com"] == ["192.0.2.7"] and "smtp.example.com" not in network.hosts("db-0")
+    assert network.hosts("web-0")["smtp.example.com"] == ["192.0.2.7"] and "smtp.example.com" not in network.hosts(
+        "db-0"
+    )
     network.apply("pod Job/other other")
     assert "smtp.example.com" in network.hosts("web-0"), "another workload's change took it away"
 
 
-@pytest.mark.parametrize("subnet, first", [("10.1.2.128/25", "10.1.2.254"), ("172.20.0.0/16", "172.20.255.254"), ("10.0.0.0/28", "10.0.0.14")])
+@pytest.mark.parametrize("subnet, first", [("10.1.2.128/25", "10.1.2.254"), ("172.20.0.0/16", "172.20.255.254"),
+                                           ("10.0.0.0/28", "10.0.0.14")])
 def test_any_subnet(tmp_path, subnet, first):
     assert Network(tmp_path, subnet).apply(DATABASE) == {"db-0": first}
 

@@ -32,8 +32,10 @@ SCHEDULES = {
 REF = Ref("batch", "CronJob", "team", "gc")
 CRON_JOB = {
     "apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "gc", "namespace": "team", "labels": {}},
-    "spec": {"schedule": "*/5 * * * *", "timeZone": "Etc/UTC", "concurrencyPolicy": "Forbid", "successfulJobsHistoryLimit": 1,
-             "failedJobsHistoryLimit": 2, "jobTemplate": {"spec": {"backoffLimit": 1, "template": {"metadata": {"labels": {}}, "spec": {
+    "spec": {"schedule": "*/5 * * * *", "timeZone": "Etc/UTC", "concurrencyPolicy": "Forbid",
+             "successfulJobsHistoryLimit": 1,
+             "failedJobsHistoryLimit": 2, "jobTemplate": {"spec": {"backoffLimit": 1,
+                                                                   "template": {"metadata": {"labels": {}}, "spec": {
                  "restartPolicy": "Never", "volumes": [{"name": "tmp", "emptyDir": {}}], "containers": [{
                      "name": "gc", "image": "image:1", "command": ["sh", "-c", "echo 'it''s' $HOME \"@pod\""],
                      "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}]}}}}}}
@@ -64,8 +66,10 @@ def test_the_script_is_due_when_the_schedule_is(schedule, due, not_due):
 
 
 @pytest.mark.parametrize("schedule, words", [
-    ("* * * *", "must have five fields"), ("@reboot", "must have five fields"), ("60 * * * *", "minute is '60'; it must be between 0 and 59"),
-    ("* 5-3 * * *", "must not end before it begins"), ("*/0 * * * *", "a step must be at least 1"), ("* * 0 * *", "between 1 and 31"),
+    ("* * * *", "must have five fields"), ("@reboot", "must have five fields"),
+    ("60 * * * *", "minute is '60'; it must be between 0 and 59"),
+    ("* 5-3 * * *", "must not end before it begins"), ("*/0 * * * *", "a step must be at least 1"),
+    ("* * 0 * *", "between 1 and 31"),
     ("* * * foo *", "between 1 and 12"), ("1;2 * * * *", "numbers, ranges and steps"),
 ])
 def test_a_malformed_schedule_is_refused(schedule, words):
@@ -94,16 +98,18 @@ case "$1 $2" in
 "create "*) while [ "$1" != --name ]; do shift; done; echo "$CODES" >$STORE/$2 ;;
 "pod start") [ "$PODMAN_FAILS" != start ] ;;
 "pod rm") rm -f $STORE/$4-* ;;
-"ps --all") for f in $STORE/*-gc; do [ -e "$f" ] || continue; n=${f##*/}; echo "${n%-gc} $(cut -d' ' -f1 $f) $n"; done ;;
-"wait "*) cut -d' ' -f1 $STORE/$2 ;;
+"ps --all") for f in $STORE/*-gc; do [ -e "$f" ] || continue; n=${f##*/}; echo "${n%-gc} $(cut -d' ' -f1 $f) $n"; done
+;; "wait "*) cut -d' ' -f1 $STORE/$2 ;;
 "start "*) cut -d' ' -f2- $STORE/$2 >$STORE/.new && mv $STORE/.new $STORE/$2 ;;
 esac
 """
 
     def __init__(self, folder: pathlib.Path) -> None:
-        self.folder, self.script, self.log = folder, folder / "state" / "team" / "cronjobs" / "gc" / "run", folder / "log"
+        self.folder, self.log = folder, folder / "log"
+        self.script = folder / "state" / "team" / "cronjobs" / "gc" / "run"
         scope = engines.Scope("team", "mlflow")
-        context = podman_spec.Context(scope=scope, services=[], configmaps="/c", scratch=f"{folder}/state/team/scratch", hosts="/h", secret_keys={},
+        context = podman_spec.Context(scope=scope, services=[], configmaps="/c", scratch=f"{folder}/state/team/scratch",
+                                      hosts="/h", secret_keys={},
                                       controllers=set(), healthchecks=False)
         pod = podman_spec.cron_job_pod(copy.deepcopy(CRON_JOB), context)
         pod.address = "10.0.0.5"
@@ -118,7 +124,8 @@ esac
         (folder / "store").mkdir()
 
     def run(self, *arguments: str, codes: str = "0", **environment: str) -> int:
-        variables = {"PATH": f"{self.folder}/bin:{os.environ['PATH']}", "LOG": str(self.log), "STORE": str(self.folder / "store"), "CODES": codes}
+        variables = {"PATH": f"{self.folder}/bin:{os.environ['PATH']}", "LOG": str(self.log),
+                     "STORE": str(self.folder / "store"), "CODES": codes}
         return subprocess.run([self.script, *arguments], env={**variables, **environment}, check=False).returncode
 
     def pods(self) -> list[str]:
@@ -140,8 +147,9 @@ def test_a_run_makes_a_pod_with_the_time_in_its_name(machine):
     made = datetime.datetime.strptime(pod, "gc-%Y%m%d%H%M%S-gc").replace(tzinfo=datetime.timezone.utc)
     assert abs((datetime.datetime.now(datetime.timezone.utc) - made).total_seconds()) < 60
     log = machine.log.read_text()
-    assert "--ip 10.0.0.5" in log and f"scratch/{pod.removesuffix('-gc')}/tmp:/tmp" in log and podman_spec.POD_NAME not in log
-    assert """["sh", "-c", "echo 'it''s' $HOME \\"@pod\\""]""" in log, "the manifest's own quotes, variables and at signs are the container's"
+    assert "--ip 10.0.0.5" in log and f"scratch/{pod.removesuffix('-gc')}/tmp:/tmp" in log
+    assert podman_spec.POD_NAME not in log
+    assert """["sh", "-c", "echo 'it''s' $HOME \\"@pod\\""]""" in log, "the manifest's own quotes reach the container"
 
 
 def test_a_failed_run_is_tried_again_as_often_as_the_job_says(machine):
@@ -168,9 +176,11 @@ def test_a_run_that_overlaps_is_left_out(machine):
 
 
 def test_due_follows_the_time_zone(machine):
-    """The script is due every five minutes; half the zones' clocks differ by hours only, so a date of our own decides."""
+    """The script is due every five minutes; half the zones' clocks differ by hours only, so a date of our own
+    decides."""
     date = machine.folder / "bin" / "date"
-    date.write_text('#!/bin/sh\ncase "$TZ $1" in "Etc/UTC +%-M"*) echo "5 0 1 1 0";; "Other +%-M"*) echo "6 0 1 1 0";; *) exec /bin/date "$@";; esac\n')
+    date.write_text('#!/bin/sh\ncase "$TZ $1" in "Etc/UTC +%-M"*) echo "5 0 1 1 0";; "Other +%-M"*) echo "6 0 1 1 '
+                    '0";; *) exec /bin/date "$@";; esac\n')
     date.chmod(0o755)
     assert machine.run("due", "Other") == 0 and not machine.pods()
     assert machine.run("due", "Etc/UTC") == 0 and machine.pods()
@@ -185,24 +195,28 @@ def test_the_units_are_ones_that_systemd_reads(tmp_path):
     for name, text in units.items():
         (tmp_path / name).write_text(text)
     if shutil.which("systemd-analyze"):
-        done = subprocess.run(["systemd-analyze", "verify", "--man=no", *(str(tmp_path / name) for name in units)], stderr=subprocess.PIPE,
+        done = subprocess.run(["systemd-analyze", "verify", "--man=no", *(str(tmp_path / name) for name in units)],
+                              stderr=subprocess.PIPE,
                               text=True, check=False)
         assert not [line for line in done.stderr.splitlines() if "mlops-mlflow-team-gc" in line], done.stderr
 
 
 def test_the_crontab_keeps_what_is_not_ours(tmp_path):
     crontab = tmp_path / "crontab"
-    crontab.write_text(f'#!/bin/sh\ncase $1 in -l) cat {tmp_path}/table 2>/dev/null;; -) cat >{tmp_path}/new && mv {tmp_path}/new {tmp_path}/table;; esac\n')
+    crontab.write_text(f'#!/bin/sh\ncase $1 in -l) cat {tmp_path}/table 2>/dev/null;; -) cat >{tmp_path}/new && mv '
+                       f'{tmp_path}/new {tmp_path}/table;; esac\n')
     crontab.chmod(0o755)
     (tmp_path / "table").write_text("0 1 * * * backup\n* * * * * /s/team/cronjobs/gc-2/run now >/dev/null 2>&1\n")
 
     def edit(*arguments: str) -> list[str]:
-        subprocess.run(["sh", "-c", podman_frame.script("crontab.sh"), "crontab.sh", "/s/team/cronjobs/gc/run", *arguments], check=True,
+        subprocess.run(["sh", "-c", podman_frame.script("crontab.sh"), "crontab.sh", "/s/team/cronjobs/gc/run",
+                        *arguments], check=True,
                        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
         return (tmp_path / "table").read_text().splitlines()
 
     before = (tmp_path / "table").read_text().splitlines()
-    first, second = "* * * * * /s/team/cronjobs/gc/run due A >/dev/null 2>&1", "1 * * * * /s/team/cronjobs/gc/run now >/dev/null 2>&1"
+    first = "* * * * * /s/team/cronjobs/gc/run due A >/dev/null 2>&1"
+    second = "1 * * * * /s/team/cronjobs/gc/run now >/dev/null 2>&1"
     assert edit(first) == [*before, first]
     assert edit(second) == [*before, second]
     assert edit() == before

@@ -19,16 +19,24 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import podman
 
 SCOPE = engines.Scope("team", "mlflow", ("server",))
 LABELS = {"app.kubernetes.io/instance": "mlflow", "app.kubernetes.io/component": "server"}
-SERVICE = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "annotations": {"mlops.mlflow/publish": "127.0.0.1:5000"}},
-           "spec": {"selector": LABELS, "ports": [{"port": 5000, "targetPort": "http"}]}}
+SERVICE = {
+    "apiVersion": "v1",
+    "kind": "Service",
+    "metadata": {"name": "web", "annotations": {"mlops.mlflow/publish": "127.0.0.1:5000"}},
+    "spec": {"selector": LABELS, "ports": [{"port": 5000, "targetPort": "http"}]},
+}
 CONTAINER = {"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 5000}]}
 
 
 def pods(container=None, kind="Deployment", services=(SERVICE,), controllers=("memory", "cpu"), replicas=1, **spec):
-    workload = {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "w", "namespace": "team", "labels": {}}, "spec": {
-        "replicas": replicas, "template": {"metadata": {"labels": LABELS}, "spec": {"containers": [{**CONTAINER, **(container or {})}], **spec}}}}
-    around = podman_spec.Context(scope=SCOPE, services=copy.deepcopy(list(services)), configmaps="/state/configmaps", scratch="/state/scratch", hosts="/state/hosts",
-                                      secret_keys={"login": ["password", "username"]}, controllers=set(controllers), healthchecks=True)
+    workload = {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "w", "namespace": "team", "labels": {}},
+                "spec": {
+        "replicas": replicas, "template": {"metadata": {"labels": LABELS},
+                                           "spec": {"containers": [{**CONTAINER, **(container or {})}], **spec}}}}
+    around = podman_spec.Context(scope=SCOPE, services=copy.deepcopy(list(services)), configmaps="/state/configmaps",
+                                 scratch="/state/scratch", hosts="/state/hosts",
+                                      secret_keys={"login": ["password", "username"]}, controllers=set(controllers),
+                                      healthchecks=True)
     return podman_spec.pods(workload, around)
 
 
@@ -43,7 +51,8 @@ def after(flag, found):
 
 def test_a_service_is_a_name_and_a_published_port():
     (pod,) = pods()
-    assert {"web", "web.team", "web.team.svc", "web.team.svc.cluster.local"} <= set(after("--network-alias", pod.create))
+    assert {"web", "web.team", "web.team.svc", "web.team.svc.cluster.local"} <= set(after("--network-alias",
+        pod.create))
     assert after("--publish", pod.create) == ["127.0.0.1:5000:5000"] and after("--network", pod.create) == ["team"]
 
 
@@ -62,14 +71,17 @@ def test_a_secret_is_never_an_argument():
 
 
 def test_variables_are_expanded_as_kubernetes_does():
-    found = arguments({"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)2"}], "args": ["$(B)", "$(NONE)", "$$(A)"]})
+    found = arguments({"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)2"}],
+                       "args": ["$(B)", "$(NONE)", "$$(A)"]})
     assert found[-3:] == ["12", "$(NONE)", "$(A)"] and "B=12" in found
 
 
 def test_what_a_container_may_do():
-    found = arguments({"securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}},
+    found = arguments({"securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+                                           "capabilities": {"drop": ["ALL"]}}},
                       securityContext={"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 999})
-    assert after("--user", found) == ["1000:1000"] and after("--group-add", found) == ["999"] and after("--cap-drop", found) == ["ALL"]
+    assert after("--user", found) == ["1000:1000"] and after("--group-add", found) == ["999"] and after("--cap-drop",
+        found) == ["ALL"]
     assert "--read-only" in found and "no-new-privileges" in found
 
 
@@ -82,18 +94,22 @@ def test_limits_follow_what_the_machine_can():
 def test_volumes():
     mounts = [{"name": name, "mountPath": f"/{name}"} for name in ("claim", "empty", "memory", "config", "secret")]
     volumes = [{"name": "claim", "persistentVolumeClaim": {"claimName": "data"}}, {"name": "empty", "emptyDir": {}},
-               {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}, {"name": "config", "configMap": {"name": "conf"}},
+               {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+               {"name": "config", "configMap": {"name": "conf"}},
                {"name": "secret", "secret": {"secretName": "login"}}]
     (pod,) = pods({"volumeMounts": mounts}, volumes=volumes)
     found = pod.containers[-1][1]
-    assert "data:/claim:rw,nocopy" in after("--volume", found) and "/state/configmaps/conf:/config:ro,z" in after("--volume", found)
+    assert "data:/claim:rw,nocopy" in after("--volume",
+                                            found) and "/state/configmaps/conf:/config:ro,z" in after("--volume", found)
     assert pod.scratch == [f"/state/scratch/{pod.name}/empty"]
     assert after("--mount", found) == ["type=tmpfs,destination=/memory,tmpfs-mode=1777,tmpfs-size=1048576"]
-    assert sorted(part.split("target=")[1] for part in after("--secret", found)) == ["/secret/password,mode=0400", "/secret/username,mode=0400"]
+    assert sorted(part.split("target=")[1] for part in after("--secret", found)) == ["/secret/password,mode=0400",
+        "/secret/username,mode=0400"]
 
 
 @pytest.mark.parametrize("container, spec, words", [
-    ({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}, {"volumes": [{"name": "v", "csi": {}}]}, "of type csi, which podman has no counterpart for"),
+    ({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}, {"volumes": [{"name": "v", "csi": {}}]},
+     "of type csi, which podman has no counterpart for"),
     ({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}, {}, "mounts 'v', which its pod has no volume for"),
     ({"envFrom": [{"configMapRef": {"name": "c"}}]}, {}, "list the variables in env"),
     ({"ports": [{"name": "http", "containerPort": 80}]}, {}, "must be its pods' port"),
@@ -114,8 +130,10 @@ def test_a_probe_asks_as_a_kubelet_does(tmp_path, secure):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         codes = []
         for path in ("/", "/nowhere"):
-            probe = {"httpGet": {"path": path, "port": server.server_port, **({"scheme": "HTTPS"} if secure else {})}, "timeoutSeconds": 5}
-            codes.append(subprocess.run(podman_spec.probe_command(probe, CONTAINER), capture_output=True, check=False).returncode)
+            probe = {"httpGet": {"path": path, "port": server.server_port, **({"scheme": "HTTPS"} if secure else {})},
+                     "timeoutSeconds": 5}
+            codes.append(subprocess.run(podman_spec.probe_command(probe, CONTAINER), capture_output=True,
+                                        check=False).returncode)
         server.shutdown()
     assert codes[0] == 0 and codes[1] != 0
 
@@ -128,8 +146,16 @@ def certificate(folder):
 
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.timezone.utc)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "somebody")])
-    signed = (x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
-              .not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256()))
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
     path = folder / "both.pem"
     path.write_bytes(signed.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))

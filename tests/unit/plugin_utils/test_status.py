@@ -9,7 +9,8 @@ from __future__ import annotations
 import pytest
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import health, model, status
 
-POD = {"name": "mlflow-server-1", "component": "server", "state": "Running", "ready": True, "restarts": 0, "image": "mlflow:1"}
+POD = {"name": "mlflow-server-1", "component": "server", "state": "Running", "ready": True, "restarts": 0,
+       "image": "mlflow:1"}
 
 
 def resolve(**variables) -> model.Model:
@@ -38,7 +39,8 @@ def test_location_of_the_artifact_store(variables, location):
 
 def test_failures_are_shown():
     instance = resolve()
-    panel = status.panel(instance, [POD | {"ready": False, "state": "CrashLoopBackOff"}], measured(["bucket: does not exist"]))
+    panel = status.panel(instance, [POD | {"ready": False, "state": "CrashLoopBackOff"}],
+                         measured(["bucket: does not exist"]))
     lines = status.lines(instance, panel)
     assert not panel["healthy"] and "NOT healthy" in lines[0]
     assert any("NOT healthy: bucket: does not exist" in line for line in lines)
