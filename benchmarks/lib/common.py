@@ -17,8 +17,14 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # As in the Makefile: the clone's own tools, collection and settings, whatever the machine's are.
-ENVIRONMENT = {**os.environ, "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}:/usr/sbin:/sbin", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-               "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections"), "ANSIBLE_NOCOLOR": "true", "LC_ALL": "C.UTF-8"}
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}:/usr/sbin:/sbin",
+    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+    "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections"),
+    "ANSIBLE_NOCOLOR": "true",
+    "LC_ALL": "C.UTF-8",
+}
 ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)
 LOAD = os.getloadavg()[0]
 PODMAN_CONF = pathlib.Path("/var/lib/mlops.mlflow/containers.conf")
@@ -35,14 +41,21 @@ def say(text: str) -> None:
 
 def run(argv: list, **options) -> str:
     """Standard output of a command; a failure tells the end of what it said."""
-    done = subprocess.run(list(map(str, argv)), capture_output=True, text=True, check=False, **{"env": ENVIRONMENT, "cwd": ROOT, **options})
+    done = subprocess.run(
+        list(map(str, argv)),
+        capture_output=True,
+        text=True,
+        check=False,
+        **{"env": ENVIRONMENT, "cwd": ROOT, **options},
+    )
     if done.returncode:
         raise Failed(f"`{' '.join(map(str, argv))[:200]}` failed:\n{(done.stdout + done.stderr)[-3000:]}")
     return done.stdout
 
 
 def timed(argv: list, **options) -> tuple[float, float, str]:
-    """Seconds from start to end of a command, seconds of processor that it and its children took, and its standard output."""
+    """Seconds from start to end of a command, seconds of processor that it and its children took, and its standard
+    output."""
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     output = run(argv, **options)
     seconds, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -60,15 +73,23 @@ def table(head: list[str], rows: list[list[str]]) -> None:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = [head, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])], *rows]
     for line in lines:
-        cells = [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))]
+        cells = [
+            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))
+        ]
         print(f"| {' | '.join(cells)} |")
     print(flush=True)
 
 
 def heading(*versions: str) -> None:
     """When, in which versions, on which machine."""
-    model = next((line.split(":")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-                  if line.startswith("model name")), "unknown processor")
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ),
+        "unknown processor",
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     print(f"{datetime.date.today()}; {', '.join(versions)}; {os.cpu_count()} cores ({model}), {memory:.0f} GiB, "
           f"load {LOAD:.1f} at the start\n", flush=True)

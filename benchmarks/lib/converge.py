@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Times whole runs of site.yml that change nothing, beside as many runs of helm upgrade, on the cluster of KUBECONFIG."""
+"""Times whole runs of site.yml that change nothing, beside as many runs of helm upgrade, on the cluster of
+KUBECONFIG."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ MOST_RELEASES = 10
 
 @dataclasses.dataclass
 class Case:
-    """A number of runs of one kind: the command, run ``repeat`` times for one measurement, for ``instances`` instances."""
+    """A number of runs of one kind: the command, run ``repeat`` times for one measurement, for ``instances``
+    instances."""
 
     kind: str
     instances: int
@@ -80,8 +82,10 @@ class Bench:
     def inventory(self, namespace: str, count: int, variables: dict) -> pathlib.Path:
         """Instances with SQLite and a volume, which need nothing else."""
         path = self.folder / f"{namespace}-{count}.yml"
-        common = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "mlflow_engine": "kubernetes",
-                  "mlflow_namespace": f"{self.prefix}-{namespace}", "database_type": "sqlite", "object_storage_type": "volume",
+        common = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable,
+                  "mlflow_engine": "kubernetes",
+                  "mlflow_namespace": f"{self.prefix}-{namespace}", "database_type": "sqlite",
+                  "object_storage_type": "volume",
                   "mlflow_image_source": self.options.images, **variables}
         hosts = {f"bench-{number:03d}": {} for number in range(1, count + 1)}
         path.write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": common}}), encoding="utf-8")
@@ -90,7 +94,8 @@ class Bench:
     def add(self, kind: str, namespace: str, counts: list[int], variables: dict, tags: str) -> None:
         """Deploy as many instances as the largest case has, and add a case for each number of them."""
         for count in sorted(counts, reverse=True):
-            argv = ["ansible-playbook", "--inventory", self.inventory(namespace, count, variables), SITE, "--tags", tags]
+            argv = ["ansible-playbook", "--inventory", self.inventory(namespace, count, variables), SITE, "--tags",
+                    tags]
             if count == max(counts):
                 say(f"Deploying {count} instances: {kind}")
                 run(argv, env=ENVIRONMENT)
@@ -130,13 +135,18 @@ class Bench:
         for number in range(1, self.options.repeat + 1):
             for case in self.cases:
                 case.measure()
-                say(f"Round {number} of {self.options.repeat}: {case.processor[-1]:6.2f} s of processor, {case.seconds[-1]:6.2f} s  "
+                say(f"Round {number} of {self.options.repeat}: {case.processor[-1]:6.2f} s of processor, "
+                    f"{case.seconds[-1]:6.2f} s  "
                     f"{case.kind}, {case.instances}")
 
     def clean(self) -> None:
         """Remove the namespaces."""
         def mine() -> list[str]:
-            return [item.metadata.name for item in self.api.list_namespace().items if item.metadata.name.startswith(self.prefix)]
+            return [
+                item.metadata.name
+                for item in self.api.list_namespace().items
+                if item.metadata.name.startswith(self.prefix)
+            ]
 
         for name in mine():
             say(f"Removing namespace {name}")
@@ -160,7 +170,8 @@ class Bench:
                 added = further(self.cases, case, values)
                 row += [f"{statistics.median(getattr(case, values)):.2f}", "" if added is None else f"{added:.2f}"]
             rows.append(row)
-        table([f"median of {self.options.repeat}, nothing changes", "instances", "processor s", "each further", "wall s", "each further"],
+        table([f"median of {self.options.repeat}, nothing changes", "instances", "processor s", "each further",
+               "wall s", "each further"],
               rows)
         if not self.helm:
             print("Left out: helm upgrade, since no `helm` is on PATH.")
@@ -169,7 +180,8 @@ class Bench:
 def main() -> None:
     """Read the options, measure, and clean up."""
     parser = argparse.ArgumentParser(prog="converge", description=__doc__)
-    parser.add_argument("--repeat", type=int, default=5, help="rounds, of which each line's median is shown (%(default)s)")
+    parser.add_argument("--repeat", type=int, default=5,
+                        help="rounds, of which each line's median is shown (%(default)s)")
     parser.add_argument("--instances", type=int, nargs="+", default=[1, 10, 100],
                         help="numbers of instances whose servers have no pods (%(default)s)")
     parser.add_argument("--verified", type=int, nargs="*", default=[1, 5],

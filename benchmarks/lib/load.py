@@ -51,7 +51,9 @@ class Client:
         data = json.dumps(body).encode() if isinstance(body, dict) else body
         begun = time.perf_counter()
         try:
-            self.connection.request(method, path, data, {"Content-Type": "application/json"} if isinstance(body, dict) else {})
+            self.connection.request(
+                method, path, data, {"Content-Type": "application/json"} if isinstance(body, dict) else {}
+            )
             answer = self.connection.getresponse()
             content = answer.read()
             if answer.status >= 400:
@@ -64,12 +66,23 @@ class Client:
         return content
 
     def story(self, experiment: str) -> None:
-        """Ten requests: a look at the experiments, a run with four batches of metrics, two looks at it, an artifact there and back."""
+        """Ten requests: a look at the experiments, a run with four batches of metrics, two looks at it, an artifact
+        there and back."""
         self.ask("search", "POST", API + "experiments/search", {"max_results": 100})
-        run = json.loads(self.ask("create", "POST", API + "runs/create", {"experiment_id": experiment, "start_time": int(time.time() * 1000)}))
+        run = json.loads(
+            self.ask(
+                "create",
+                "POST",
+                API + "runs/create",
+                {"experiment_id": experiment, "start_time": int(time.time() * 1000)},
+            )
+        )
         identifier = run["run"]["info"]["run_id"]
         for batch in range(4):
-            metrics = [{"key": f"metric-{n}", "value": n / 7, "timestamp": int(time.time() * 1000), "step": batch} for n in range(METRICS)]
+            metrics = [
+                {"key": f"metric-{n}", "value": n / 7, "timestamp": int(time.time() * 1000), "step": batch}
+                for n in range(METRICS)
+            ]
             self.ask("log-batch", "POST", API + "runs/log-batch", {"run_id": identifier, "metrics": metrics})
         for _look in range(2):
             self.ask("get", "GET", f"{API}runs/get?run_id={identifier}")

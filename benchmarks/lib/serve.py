@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Requests a second, latency, memory and processor time of the default deployment on podman, beside a plain `mlflow server` and
-the servers of two Helm charts: one after another in one run, on the same image, stores and cores. Or, with --sizes, the memory
-of servers with 1 to 8 workers."""
+"""Requests a second, latency, memory and processor time of the default deployment on podman, beside a plain `mlflow
+server` and the servers of two Helm charts: one after another in one run, on the same image, stores and cores. Or, with
+--sizes, the memory of servers with 1 to 8 workers."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ import yaml
 from common import ROOT, Failed, heading, podman, run, say, table
 from load import load
 
-# What each server is started with, for PostgreSQL and S3 as all four have them here. The charts ask for both stores to be
-# named; with them, and all else as they ship, their templates render this.
+# What each server is started with, for PostgreSQL and S3 as all four have them here. The charts ask for both stores to
+# be named; with them, and all else as they ship, their templates render this.
 #   plain      MLflow's own defaults (`mlflow server --help`): 4 uvicorn workers, job execution on
-#   official   mlflow/mlflow at 003d4902: charts/values.yaml, charts/templates/_helpers.tpl (mlflow.serverArgs); mlflow.backendStoreUri
-#              and mlflow.artifactsDestination set
-#   community  community-charts/helm-charts at ae700fff (chart 1.11.5): charts/mlflow/values.yaml, templates/deployment.yaml,
-#              templates/configmap.yaml; backendStore.postgres, artifactRoot.s3 and artifactRoot.proxiedArtifactStorage set
+#   official   mlflow/mlflow at 003d4902: charts/values.yaml, charts/templates/_helpers.tpl (mlflow.serverArgs);
+# mlflow.backendStoreUri              and mlflow.artifactsDestination set
+#   community  community-charts/helm-charts at ae700fff (chart 1.11.5): charts/mlflow/values.yaml,
+# templates/deployment.yaml,              templates/configmap.yaml; backendStore.postgres, artifactRoot.s3 and
+# artifactRoot.proxiedArtifactStorage set
 SERVERS = {
     "plain": {
         "title": "plain mlflow server",
@@ -45,14 +46,32 @@ SERVERS = {
     },
     "community": {
         "title": "community chart's server",
-        "arguments": ["--host=0.0.0.0", "--port=5000", "--backend-store-uri={database}", "--artifacts-destination={artifacts}",
-                      "--serve-artifacts", "--uvicorn-opts='--log-level=info'"],
-        "environment": {"MLFLOW_CONFIGURE_LOGGING": "true", "MLFLOW_LOGGING_LEVEL": "INFO", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"},
+        "arguments": [
+            "--host=0.0.0.0",
+            "--port=5000",
+            "--backend-store-uri={database}",
+            "--artifacts-destination={artifacts}",
+            "--serve-artifacts",
+            "--uvicorn-opts='--log-level=info'",
+        ],
+        "environment": {
+            "MLFLOW_CONFIGURE_LOGGING": "true",
+            "MLFLOW_LOGGING_LEVEL": "INFO",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "DO_NOT_TRACK": "true",
+        },
     },
 }
 OURS = "deployed"
 # What reaches the stores; the deployed server has it from its roles, the others get the same.
-STORES = ("PGUSER", "PGPASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "MLFLOW_S3_ENDPOINT_URL")
+STORES = (
+    "PGUSER",
+    "PGPASSWORD",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_DEFAULT_REGION",
+    "MLFLOW_S3_ENDPOINT_URL",
+)
 START_TIMEOUT = 300
 MIB = 2**20
 
@@ -77,10 +96,12 @@ class Server:
                 break
             except (OSError, urllib.error.URLError) as error:
                 if time.monotonic() > deadline:
-                    raise Failed(f"{self.title} does not answer: {error}\n{podman('logs', '--tail', '20', self.container)}") from error
+                    raise Failed(
+                        f"{self.title} does not answer: {error}\n{podman('logs', '--tail', '20', self.container)}"
+                    ) from error
                 time.sleep(0.5)
-        # It answers before its job consumers come up, and those rest ten seconds before they look for unfinished jobs: at rest is
-        # who did nothing for longer.
+        # It answers before its job consumers come up, and those rest ten seconds before they look for unfinished jobs:
+        # at rest is who did nothing for longer.
         deadline, quiet = time.monotonic() + settle, 0
         while quiet < 4 and time.monotonic() < deadline:
             before = self.seconds()
@@ -191,26 +212,72 @@ class Bench:
         return Server("the default deployment", container, self.options.port)
 
     def container(self, component: str) -> str:
-        labels = {"app.kubernetes.io/instance": self.instance, "app.kubernetes.io/component": component, "mlops.mlflow/role": "main"}
-        return podman("ps", "--format", "{{.Names}}", *(part for key, value in labels.items() for part in ("--filter", f"label={key}={value}")))
+        labels = {
+            "app.kubernetes.io/instance": self.instance,
+            "app.kubernetes.io/component": component,
+            "mlops.mlflow/role": "main",
+        }
+        return podman(
+            "ps",
+            "--format",
+            "{{.Names}}",
+            *(part for key, value in labels.items() for part in ("--filter", f"label={key}={value}")),
+        )
 
     def add(self, name: str, title: str, arguments: list[str], environment: dict[str, str], *options: str) -> Server:
         """A container beside the deployment, made but not started."""
         owner, _at, host = self.store["MLFLOW_BACKEND_STORE_URI"].rpartition("@")
         address = (owner + "@" if owner else "") + host.rpartition("/")[0]
         database = f"bench_{name.replace('-', '_')}"
-        podman("exec", self.database, "psql", "--quiet", "--host", "/var/run/postgresql", "--username", self.store["PGUSER"], "--dbname", "postgres",
-               "--command", f"CREATE DATABASE {database}")
-        values = {"database": f"{address}/{database}", "artifacts": f"{self.store['MLFLOW_ARTIFACTS_DESTINATION'].rstrip('/')}/{name}"}
+        podman(
+            "exec",
+            self.database,
+            "psql",
+            "--quiet",
+            "--host",
+            "/var/run/postgresql",
+            "--username",
+            self.store["PGUSER"],
+            "--dbname",
+            "postgres",
+            "--command",
+            f"CREATE DATABASE {database}",
+        )
+        values = {
+            "database": f"{address}/{database}",
+            "artifacts": f"{self.store['MLFLOW_ARTIFACTS_DESTINATION'].rstrip('/')}/{name}",
+        }
         settings = self.folder / f"{name}.env"
         settings.touch(mode=0o600)
-        settings.write_text("".join(f"{key}={value}\n" for key, value in {
-            "HOME": "/tmp", **{key: self.store[key] for key in STORES}, **{key: value.format(**values) for key, value in environment.items()}}.items()),
-            encoding="utf-8")
+        settings.write_text(
+            "".join(
+                f"{key}={value}\n"
+                for key, value in {
+                    "HOME": "/tmp",
+                    **{key: self.store[key] for key in STORES},
+                    **{key: value.format(**values) for key, value in environment.items()},
+                }.items()
+            ),
+            encoding="utf-8",
+        )
         container, port = f"{self.instance}-{name}", self.options.port + 1 + len(self.others)
         self.others.append(container)
-        podman("create", "--name", container, "--network", self.instance, "--publish", f"127.0.0.1:{port}:5000", "--env-file", str(settings), *options,
-               self.image, "mlflow", "server", *(argument.format(**values) for argument in arguments))
+        podman(
+            "create",
+            "--name",
+            container,
+            "--network",
+            self.instance,
+            "--publish",
+            f"127.0.0.1:{port}:5000",
+            "--env-file",
+            str(settings),
+            *options,
+            self.image,
+            "mlflow",
+            "server",
+            *(argument.format(**values) for argument in arguments),
+        )
         return Server(title, container, port)
 
     def compare(self) -> None:
@@ -225,17 +292,33 @@ class Bench:
                 server.start(self.options.cpus, self.options.settle)
                 server.measure(self.options.seconds, self.options.concurrency)
                 server.stop()
-                say(f"Round {number} of {self.options.rounds}: {server.title}: {server.answers[-1].rate:.0f} requests/s, {server.processor[-1]:.1f} ms of "
-                    f"processor a request, {server.idle[-1]:.0f} MiB idle, {server.busy[-1]:.0f} MiB busy")
+                say(
+                    f"Round {number} of {self.options.rounds}: {server.title}: {server.answers[-1].rate:.0f} "
+                    f"requests/s, {server.processor[-1]:.1f} ms of "
+                    f"processor a request, {server.idle[-1]:.0f} MiB idle, {server.busy[-1]:.0f} MiB busy"
+                )
             order.append(order.pop(0))
         self.heading()
         figures = {server.title: server.figures() for server in servers.values()}
         columns = list(figures[ours.title])
-        table([f"{self.options.rounds} rounds of {self.options.seconds:.0f} s, {self.options.concurrency} clients", *columns],
-              [[title, *(f"{row[column]:.{1 if 'processor' in column else 0}f}" for column in columns)] for title, row in figures.items()])
+        table(
+            [
+                f"{self.options.rounds} rounds of {self.options.seconds:.0f} s, {self.options.concurrency} clients",
+                *columns,
+            ],
+            [
+                [title, *(f"{row[column]:.{1 if 'processor' in column else 0}f}" for column in columns)]
+                for title, row in figures.items()
+            ],
+        )
         plain = figures[SERVERS["plain"]["title"]]
-        table(["ratio to the plain server", *columns[:-1]],
-              [[title, *(f"{row[column] / plain[column]:.2f}" for column in columns[:-1])] for title, row in figures.items()])
+        table(
+            ["ratio to the plain server", *columns[:-1]],
+            [
+                [title, *(f"{row[column] / plain[column]:.2f}" for column in columns[:-1])]
+                for title, row in figures.items()
+            ],
+        )
 
     def sizes(self) -> None:
         """Memory of servers with the role's own environment, by number of workers and with job execution on and off."""
@@ -245,48 +328,97 @@ class Bench:
         volume = self.folder / "etc"
         volume.mkdir(mode=0o755)
         self.folder.chmod(0o755)
-        (volume / "sitecustomize.py").write_text((ROOT / "roles/mlflow_server/files/sitecustomize.py").read_text(encoding="utf-8"), encoding="utf-8")
+        (volume / "sitecustomize.py").write_text(
+            (ROOT / "roles/mlflow_server/files/sitecustomize.py").read_text(encoding="utf-8"), encoding="utf-8"
+        )
         settings |= {"PYTHONPATH": "/etc/mlflow", **SERVERS["official"]["environment"], **{
             key: self.store[key] for key in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "GIT_PYTHON_REFRESH")}}
         rows = []
         for jobs in ("false", "true"):
             for workers in self.options.workers:
                 server = self.add(
-                    f"{'jobs' if jobs == 'true' else 'no-jobs'}-{workers}", f"{workers} workers, jobs {jobs}", ["--host=0.0.0.0", f"--workers={workers}"],
-                    {**settings, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": jobs}, "--volume", f"{volume}:/etc/mlflow:ro")
+                    f"{'jobs' if jobs == 'true' else 'no-jobs'}-{workers}",
+                    f"{workers} workers, jobs {jobs}",
+                    ["--host=0.0.0.0", f"--workers={workers}"],
+                    {**settings, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": jobs},
+                    "--volume",
+                    f"{volume}:/etc/mlflow:ro",
+                )
                 server.start(self.options.cpus, self.options.settle)
                 processes = server.memory()[1]
                 server.measure(self.options.seconds, max(self.options.concurrency, 4 * workers))
                 server.stop()
-                rows.append([f"{workers}, job execution {'on' if jobs == 'true' else 'off'}", str(processes), f"{server.idle[0]:.0f}",
-                             f"{server.busy[0]:.0f}", f"{server.busy[0] / workers:.0f}", f"{server.answers[0].rate:.0f}", f"{server.processor[0]:.1f}"])
+                rows.append(
+                    [
+                        f"{workers}, job execution {'on' if jobs == 'true' else 'off'}",
+                        str(processes),
+                        f"{server.idle[0]:.0f}",
+                        f"{server.busy[0]:.0f}",
+                        f"{server.busy[0] / workers:.0f}",
+                        f"{server.answers[0].rate:.0f}",
+                        f"{server.processor[0]:.1f}",
+                    ]
+                )
                 say(" / ".join(rows[-1]))
         self.heading()
-        table(["workers", "processes", "idle MiB", "busy MiB", "busy, a worker", "requests/s", "processor ms/request"], rows)
+        table(
+            ["workers", "processes", "idle MiB", "busy MiB", "busy, a worker", "requests/s", "processor ms/request"],
+            rows,
+        )
 
     def heading(self) -> None:
-        heading(self.image, f"podman {podman('version', '--format', '{{.Client.Version}}')}", f"servers on cores {','.join(map(str, self.options.cpus))}")
+        heading(
+            self.image,
+            f"podman {podman('version', '--format', '{{.Client.Version}}')}",
+            f"servers on cores {','.join(map(str, self.options.cpus))}",
+        )
 
     def clean(self) -> None:
         say("Removing what was made")
         for container in self.others:
             podman("rm", "--force", "--volumes", container)
         if self.inventory.exists():
-            run(["ansible-playbook", "--inventory", self.inventory, "playbooks/uninstall.yml", "--extra-vars", '{"mlflow_purge_data": true}'])
+            run(
+                [
+                    "ansible-playbook",
+                    "--inventory",
+                    self.inventory,
+                    "playbooks/uninstall.yml",
+                    "--extra-vars",
+                    '{"mlflow_purge_data": true}',
+                ]
+            )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="serve", description=__doc__)
     parser.add_argument("--sizes", action="store_true", help="measure memory by number of workers instead of comparing")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each server is measured; medians are shown (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="how often each server is measured; medians are shown (%(default)s)"
+    )
     parser.add_argument("--seconds", type=float, default=15, help="length of each load (%(default)s)")
     parser.add_argument("--concurrency", type=int, default=8, help="clients at once (%(default)s)")
-    parser.add_argument("--settle", type=float, default=120, help="longest wait after a start for a server to come to rest, in seconds (%(default)s)")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of workers for --sizes (%(default)s)")
-    parser.add_argument("--cpus", type=lambda text: list(map(int, text.split(","))), default=sorted(os.sched_getaffinity(0)),
-                        help="cores that each server may use, such as 0,1 (all)")
-    parser.add_argument("--port", type=int, default=15900, help="first of the loopback ports to publish on (%(default)s)")
-    parser.add_argument("--instance", default="mlflow-benchmark", help="name of the instance to deploy and remove (%(default)s)")
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=120,
+        help="longest wait after a start for a server to come to rest, in seconds (%(default)s)",
+    )
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of workers for --sizes (%(default)s)"
+    )
+    parser.add_argument(
+        "--cpus",
+        type=lambda text: list(map(int, text.split(","))),
+        default=sorted(os.sched_getaffinity(0)),
+        help="cores that each server may use, such as 0,1 (all)",
+    )
+    parser.add_argument(
+        "--port", type=int, default=15900, help="first of the loopback ports to publish on (%(default)s)"
+    )
+    parser.add_argument(
+        "--instance", default="mlflow-benchmark", help="name of the instance to deploy and remove (%(default)s)"
+    )
     options = parser.parse_args()
     if os.geteuid():
         sys.exit("Only root may read the memory of a container's processes; run this as root.")

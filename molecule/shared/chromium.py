@@ -46,10 +46,26 @@ class Chromium:
             os.dup2(copies[1], 4)
 
         self.process = subprocess.Popen(
-            ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server", "--remote-debugging-pipe",
-             f"--user-data-dir={self.home.name}/profile", f"--host-resolver-rules=MAP {host} {address}", "about:blank"],
-            env={**os.environ, "HOME": self.home.name}, preexec_fn=descriptors, close_fds=False, start_new_session=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            [
+                "chromium",
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--no-proxy-server",
+                "--remote-debugging-pipe",
+                f"--user-data-dir={self.home.name}/profile",
+                f"--host-resolver-rules=MAP {host} {address}",
+                "about:blank",
+            ],
+            env={**os.environ, "HOME": self.home.name},
+            preexec_fn=descriptors,
+            close_fds=False,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(theirs_in)
         os.close(theirs_out)
         self.buffer, self.number, self.answers = b"", 0, {}
@@ -62,7 +78,12 @@ class Chromium:
     def send(self, method: str, **parameters) -> int:
         """Send a command without waiting for its result; returns its ID."""
         self.number += 1
-        message = {"id": self.number, "method": method, "params": parameters, **({"sessionId": self.session} if self.session else {})}
+        message = {
+            "id": self.number,
+            "method": method,
+            "params": parameters,
+            **({"sessionId": self.session} if self.session else {}),
+        }
         os.write(self.out, json.dumps(message).encode() + b"\0")
         return self.number
 
@@ -102,7 +123,9 @@ class Chromium:
                 self.send("Page.navigate", url=url)
                 opened = time.monotonic()
             time.sleep(0.5)
-            result = self.call("Runtime.evaluate", expression="document.body ? document.body.innerText : ''", returnByValue=True)
+            result = self.call(
+                "Runtime.evaluate", expression="document.body ? document.body.innerText : ''", returnByValue=True
+            )
             text = str(result["result"].get("value") or "")
         return text
 

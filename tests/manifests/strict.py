@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Strict validation of any object that roles render: Kubernetes' own kinds, and custom resources by schemas/ and published CRDs."""
+"""Strict validation of any object that roles render: Kubernetes' own kinds, and custom resources by schemas/ and
+published CRDs."""
 
 from __future__ import annotations
 
@@ -17,19 +18,31 @@ import yaml
 SCHEMAS = pathlib.Path(__file__).parent / "schemas"
 BUILT_IN = ("apps", "autoscaling", "batch", "policy", "")
 """API groups of Kubernetes without a domain; with the domain k8s.io, those below are its own as well."""
-BUILT_IN_DOMAINS = ("networking.k8s.io", "rbac.authorization.k8s.io", "storage.k8s.io", "scheduling.k8s.io", "admissionregistration.k8s.io")
+BUILT_IN_DOMAINS = (
+    "networking.k8s.io",
+    "rbac.authorization.k8s.io",
+    "storage.k8s.io",
+    "scheduling.k8s.io",
+    "admissionregistration.k8s.io",
+)
 
 CRDS = os.environ.get("CRDS", "")
-"""A folder of CustomResourceDefinitions as their projects publish them; where it is given, a custom resource must please them too."""
+"""A folder of CustomResourceDefinitions as their projects publish them; where it is given, a custom resource must
+please them too."""
 
 
 @functools.cache
 def _published() -> dict[tuple[str, str], jsonschema.Draft202012Validator]:
-    """By API version and kind, what the definitions in CRDS say, with unknown fields refused as by `kubectl --validate=strict`."""
+    """By API version and kind, what the definitions in CRDS say, with unknown fields refused as by `kubectl
+    --validate=strict`."""
     found = {}
     for path in sorted(pathlib.Path(CRDS).glob("*.y*ml")) if CRDS else []:
         for definition in yaml.load_all(path.read_text(), yaml.CSafeLoader):
-            for version in definition["spec"]["versions"] if definition and definition["kind"] == "CustomResourceDefinition" else []:
+            for version in (
+                definition["spec"]["versions"]
+                if definition and definition["kind"] == "CustomResourceDefinition"
+                else []
+            ):
                 schema = _closed(version["schema"]["openAPIV3Schema"])
                 schema["properties"]["metadata"] = {}
                 found[f"{definition['spec']['group']}/{version['name']}", definition["spec"]["names"]["kind"]] = (
@@ -38,7 +51,8 @@ def _published() -> dict[tuple[str, str], jsonschema.Draft202012Validator]:
 
 
 def _closed(schema: dict) -> dict:
-    """The schema without room for fields that it does not name. What its CEL expressions demand remains for a cluster to check."""
+    """The schema without room for fields that it does not name. What its CEL expressions demand remains for a cluster
+    to check."""
     closed = {key: _closed(value) if isinstance(value, dict) and key in ("items", "additionalProperties") else value
               for key, value in schema.items() if key not in ("format", "nullable")}
     if "properties" in schema:
@@ -65,7 +79,9 @@ def validate(obj: dict, version: str) -> None:
         kubernetes_validate.validate(obj, version, strict=True)
         return
     path = SCHEMAS / f"{obj['kind'].lower()}.{group}.{api_version}.yaml"
-    assert path.exists(), f"{obj['kind']} of {obj['apiVersion']} has no schema: write {path.relative_to(SCHEMAS.parents[2])}"
+    assert (
+        path.exists()
+    ), f"{obj['kind']} of {obj['apiVersion']} has no schema: write {path.relative_to(SCHEMAS.parents[2])}"
     _schema(path).validate(obj)
     if CRDS:
         assert _published(), f"CRDS={CRDS} has no CustomResourceDefinition"

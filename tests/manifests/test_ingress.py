@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Every type of ingress, rendered in one run of one inventory: valid by strict schemas, routed to the server, with the right hosts."""
+"""Every type of ingress, rendered in one run of one inventory: valid by strict schemas, routed to the server, with the
+right hosts."""
 
 from __future__ import annotations
 
@@ -16,33 +17,101 @@ from test_inventories import ROOT, VERSIONS, assert_restricted, base64_of, pod_s
 
 HOSTS, PATH = ["mlflow.example.com", "*.mlflow.example.com"], "/team/ana/mlflow"
 COMMON = {"ingress_hosts": HOSTS, "ingress_path": PATH}
-CERTIFICATE, KEY = (f"-----BEGIN {what}-----\nSentinel\n-----END {what}-----" for what in ("CERTIFICATE", "PRIVATE KEY"))
-OIDC = {"mlflow_server_auth": "oidc", "mlflow_server_oidc_issuer": "https://id.example.com:8443/realms/ml", "mlflow_server_oidc_client_id": "mlflow",
-        "mlflow_server_oidc_client_secret": "secret", "mlflow_server_tls_secret": "server-tls"}
+CERTIFICATE, KEY = (
+    f"-----BEGIN {what}-----\nSentinel\n-----END {what}-----" for what in ("CERTIFICATE", "PRIVATE KEY")
+)
+OIDC = {
+    "mlflow_server_auth": "oidc",
+    "mlflow_server_oidc_issuer": "https://id.example.com:8443/realms/ml",
+    "mlflow_server_oidc_client_id": "mlflow",
+    "mlflow_server_oidc_client_secret": "secret",
+    "mlflow_server_tls_secret": "server-tls",
+}
 GATEWAY = {"name": "public", "namespace": "gateways", "section_name": "https"}
 CASES = {
     "plain": {"ingress_type": "ingress"},
     "root": {"ingress_type": "ingress", "ingress_path": ""},
-    "nginx": {"ingress_type": "ingress", "ingress_preset": "nginx", "ingress_class": "nginx", "ingress_tls": "cert_manager",
-              "ingress_issuer": "letsencrypt", "ingress_max_body_size": "5Gi",
-              "ingress_annotations": {"nginx.ingress.kubernetes.io/proxy-buffering": None, "nginx.ingress.kubernetes.io/proxy-read-timeout": "60"}},
-    "traefik": {"ingress_type": "ingress", "ingress_preset": "traefik", "ingress_tls": "secret", "ingress_tls_secret": "wildcard"},
+    "nginx": {
+        "ingress_type": "ingress",
+        "ingress_preset": "nginx",
+        "ingress_class": "nginx",
+        "ingress_tls": "cert_manager",
+        "ingress_issuer": "letsencrypt",
+        "ingress_max_body_size": "5Gi",
+        "ingress_annotations": {
+            "nginx.ingress.kubernetes.io/proxy-buffering": None,
+            "nginx.ingress.kubernetes.io/proxy-read-timeout": "60",
+        },
+    },
+    "traefik": {
+        "ingress_type": "ingress",
+        "ingress_preset": "traefik",
+        "ingress_tls": "secret",
+        "ingress_tls_secret": "wildcard",
+    },
     "alb": {"ingress_type": "ingress", "ingress_preset": "alb", "ingress_class": "alb", "ingress_tls": "controller"},
     "gce": {"ingress_type": "ingress", "ingress_preset": "gce", "ingress_tls": "controller"},
-    "gateway": {"ingress_type": "gateway", "ingress_gateway": GATEWAY, "ingress_tls": "cert_manager", "ingress_issuer": "letsencrypt"},
-    "gateway-gce": {"ingress_type": "gateway", "ingress_gateway": {"name": "public"}, "ingress_preset": "gce", "ingress_tls": "controller"},
+    "gateway": {
+        "ingress_type": "gateway",
+        "ingress_gateway": GATEWAY,
+        "ingress_tls": "cert_manager",
+        "ingress_issuer": "letsencrypt",
+    },
+    "gateway-gce": {
+        "ingress_type": "gateway",
+        "ingress_gateway": {"name": "public"},
+        "ingress_preset": "gce",
+        "ingress_tls": "controller",
+    },
     "proxy": {"ingress_type": "proxy", "ingress_tls": "self_signed"},
-    "proxy-http": {"ingress_type": "proxy", "ingress_path": "", "ingress_max_body_size": "1Gi", "ingress_security_headers": False},
-    "proxy-secret": {"ingress_type": "proxy", "ingress_tls": "secret", "ingress_tls_certificate": CERTIFICATE,
-                     "ingress_tls_key": KEY, "ingress_service_type": "LoadBalancer", "ingress_service_port": 443,
-                     "ingress_replicas": 2, "ingress_annotations": {"example.com/internal": "true"}},
+    "proxy-http": {
+        "ingress_type": "proxy",
+        "ingress_path": "",
+        "ingress_max_body_size": "1Gi",
+        "ingress_security_headers": False,
+    },
+    "proxy-secret": {
+        "ingress_type": "proxy",
+        "ingress_tls": "secret",
+        "ingress_tls_certificate": CERTIFICATE,
+        "ingress_tls_key": KEY,
+        "ingress_service_type": "LoadBalancer",
+        "ingress_service_port": 443,
+        "ingress_replicas": 2,
+        "ingress_annotations": {"example.com/internal": "true"},
+    },
     "nginx-oidc": {"ingress_type": "ingress", "ingress_preset": "nginx", "ingress_tls": "controller", **OIDC},
-    "gce-oidc": {"ingress_type": "ingress", "ingress_preset": "gce", "ingress_class": "gce-internal", "ingress_tls": "controller", **OIDC},
+    "gce-oidc": {
+        "ingress_type": "ingress",
+        "ingress_preset": "gce",
+        "ingress_class": "gce-internal",
+        "ingress_tls": "controller",
+        **OIDC,
+    },
     "proxy-oidc": {"ingress_type": "proxy", "ingress_tls": "self_signed", **OIDC},
-    "alb-tls": {"ingress_type": "ingress", "ingress_preset": "alb", "ingress_tls": "controller", "mlflow_server_tls_secret": "server-tls"},
-    "gce-tls": {"ingress_type": "ingress", "ingress_preset": "gce", "ingress_tls": "controller", "mlflow_server_tls_secret": "server-tls"},
-    "policy": {"ingress_type": "proxy", "mlflow_network_policy": True, "mlflow_network_policy_clients": ["ingress-nginx", "10.0.0.0/16"], **OIDC},
-    "policy-load-balancer": {"ingress_type": "proxy", "mlflow_network_policy": True, "ingress_service_type": "LoadBalancer"},
+    "alb-tls": {
+        "ingress_type": "ingress",
+        "ingress_preset": "alb",
+        "ingress_tls": "controller",
+        "mlflow_server_tls_secret": "server-tls",
+    },
+    "gce-tls": {
+        "ingress_type": "ingress",
+        "ingress_preset": "gce",
+        "ingress_tls": "controller",
+        "mlflow_server_tls_secret": "server-tls",
+    },
+    "policy": {
+        "ingress_type": "proxy",
+        "mlflow_network_policy": True,
+        "mlflow_network_policy_clients": ["ingress-nginx", "10.0.0.0/16"],
+        **OIDC,
+    },
+    "policy-load-balancer": {
+        "ingress_type": "proxy",
+        "mlflow_network_policy": True,
+        "ingress_service_type": "LoadBalancer",
+    },
 }
 
 
@@ -91,26 +160,53 @@ def test_an_ingress_routes_every_host_to_the_server(rendered, case):
         (path,) = rule["http"]["paths"]
         assert (path["path"], path["pathType"]) == ("/" if case == "root" else PATH, "Prefix")
         service = only(objects, "Service", path["backend"]["service"]["name"])
-        (port,) = [port for port in service["spec"]["ports"] if port["port"] == path["backend"]["service"]["port"]["number"]]
+        (port,) = [
+            port for port in service["spec"]["ports"] if port["port"] == path["backend"]["service"]["port"]["number"]
+        ]
         containers = server["spec"]["template"]["spec"]["containers"]
-        behind = {port["name"]: (container["name"], port["containerPort"]) for container in containers for port in container["ports"]}
+        behind = {
+            port["name"]: (container["name"], port["containerPort"])
+            for container in containers
+            for port in container["ports"]
+        }
         behind.update({number: (container, number) for container, number in behind.values()})
         assert behind[port["targetPort"]][0] == ("oauth2-proxy" if case.endswith("oidc") else "mlflow")
         assert service["spec"]["selector"].items() <= server["spec"]["template"]["metadata"]["labels"].items()
 
 
 def test_presets(rendered):
-    annotations = {name: only(rendered[name], "Ingress")["metadata"].get("annotations") or {} for name in ("plain", "nginx", "traefik", "alb", "gce")}
+    annotations = {
+        name: only(rendered[name], "Ingress")["metadata"].get("annotations") or {}
+        for name in ("plain", "nginx", "traefik", "alb", "gce")
+    }
     nginx = {name.partition("/")[2]: value for name, value in annotations["nginx"].items()}
-    assert nginx == {"backend-protocol": "HTTP",
-                     "proxy-body-size": str(5 * 2**30), "proxy-request-buffering": "off", "proxy-read-timeout": "60", "proxy-send-timeout": "3600"}
-    assert annotations["traefik"]["traefik.ingress.kubernetes.io/router.middlewares"] == "traefik-traefik-ingress@kubernetescrd"
-    assert "Strict-Transport-Security" in only(rendered["traefik"], "Middleware")["spec"]["headers"]["customResponseHeaders"]
+    assert nginx == {
+        "backend-protocol": "HTTP",
+        "proxy-body-size": str(5 * 2**30),
+        "proxy-request-buffering": "off",
+        "proxy-read-timeout": "60",
+        "proxy-send-timeout": "3600",
+    }
+    assert (
+        annotations["traefik"]["traefik.ingress.kubernetes.io/router.middlewares"]
+        == "traefik-traefik-ingress@kubernetescrd"
+    )
+    assert (
+        "Strict-Transport-Security"
+        in only(rendered["traefik"], "Middleware")["spec"]["headers"]["customResponseHeaders"]
+    )
     assert annotations["alb"]["alb.ingress.kubernetes.io/healthcheck-path"] == f"{PATH}/health"
-    assert annotations["alb"]["alb.ingress.kubernetes.io/load-balancer-attributes"] == "idle_timeout.timeout_seconds=3600"
-    assert annotations["gce"]["networking.gke.io/v1beta1.FrontendConfig"] == only(rendered["gce"], "FrontendConfig")["metadata"]["name"]
+    assert (
+        annotations["alb"]["alb.ingress.kubernetes.io/load-balancer-attributes"] == "idle_timeout.timeout_seconds=3600"
+    )
+    assert (
+        annotations["gce"]["networking.gke.io/v1beta1.FrontendConfig"]
+        == only(rendered["gce"], "FrontendConfig")["metadata"]["name"]
+    )
     service = only(rendered["gce"], "Service", "gce-ingress")["metadata"]["annotations"]
-    assert yaml.safe_load(service["cloud.google.com/backend-config"]) == {"default": only(rendered["gce"], "BackendConfig")["metadata"]["name"]}
+    assert yaml.safe_load(service["cloud.google.com/backend-config"]) == {
+        "default": only(rendered["gce"], "BackendConfig")["metadata"]["name"]
+    }
     assert annotations["plain"] == {}
 
 
@@ -120,37 +216,73 @@ def test_the_backend_protocol_is_that_of_the_pods(rendered):
         return only(rendered[case], kind, name)["metadata"]["annotations"]
 
     assert annotations("nginx-oidc")["nginx.ingress.kubernetes.io/backend-protocol"] == "HTTPS"
-    assert {annotations("alb-tls")[f"alb.ingress.kubernetes.io/{part}-protocol"] for part in ("backend", "healthcheck")} == {"HTTPS"}
+    assert {
+        annotations("alb-tls")[f"alb.ingress.kubernetes.io/{part}-protocol"] for part in ("backend", "healthcheck")
+    } == {"HTTPS"}
     for case in ("gce-oidc", "gce-tls"):
         assert only(rendered[case], "BackendConfig")["spec"]["healthCheck"]["type"] == "HTTPS"
         service = only(rendered[case], "Service", f"{case}-ingress")
         (port,) = service["spec"]["ports"]
-        assert yaml.safe_load(service["metadata"]["annotations"]["cloud.google.com/app-protocols"]) == {port["name"]: "HTTPS"}
+        assert yaml.safe_load(service["metadata"]["annotations"]["cloud.google.com/app-protocols"]) == {
+            port["name"]: "HTTPS"
+        }
     for case in ("nginx-oidc", "proxy-oidc"):
         proxy = only(rendered[case], "Deployment", f"{case}-server")["spec"]["template"]["spec"]["containers"][1]
         assert {"--upstream=https://127.0.0.1:5000", "--ssl-upstream-insecure-skip-verify=true"} <= set(proxy["args"])
-    assert "reverse_proxy https://proxy-oidc-server:4180" in only(rendered["proxy-oidc"], "ConfigMap", "proxy-oidc-ingress")["data"]["Caddyfile"]
+    assert (
+        "reverse_proxy https://proxy-oidc-server:4180"
+        in only(rendered["proxy-oidc"], "ConfigMap", "proxy-oidc-ingress")["data"]["Caddyfile"]
+    )
 
 
 def test_the_class_of_gce_is_an_annotation(rendered):
     ingress = only(rendered["gce-oidc"], "Ingress")
-    assert ingress["metadata"]["annotations"]["kubernetes.io/ingress.class"] == "gce-internal" and "ingressClassName" not in ingress["spec"]
+    assert (
+        ingress["metadata"]["annotations"]["kubernetes.io/ingress.class"] == "gce-internal"
+        and "ingressClassName" not in ingress["spec"]
+    )
     # The internal load balancer has either HTTP or HTTPS.
     assert ingress["metadata"]["annotations"]["kubernetes.io/ingress.allow-http"] == "false"
-    assert not [o for o in rendered["gce-oidc"] if o["kind"] == "FrontendConfig"] and only(rendered["gce"], "FrontendConfig")
+    assert not [o for o in rendered["gce-oidc"] if o["kind"] == "FrontendConfig"] and only(
+        rendered["gce"], "FrontendConfig"
+    )
     assert only(rendered["alb"], "Ingress")["spec"]["ingressClassName"] == "alb"
 
 
 def test_network_policies_allow_connections_through_the_ingress(rendered):
-    server, proxy = (only(rendered["policy"], "NetworkPolicy", f"policy-{part}")["spec"] for part in ("server", "ingress"))
+    server, proxy = (
+        only(rendered["policy"], "NetworkPolicy", f"policy-{part}")["spec"] for part in ("server", "ingress")
+    )
     assert [port["port"] for port in server["ingress"][0]["ports"]] == [5000, 4180], "oauth2-proxy's port, too"
-    assert proxy["ingress"][0]["from"] == server["ingress"][0]["from"] == [
-        {"podSelector": {}}, {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}}}, {"ipBlock": {"cidr": "10.0.0.0/16"}}]
-    assert [port["port"] for rule in server["egress"] for port in rule.get("ports", [])] == [53, 53, 8443], "DNS, and the identity provider"
-    assert only(rendered["policy"], "Deployment", "policy-ingress")["spec"]["template"]["metadata"]["labels"].items() >= proxy["podSelector"]["matchLabels"].items()
+    assert (
+        proxy["ingress"][0]["from"]
+        == server["ingress"][0]["from"]
+        == [
+            {"podSelector": {}},
+            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}}},
+            {"ipBlock": {"cidr": "10.0.0.0/16"}},
+        ]
+    )
+    assert [port["port"] for rule in server["egress"] for port in rule.get("ports", [])] == [
+        53,
+        53,
+        8443,
+    ], "DNS, and the identity provider"
+    assert (
+        only(rendered["policy"], "Deployment", "policy-ingress")["spec"]["template"]["metadata"]["labels"].items()
+        >= proxy["podSelector"]["matchLabels"].items()
+    )
     (peer,) = proxy["egress"][-1]["to"]
-    assert only(rendered["policy"], "Deployment", "policy-server")["spec"]["template"]["metadata"]["labels"].items() >= peer["podSelector"]["matchLabels"].items()
-    assert "from" not in only(rendered["policy-load-balancer"], "NetworkPolicy", "policy-load-balancer-ingress")["spec"]["ingress"][0], "clients of a load balancer have any address"
+    assert (
+        only(rendered["policy"], "Deployment", "policy-server")["spec"]["template"]["metadata"]["labels"].items()
+        >= peer["podSelector"]["matchLabels"].items()
+    )
+    assert (
+        "from"
+        not in only(rendered["policy-load-balancer"], "NetworkPolicy", "policy-load-balancer-ingress")["spec"][
+            "ingress"
+        ][0]
+    ), "clients of a load balancer have any address"
 
 
 def test_certificates(rendered):
@@ -162,7 +294,10 @@ def test_certificates(rendered):
     assert only(rendered["alb"], "Ingress")["spec"]["tls"] == [{"hosts": HOSTS}]
     assert "tls" not in only(rendered["plain"], "Ingress")["spec"]
     grant = only(gateway, "ReferenceGrant")["spec"]
-    assert grant["from"][0]["namespace"] == "gateways" and grant["to"][0]["name"] == only(gateway, "Certificate")["spec"]["secretName"]
+    assert (
+        grant["from"][0]["namespace"] == "gateways"
+        and grant["to"][0]["name"] == only(gateway, "Certificate")["spec"]["secretName"]
+    )
 
 
 def test_a_route_names_its_gateway_and_the_server(rendered):
@@ -199,7 +334,9 @@ def test_a_proxy_s_keys_are_in_secrets_alone(rendered):
     assert ca["metadata"]["annotations"]["mlops.mlflow/keep"] and not ca.get("data")
     assert only(rendered["proxy-secret"], "Service", "proxy-secret-ingress")["spec"]["ports"][0]["port"] == 443
     budget = only(rendered["proxy-secret"], "PodDisruptionBudget", "proxy-secret-ingress")["spec"]
-    assert budget["maxUnavailable"] == 1 and budget["selector"]["matchLabels"]["app.kubernetes.io/component"] == "ingress"
+    assert (
+        budget["maxUnavailable"] == 1 and budget["selector"]["matchLabels"]["app.kubernetes.io/component"] == "ingress"
+    )
 
 
 @pytest.mark.parametrize("case", CASES)

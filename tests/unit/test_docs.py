@@ -16,15 +16,18 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables impor
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
-NAMES = {path.stem for path in [*ROOT.glob("plugins/modules/*.py"), *ROOT.glob("plugins/action/*.py")]} | set(ROLES) | PLAYBOOK_VARIABLES | {
-    name for role in ROLES for part in ("defaults", "vars") if (path := ROOT / "roles" / role / part / "main.yml").exists()
+NAMES = {path.stem for path in [*ROOT.glob("plugins/modules/*.py"),
+                                *ROOT.glob("plugins/action/*.py")]} | set(ROLES) | PLAYBOOK_VARIABLES | {
+    name for role in ROLES for part in ("defaults",
+                                        "vars") if (path := ROOT / "roles" / role / part / "main.yml").exists()
     for name in yaml.safe_load(path.read_text()) or {}}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_variables_that_a_page_names_exist(page):
     named = set(re.findall(rf"`((?:{'|'.join(ROLES)})_[a-z_]*[a-z])`", page.read_text()))
-    of_playbooks = set(re.findall(r"mlflow_[a-z_]+", "".join(path.read_text() for path in ROOT.glob("playbooks/*.yml"))))
+    of_playbooks = set(re.findall(r"mlflow_[a-z_]+",
+                                  "".join(path.read_text() for path in ROOT.glob("playbooks/*.yml"))))
     assert not named - NAMES - of_playbooks, sorted(named - NAMES)
 
 
@@ -37,7 +40,9 @@ def test_files_that_a_page_links_exist(page):
 def test_every_variable_has_a_default_or_says_what_it_is():
     """A variable is documented where it is checked, and what is checked has a default beside it."""
     for role in ROLES:
-        options = yaml.safe_load((ROOT / "roles" / role / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+        options = yaml.safe_load((ROOT / "roles" / role / "meta" / "argument_specs.yml").read_text())["argument_specs"][
+            "main"
+        ]["options"]
         defaults = yaml.safe_load((ROOT / "roles" / role / "defaults" / "main.yml").read_text())
         assert set(options) == set(defaults), (role, set(options) ^ set(defaults))
         for name, option in options.items():

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What tools/debian-packages does for whom. Programs of the names that it calls stand in their way, so nothing is installed."""
+"""What tools/debian-packages does for whom. Programs of the names that it calls stand in their way, so nothing is
+installed."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def test_packages_are_installed_or_the_administrator_s_command_is_named(tmp_path
         (tmp_path / name).chmod(0o755)
     for name in ("bash", "cut", "env", "grep", "sed", "sh", "sort"):
         (tmp_path / name).symlink_to(f"/usr/bin/{name}")
-    done = subprocess.run([TOOL, "podman", "runc", "uidmap"], capture_output=True, text=True, env={"PATH": str(tmp_path)}, check=False)
+    done = subprocess.run(
+        [TOOL, "podman", "runc", "uidmap"], capture_output=True, text=True, env={"PATH": str(tmp_path)}, check=False
+    )
     assert done.returncode == code, done.stderr
     installs = [line for line in log.read_text().splitlines() if line.startswith("apt-get") and " install " in line]
     assert bool(installs) == bool(calls) and (not calls or calls in log.read_text())
