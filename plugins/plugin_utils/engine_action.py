@@ -48,8 +48,11 @@ class ModelAction(ActionBase):
         """The model of the host's variables, worked out once for a task; wrong ones fail it with one sentence for
         each."""
         if self._model is None:
+            # A role may be in a play with other software's variables, which its own playbooks have none of.
+            foreign = variables.COMMON_NAMES if self._task._role else frozenset()
+            host_vars = {name: value for name, value in task_vars.items() if name not in foreign}
             try:
-                self._model = resolve(self._templar, task_vars, task_vars["inventory_hostname"], self.latest)
+                self._model = resolve(self._templar, host_vars, task_vars["inventory_hostname"], self.latest)
             except variables.VariableError as error:
                 raise templating.Failure(str(error)) from None
         return self._model
