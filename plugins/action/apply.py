@@ -70,9 +70,14 @@ class ActionModule(EngineAction):
         stages = []
         if options["state"] == "present":
             try:
-                stages = [[obj for component in stage for obj in render.render(component, model,
-                    scope.labels(component.name))]
-                          for stage in components.stages(roles)]
+                stages = [
+                    [
+                        obj
+                        for component in stage
+                        for obj in render.render(component, model, scope.labels(component.name))
+                    ]
+                    for stage in components.stages(roles)
+                ]
             except manifests.ManifestError as error:
                 raise AnsibleActionFail(str(error)) from None
         return self._apply(options, scope, stages)
@@ -121,8 +126,9 @@ class ActionModule(EngineAction):
 
     def _given(self, options: dict, scope: engines.Scope, task_vars: dict) -> list[dict]:
         """The objects that the task gives, with what it says about all of them."""
-        source = options["manifests"] if options["template"] is None else self._templates(options["template"],
-            task_vars)
+        source = (
+            options["manifests"] if options["template"] is None else self._templates(options["template"], task_vars)
+        )
         try:
             objects = manifests.load(source)
             manifests.complete_pods(objects, options["pod_spec"])

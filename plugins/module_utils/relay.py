@@ -9,8 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
 import threading
 import time
+
+# Images have one or the other.
+IN_CONTAINER = ('if command -v nc >/dev/null; then exec nc 127.0.0.1 {0}; else exec bash -c '
+                '"exec 3<>/dev/tcp/127.0.0.1/{0}; cat <&3 & cat >&3; wait"; fi')
 
 
 def listens(port):
@@ -86,3 +91,39 @@ def copy(source, target):
             target.sendall(data)
     with contextlib.suppress(OSError):
         target.shutdown(socket.SHUT_WR)
+
+
+def to_address(address):
+    """A connection to an address."""
+    host, port = address.rsplit(":", 1)
+    return socket.create_connection((host, int(port)), timeout=2)
+
+
+def to_container(labels, port, environment):
+    """A connection to a port in the running podman container that has the labels, by a process there that passes bytes
+    on."""
+    filters = [part for label in labels for part in ("--filter", f"label={label}")]
+    command = ["podman", "ps", "--quiet", "--no-trunc", "--filter", "status=running", *filters]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, check=False).stdout.split()
+    if not found:
+        raise OSError(f"no running container has the labels {', '.join(labels)}")
+    ours, theirs = socket.socketpair()
+    with theirs:
+        subprocess.Popen(["podman", "exec", "--interactive", found[0], "sh", "-c", IN_CONTAINER.format(port)],
+                         stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, env=environment)
+    return ours
+
+
+def connector(params, environment):
+    """What connects as the options say: to the address, else to the container."""
+    def connect():
+        try:
+            if params["address"]:
+                connection = to_address(params["address"])
+                connection.settimeout(None)
+                return connection
+        except OSError:
+            if not params["container_labels"]:
+                raise
+        return to_container(params["container_labels"], params["port"], environment)
+    return connect

@@ -87,8 +87,6 @@ tunnel:
 
 import os
 import shutil
-import socket
-import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mlops.mlflow.plugins.module_utils import relay
@@ -102,45 +100,6 @@ SPEC = {
         "podman_environment": {"type": "dict", "default": {}},
     },
 }
-# Images have one or the other.
-IN_CONTAINER = ('if command -v nc >/dev/null; then exec nc 127.0.0.1 {0}; else exec bash -c '
-                '"exec 3<>/dev/tcp/127.0.0.1/{0}; cat <&3 & cat >&3; wait"; fi')
-
-
-def to_address(address):
-    """A connection to an address."""
-    host, port = address.rsplit(":", 1)
-    return socket.create_connection((host, int(port)), timeout=2)
-
-
-def to_container(labels, port, environment):
-    """A connection to a port in the running podman container that has the labels, by a process there that passes bytes
-    on."""
-    filters = [part for label in labels for part in ("--filter", f"label={label}")]
-    command = ["podman", "ps", "--quiet", "--no-trunc", "--filter", "status=running", *filters]
-    found = subprocess.run(command, capture_output=True, text=True, env=environment, check=False).stdout.split()
-    if not found:
-        raise OSError(f"no running container has the labels {', '.join(labels)}")
-    ours, theirs = socket.socketpair()
-    with theirs:
-        subprocess.Popen(["podman", "exec", "--interactive", found[0], "sh", "-c", IN_CONTAINER.format(port)],
-                         stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, env=environment)
-    return ours
-
-
-def connector(params, environment):
-    """What connects as the options say: to the address, else to the container."""
-    def connect():
-        try:
-            if params["address"]:
-                connection = to_address(params["address"])
-                connection.settimeout(None)
-                return connection
-        except OSError:
-            if not params["container_labels"]:
-                raise
-        return to_container(params["container_labels"], params["port"], environment)
-    return connect
 
 
 def main():
@@ -159,7 +118,7 @@ def main():
     result["changed"] = True
     if module.check_mode:
         module.exit_json(**result)
-    connect = connector(params, {**os.environ, **params["podman_environment"]})
+    connect = relay.connector(params, {**os.environ, **params["podman_environment"]})
     result["pid"] = relay.detach(lambda: relay.serve(connect, port, params["seconds"]))
     if relay.wait_until_listens(port):
         module.exit_json(**result)

@@ -118,9 +118,12 @@ class EngineAction(ModelAction):
             return versions.resolve_latest(index_url(v), image_source=source)
 
         try:
-            version, _reason = versions.choose("latest", manifests.annotation(recorded,
-                manifests.VERSION) if recorded else "", newest,
-                                               v.mlflow_upgrade)
+            version, _reason = versions.choose(
+                "latest",
+                manifests.annotation(recorded, manifests.VERSION) if recorded else "",
+                newest,
+                v.mlflow_upgrade,
+            )
         except versions.VersionsError as error:
             raise variables.VariableError(f"{error}.") from None
         return version

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
 
 
-def measure(engine: engines.Engine, model: Model, pods: list[dict], roundtrip: bool, timeout: int = 120) -> dict[str,
-    Any]:
+def measure(
+    engine: engines.Engine, model: Model, pods: list[dict], roundtrip: bool, timeout: int = 120
+) -> dict[str, Any]:
     """Run the probes of all components beside the server.
 
     Args:

@@ -42,8 +42,12 @@ def panel(model: Model, pods: list[dict], report: dict) -> dict[str, Any]:
 def _part(report: dict, role: str, kind: str, location: str) -> dict[str, Any]:
     """What the probes of a component found, with the facts that they measured."""
     probes = report["components"].get(role) or {}
-    facts = {key: value for probe in probes.values() for key, value in probe.items() if key not in ("healthy", "checks",
-        "failures")}
+    facts = {
+        key: value
+        for probe in probes.values()
+        for key, value in probe.items()
+        if key not in ("healthy", "checks", "failures")
+    }
     return {**facts, "type": kind, "location": location,
             "healthy": bool(probes) and all(p["healthy"] for p in probes.values()),
             "failures": [failure for probe in probes.values() for failure in probe["failures"]]}
@@ -68,8 +72,10 @@ def lines(model: Model, panel: dict) -> list[str]:
     result += [_row("version", (panel["version"] or "unknown") + newer),
                _row("engine", f"{panel['engine']}, namespace {panel['namespace']}"),
                _row("tracking UI", panel["server"]["url"] + reachable)]
-    located = {"database": ("backend store", panel["backend_store"]), "object_storage": ("artifact store",
-        panel["artifact_store"])}
+    located = {
+        "database": ("backend store", panel["backend_store"]),
+        "object_storage": ("artifact store", panel["artifact_store"]),
+    }
     for role, about in panel["components"].items():
         label, part = located.get(role, (components.by_role(role).title.removeprefix("The "), None))
         result.append(_row(label, f"{part['type']}, {part['location']}: {about[0]}" if part else about[0]))

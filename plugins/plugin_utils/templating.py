@@ -22,7 +22,7 @@ except ImportError:
     from ansible.utils.unsafe_proxy import wrap_var
     from jinja2.nativetypes import NativeCodeGenerator
 else:
-    AnsibleEnvironment = None
+    AnsibleEnvironment = wrap_var = NativeCodeGenerator = None
 
 
 class Failure(AnsibleActionFail):

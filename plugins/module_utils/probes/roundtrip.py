@@ -188,7 +188,8 @@ class Proxied:
         tls = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or None)
         request = urllib.request.Request(signed["url"], headers=signed.get("headers") or {})
         try:
-            with urllib.request.urlopen(request, timeout=self.server.timeout, context=tls) as answer:
+            opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=tls))
+            with opener.open(request, timeout=self.server.timeout) as answer:
                 return answer.read(), host
         except (urllib.error.URLError, OSError) as error:
             raise RuntimeError(f"the URL that the server signed leads to {host}, which fails: {error}") from error

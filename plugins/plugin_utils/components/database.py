@@ -139,8 +139,12 @@ class Database(Component):
         rest = f":{port}/{v.database_name}{'?' + '&'.join(query) if query else ''}"
         ca: dict = {}
         if v.database_ca_secret:
-            ca = {"secret": {"secretName": v.database_ca_secret, "items": [{"key": v.database_ca_secret_key,
-                "path": "ca.crt"}]}}
+            ca = {
+                "secret": {
+                    "secretName": v.database_ca_secret,
+                    "items": [{"key": v.database_ca_secret_key, "path": "ca.crt"}],
+                }
+            }
         elif v.database_ca:
             ca = {"configMap": {"name": f"{name}-ca"}}
         return Endpoint(

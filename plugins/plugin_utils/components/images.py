@@ -60,8 +60,11 @@ def part(v: Variables, kinds: list[str]) -> dict:
 def _requirements(v: Variables) -> str:
     """The locked packages of the MLflow image, or for a version without a lock file what it must have."""
     lock = FILES / f"mlflow-{v.mlflow_version}.txt"
-    return lock.read_text(encoding="utf-8") if lock.is_file() else "\n".join([f"mlflow[auth]=={v.mlflow_version}",
-        *CLIENTS])
+    return (
+        lock.read_text(encoding="utf-8")
+        if lock.is_file()
+        else "\n".join([f"mlflow[auth]=={v.mlflow_version}", *CLIENTS])
+    )
 
 
 def _build_arguments(v: Variables, kind: str, base: str) -> list[str]:

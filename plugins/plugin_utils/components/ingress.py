@@ -181,8 +181,11 @@ class Ingress(Component):
             yield (f"ingress_preset is {preset} while ingress_type is {kind}; it is for "
                    f"{' and '.join(PRESETS[preset])}, so leave it empty.")
         for part, value in gateway.items():
-            pattern, what = (common.DNS_LABEL, "a namespace's name") if part == "namespace" else (common.OBJECT_NAME,
-                "an object's name")
+            pattern, what = (
+                (common.DNS_LABEL, "a namespace's name")
+                if part == "namespace"
+                else (common.OBJECT_NAME, "an object's name")
+            )
             if value and not common.matches(pattern, value):
                 yield f"ingress_gateway.{part} is {value!r}; it must be {what}: lower-case letters, digits and '-'."
 
@@ -254,8 +257,11 @@ class Ingress(Component):
         tls, certificate, key = v.ingress_tls, v.ingress_tls_certificate, v.ingress_tls_key
         given = bool(certificate and key)
         if bool(certificate) != bool(key):
-            set_here, missing = ("ingress_tls_certificate", "ingress_tls_key") if certificate else ("ingress_tls_key",
-                "ingress_tls_certificate")
+            set_here, missing = (
+                ("ingress_tls_certificate", "ingress_tls_key")
+                if certificate
+                else ("ingress_tls_key", "ingress_tls_certificate")
+            )
             yield f"{missing} is empty while {set_here} is set; the two go together."
         elif given and v.ingress_tls_secret:
             yield "ingress_tls_certificate and ingress_tls_secret are both set; keep one of them."
@@ -318,8 +324,9 @@ def _response_headers(v: Variables, encrypted: bool) -> dict[str, str]:
     return {**headers, "Strict-Transport-Security": "max-age=31536000"} if encrypted else headers
 
 
-def _preset_annotations(v: Variables, model: Model, name: str, preset: str, headers: dict, redirects: bool) -> dict[str,
-    str]:
+def _preset_annotations(
+    v: Variables, model: Model, name: str, preset: str, headers: dict, redirects: bool
+) -> dict[str, str]:
     """What a controller must be told for large artifacts, long requests, TLS and health checks."""
     scheme, encrypted = model.mlflow_server.scheme.upper(), v.ingress_tls != "none"
     if preset == "nginx":

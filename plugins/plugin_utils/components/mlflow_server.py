@@ -271,7 +271,7 @@ class MlflowServer(Component):
             yield (f"mlflow_server_trace_archival.retention is {archival['retention']!r}; it must be a number of "
                    "days, hours or minutes, such as 30d.")
         if archival and not common.matches(r"[a-z][a-z0-9+.-]*:/*[^\s?#]+", str(archival.get("location", "s3://b"))):
-            yield f"mlflow_server_trace_archival.location is no URI; it must be such as s3://bucket/traces."
+            yield "mlflow_server_trace_archival.location is no URI; it must be such as s3://bucket/traces."
         for key in sorted({"location", "retention"} - set(archival)) if archival else ():
             yield (f"mlflow_server_trace_archival has no {key}; it needs location (such as s3://bucket/traces) and "
                    "retention (such as 30d).")

@@ -281,8 +281,9 @@ class ObjectStorage(Component):
             yield ("object_storage_gcs_credentials is no service account's key; give the JSON text, for example by "
                    "lookup('ansible.builtin.file', 'key.json').")
         if v.object_storage_external_secret:
-            needed = {"s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, "gcs": {"credentials.json"}}.get(kind,
-                set())
+            needed = {"s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, "gcs": {"credentials.json"}}.get(
+                kind, set()
+            )
             yield from common.external_secret("object_storage_external_secret", v.object_storage_external_secret,
                                               needed, v)
 

@@ -70,8 +70,11 @@ def unframe(text: str) -> Result | None:
 def complaint(text: str) -> str:
     """The last line of what stands in the place of a frame: why a connection or become could not run the command."""
     lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not SSH_NOTICE.match(line) and not line.startswith(("<mlops.mlflow",
-        "BECOME-SUCCESS-"))]
+    lines = [
+        line
+        for line in lines
+        if line and not SSH_NOTICE.match(line) and not line.startswith(("<mlops.mlflow", "BECOME-SUCCESS-"))
+    ]
     return lines[-1] if lines else ""
 
 

@@ -52,6 +52,7 @@ ExecStart={start}
 WantedBy={target}
 """
 
+
 @dataclasses.dataclass
 class Facts:
     """What the survey found.

@@ -142,10 +142,12 @@ def run_script(cron_job: dict, pod: Pod, schedule: Schedule) -> str:
     """
     ref, spec = Ref.of(cron_job), cron_job["spec"]
     variables = {
-        "namespace": ref.namespace, "workload": f"{ref.kind}/{ref.name}", "name": pod.hostname,
+        "namespace": ref.namespace,
+        "workload": f"{ref.kind}/{ref.name}",
+        "name": pod.hostname,
         "backoff_limit": spec["jobTemplate"]["spec"].get("backoffLimit", 6),
-        "succeeded_limit": spec.get("successfulJobsHistoryLimit", 3), "failed_limit": spec.get("failedJobsHistoryLimit",
-            1),
+        "succeeded_limit": spec.get("successfulJobsHistoryLimit", 3),
+        "failed_limit": spec.get("failedJobsHistoryLimit", 1),
     }
     folders = [["mkdir", "-p", *pod.scratch], ["chmod", "1777", *pod.scratch]] if pod.scratch else []
     commands = [*folders, *pod.commands()]

@@ -288,8 +288,10 @@ def _security(container: dict, spec: dict) -> list[str]:
     if security.get("runAsUser") is not None:
         arguments += ["--user", ":".join(str(security[k]) for k in ("runAsUser",
                                                                     "runAsGroup") if security.get(k) is not None)]
-    for group in {security.get("fsGroup"), *(security.get("supplementalGroups") or [])} - {None,
-        security.get("runAsGroup")}:
+    for group in {security.get("fsGroup"), *(security.get("supplementalGroups") or [])} - {
+        None,
+        security.get("runAsGroup"),
+    }:
         arguments += ["--group-add", str(group)]
     if security.get("readOnlyRootFilesystem"):
         arguments += ["--read-only", "--read-only-tmpfs=false"]

@@ -337,17 +337,20 @@ def _endpoint_keys(variable: str, given: dict) -> Iterator[str]:
     if not isinstance(keys, dict):
         return
     for key, value in keys.items():
-        if not isinstance(value, str) or not common.matches(common.SECRET_KEY, value) or key not in (*possible,
-            "root_password"):
+        if (
+            not isinstance(value, str)
+            or not common.matches(common.SECRET_KEY, value)
+            or key not in (*possible, "root_password")
+        ):
             yield (f"{variable}.secret_keys.{key} is no key of the Secret that is read; it may have "
                    f"{', '.join(possible)}, each with a Secret's key.")
     missing = [key for key in needed if key not in keys]
     if given.get("secret") and missing:
         yield f"{variable}.secret_keys has no {missing[0]} while {variable}.secret is set; name the key of the Secret."
     identity = given.get("identity")
-    if isinstance(identity, dict) and (set(identity) != {"annotations",
-                                                         "labels"} or not all(isinstance(part,
-                                                             dict) for part in identity.values())):
+    if isinstance(identity, dict) and (
+        set(identity) != {"annotations", "labels"} or not all(isinstance(part, dict) for part in identity.values())
+    ):
         yield f"{variable}.identity must hold exactly annotations and labels, each a mapping."
 
 
@@ -361,9 +364,12 @@ def _patches(v: Variables) -> Iterator[str]:
             whole = set(entry) == {"target", "patch"} and isinstance(entry["target"],
                                                                      dict) and isinstance(entry["patch"], dict)
             target = entry["target"] if whole else {}
-            if not whole or set(target) - {"kind", "name"} or not all(isinstance(text,
-                str) and text for text in target.values()) \
-                    or "kind" not in target:
+            if (
+                not whole
+                or set(target) - {"kind", "name"}
+                or not all(isinstance(text, str) and text for text in target.values())
+                or "kind" not in target
+            ):
                 yield (f"{variable}[{number}] must hold exactly target (kind, and name to reach one object) and patch "
                        "(the fields to "
                        f"merge).")

@@ -30,13 +30,14 @@ CHOICES = {
     ("v1.Toleration", "operator"): ("Equal", "Exists", "Lt", "Gt"),
     ("v1.Toleration", "effect"): ("", "NoSchedule", "PreferNoSchedule", "NoExecute"),
     ("v1.Container", "imagePullPolicy"): ("Always", "IfNotPresent", "Never"),
-    ("v1.ContainerPort", "protocol"): PROTOCOLS, ("v1.NetworkPolicyPort", "protocol"): PROTOCOLS,
+    ("v1.ContainerPort", "protocol"): PROTOCOLS,
+    ("v1.NetworkPolicyPort", "protocol"): PROTOCOLS,
     ("v1.ServicePort", "protocol"): PROTOCOLS,
     ("v1.HTTPGetAction", "scheme"): ("HTTP", "HTTPS"),
     ("v1.NodeSelectorRequirement", "operator"): ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"),
     ("v1.LabelSelectorRequirement", "operator"): ("In", "NotIn", "Exists", "DoesNotExist"),
-    ("v2.HPAScalingPolicy", "type"): ("Pods", "Percent"), ("v2.HPAScalingRules", "selectPolicy"): ("Max", "Min",
-        "Disabled"),
+    ("v2.HPAScalingPolicy", "type"): ("Pods", "Percent"),
+    ("v2.HPAScalingRules", "selectPolicy"): ("Max", "Min", "Disabled"),
     ("v1.ServiceSpec", "type"): ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName"),
     ("v1.VolumeMount", "mountPropagation"): ("None", "HostToContainer", "Bidirectional"),
 }
@@ -120,7 +121,7 @@ def _object(where: str, value: Any, kind: str) -> Iterator[str]:
     if unknown:
         near = difflib.get_close_matches(unknown[0], fields, n=1)
         yield (f"{where} has the field {unknown[0]}, which a {name} of Kubernetes does not have; "
-               f"{f'use {near[0]}' if near else f'it may have ' + ', '.join(sorted(fields)[:12])}.")
+               f"{f'use {near[0]}' if near else 'it may have ' + ', '.join(sorted(fields)[:12])}.")
         return
     missing = [field for field, text in fields.items() if text.startswith("!") and value.get(field) is None]
     missing += [field for field in FILLED.get(kind, ()) if field not in missing and not value.get(field)]

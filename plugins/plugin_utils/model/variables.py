@@ -14,6 +14,7 @@ import difflib
 import functools
 import pathlib
 import re
+import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Callable
@@ -76,7 +77,7 @@ def load_specs(roles: pathlib.Path = ROLES) -> dict[str, dict]:
     return options
 
 
-SPECS = load_specs()
+SPECS: Mapping[str, dict] = types.MappingProxyType(load_specs())
 """Read once, with the plugin, in Ansible's parent process."""
 
 

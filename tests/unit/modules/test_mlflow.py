@@ -19,6 +19,7 @@ from ansible_collections.mlops.mlflow.plugins.module_utils import checks, relay
 from ansible_collections.mlops.mlflow.plugins.module_utils.options import SERVER
 from ansible_collections.mlops.mlflow.plugins.modules import mlflow_version_info
 
+
 def ask(url, **changes):
     return checks.measure("server", {"url": url, "samples": 3, "timeout": 10, **changes})
 
@@ -94,10 +95,15 @@ def test_a_missing_login_is_noticed(mlflow_server):
     assert "without a login" in said["refusal"] and "without a login" in said["login"]
 
 
-@pytest.mark.parametrize("location, api, check",
-                         [("/signed-in", 401, "login"), ("https://id.example.com/error", 401, "login"),
-                          (PROVIDER, 403, "refusal"),
-                                                  (PROVIDER, 502, "refusal")])
+@pytest.mark.parametrize(
+    "location, api, check",
+    [
+        ("/signed-in", 401, "login"),
+        ("https://id.example.com/error", 401, "login"),
+        (PROVIDER, 403, "refusal"),
+        (PROVIDER, 502, "refusal"),
+    ],
+)
 def test_a_login_that_leads_nowhere_is_noticed(location, api, check):
     with oauth2_proxy(location, api) as url:
         report = ask(url, login_elsewhere=True)

@@ -93,10 +93,14 @@ def test_a_port_for_root_only_is_refused(machine, component, variable):
     engine = machine.engine(component)
     service = {**SERVICE, "metadata": {**SERVICE["metadata"], "labels": {"app.kubernetes.io/component": component}}}
     engine.machine.facts.lowest_port = 1024
-    with pytest.raises(engines.EngineError,
-                       match=f"0.0.0.0:443, .* is only for root on this machine; set {variable} to a port from 1024 "
-                             "on, .*"
-                                                  f"ip_unprivileged_port_start=443"):
+    with pytest.raises(
+        engines.EngineError,
+        match=(
+            f"0.0.0.0:443, .* is only for root on this machine; set {variable} to a port from 1024 "
+            "on, .*"
+            "ip_unprivileged_port_start=443"
+        ),
+    ):
         engine.preflight([service], {})
     engine.machine.facts.lowest_port = 443
     engine.machine.facts.containers = [{"State": "running", "Ports": [{"host_port": 443}],

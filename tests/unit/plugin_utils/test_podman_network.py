@@ -63,8 +63,10 @@ def test_addresses_stay_and_those_who_were_there_learn_of_the_new(network):
     network.apply(DATABASE)
     before = (network.folder / "hosts" / "db-0").stat().st_ino
     assert network.apply(SERVER) == {"db-0": "10.89.3.254", "web-0": "10.89.3.253"}
-    assert network.apply("workload Deployment/web", "pod Deployment/web web-0 web new") == {"db-0": "10.89.3.254",
-        "web-0": "10.89.3.253"}
+    assert network.apply("workload Deployment/web", "pod Deployment/web web-0 web new") == {
+        "db-0": "10.89.3.254",
+        "web-0": "10.89.3.253",
+    }
     assert network.hosts("db-0")["new"] == ["10.89.3.253"] and "web.team" not in network.hosts("db-0")
     assert (
         network.folder / "hosts" / "db-0"

@@ -31,14 +31,37 @@ SCHEDULES = {
 }
 REF = Ref("batch", "CronJob", "team", "gc")
 CRON_JOB = {
-    "apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "gc", "namespace": "team", "labels": {}},
-    "spec": {"schedule": "*/5 * * * *", "timeZone": "Etc/UTC", "concurrencyPolicy": "Forbid",
-             "successfulJobsHistoryLimit": 1,
-             "failedJobsHistoryLimit": 2, "jobTemplate": {"spec": {"backoffLimit": 1,
-                                                                   "template": {"metadata": {"labels": {}}, "spec": {
-                 "restartPolicy": "Never", "volumes": [{"name": "tmp", "emptyDir": {}}], "containers": [{
-                     "name": "gc", "image": "image:1", "command": ["sh", "-c", "echo 'it''s' $HOME \"@pod\""],
-                     "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}]}}}}}}
+    "apiVersion": "batch/v1",
+    "kind": "CronJob",
+    "metadata": {"name": "gc", "namespace": "team", "labels": {}},
+    "spec": {
+        "schedule": "*/5 * * * *",
+        "timeZone": "Etc/UTC",
+        "concurrencyPolicy": "Forbid",
+        "successfulJobsHistoryLimit": 1,
+        "failedJobsHistoryLimit": 2,
+        "jobTemplate": {
+            "spec": {
+                "backoffLimit": 1,
+                "template": {
+                    "metadata": {"labels": {}},
+                    "spec": {
+                        "restartPolicy": "Never",
+                        "volumes": [{"name": "tmp", "emptyDir": {}}],
+                        "containers": [
+                            {
+                                "name": "gc",
+                                "image": "image:1",
+                                "command": ["sh", "-c", "echo 'it''s' $HOME \"@pod\""],
+                                "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+                            }
+                        ],
+                    },
+                },
+            }
+        },
+    },
+}
 
 
 @pytest.mark.parametrize("schedule, expected", SCHEDULES.items())

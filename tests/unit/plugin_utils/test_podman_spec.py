@@ -33,10 +33,16 @@ def pods(container=None, kind="Deployment", services=(SERVICE,), controllers=("m
                 "spec": {
         "replicas": replicas, "template": {"metadata": {"labels": LABELS},
                                            "spec": {"containers": [{**CONTAINER, **(container or {})}], **spec}}}}
-    around = podman_spec.Context(scope=SCOPE, services=copy.deepcopy(list(services)), configmaps="/state/configmaps",
-                                 scratch="/state/scratch", hosts="/state/hosts",
-                                      secret_keys={"login": ["password", "username"]}, controllers=set(controllers),
-                                      healthchecks=True)
+    around = podman_spec.Context(
+        scope=SCOPE,
+        services=copy.deepcopy(list(services)),
+        configmaps="/state/configmaps",
+        scratch="/state/scratch",
+        hosts="/state/hosts",
+        secret_keys={"login": ["password", "username"]},
+        controllers=set(controllers),
+        healthchecks=True,
+    )
     return podman_spec.pods(workload, around)
 
 
@@ -51,8 +57,9 @@ def after(flag, found):
 
 def test_a_service_is_a_name_and_a_published_port():
     (pod,) = pods()
-    assert {"web", "web.team", "web.team.svc", "web.team.svc.cluster.local"} <= set(after("--network-alias",
-        pod.create))
+    assert {"web", "web.team", "web.team.svc", "web.team.svc.cluster.local"} <= set(
+        after("--network-alias", pod.create)
+    )
     assert after("--publish", pod.create) == ["127.0.0.1:5000:5000"] and after("--network", pod.create) == ["team"]
 
 
@@ -80,8 +87,11 @@ def test_what_a_container_may_do():
     found = arguments({"securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
                                            "capabilities": {"drop": ["ALL"]}}},
                       securityContext={"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 999})
-    assert after("--user", found) == ["1000:1000"] and after("--group-add", found) == ["999"] and after("--cap-drop",
-        found) == ["ALL"]
+    assert (
+        after("--user", found) == ["1000:1000"]
+        and after("--group-add", found) == ["999"]
+        and after("--cap-drop", found) == ["ALL"]
+    )
     assert "--read-only" in found and "no-new-privileges" in found
 
 
@@ -103,8 +113,10 @@ def test_volumes():
                                             found) and "/state/configmaps/conf:/config:ro,z" in after("--volume", found)
     assert pod.scratch == [f"/state/scratch/{pod.name}/empty"]
     assert after("--mount", found) == ["type=tmpfs,destination=/memory,tmpfs-mode=1777,tmpfs-size=1048576"]
-    assert sorted(part.split("target=")[1] for part in after("--secret", found)) == ["/secret/password,mode=0400",
-        "/secret/username,mode=0400"]
+    assert sorted(part.split("target=")[1] for part in after("--secret", found)) == [
+        "/secret/password,mode=0400",
+        "/secret/username,mode=0400",
+    ]
 
 
 @pytest.mark.parametrize("container, spec, words", [
