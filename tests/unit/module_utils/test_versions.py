@@ -47,7 +47,8 @@ def index(tmp_path_factory):
         name = package.replace("-", "_")
         links = "".join(f'<a href="{name}-{v}-py3-none-any.whl" data-requires-python="&gt;=3.10">x</a>' for v in found)
         (folder / package / "index.html").write_text(f"<html><body>{links}</body></html>")
-    with serving(functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))) as url:  # pylint: disable=contextmanager-generator-missing-cleanup
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with serving(handler) as url:  # pylint: disable=contextmanager-generator-missing-cleanup
         yield url
 
 
