@@ -111,7 +111,7 @@ EXAMPLES = r"""
     access_key: "{{ vaulted_access_key }}"
     secret_key: "{{ vaulted_secret_key }}"
 
-- name: A bucket at Google, with the credentials of this machine's surroundings
+- name: A bucket at Google, with the credentials of this machine's environment
   mlops.mlflow.object_store_health:
     type: gcs
     bucket: mlflow

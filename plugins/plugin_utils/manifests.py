@@ -325,7 +325,7 @@ def references(obj: dict) -> set[tuple[str, str, bool]]:
 def revision(sources: Iterable[dict]) -> str:
     """A fingerprint of ConfigMaps and Secrets that changes when any value in them does.
 
-    Each is keyed with the object's uid, so the fingerprint (which whoever may read the workload can read) is no oracle
+    Each is keyed with the object's uid, so the fingerprint (which every reader of the workload sees) is no oracle
     for guessing a short password.
     """
     digest = hashlib.sha256()

@@ -133,7 +133,7 @@ class Engine:
         """The live objects among ``refs``, and all objects of the scope (found by label).
 
         Args:
-            refs: objects to look for whoever owns them.
+            refs: objects to look for, whichever owner they have.
             kinds: (apiVersion, kind) of manifests beyond the kinds that the engine always looks through.
         """
         raise NotImplementedError
@@ -491,7 +491,7 @@ def _not_made(ref: Ref, external_secret: dict | None) -> str:
         if condition.get("status") != "True" and condition.get("message"):
             reason = condition["message"]
             break
-    return f"ExternalSecret {ref.name} has made no Secret: {reason}; mend mlflow_secret_store, or what it may read."
+    return f"ExternalSecret {ref.name} has made no Secret: {reason}; fix mlflow_secret_store, or what it may read."
 
 
 def _remember_kinds(engine: Engine, objects: list[dict]) -> None:

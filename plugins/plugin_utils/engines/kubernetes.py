@@ -195,7 +195,7 @@ class KubernetesEngine(Engine):
         except ApiError as error:
             if error.status == 404:
                 self._create_namespace(name)
-            elif error.status != 403:  # whoever may not look at namespaces was given one; what is applied will tell
+            elif error.status != 403:  # a user who may not read namespaces was given one; applying to it will tell
                 raise EngineError(f"Kubernetes cannot read Namespace {name}: {error}.") from error
         self._namespaces.add(name)
 

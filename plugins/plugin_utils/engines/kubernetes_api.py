@@ -266,7 +266,7 @@ def _tls_context(settings: dict) -> ssl.SSLContext:
         if settings.get("cert_file"):
             context.load_cert_chain(settings["cert_file"], settings.get("key_file"))
     except (OSError, ValueError) as error:
-        raise EngineError(f"The kubeconfig's certificates cannot be read: {error}; mend its certificate-authority, "
+        raise EngineError(f"The kubeconfig's certificates cannot be read: {error}; fix its certificate-authority, "
                           f"client-certificate and client-key.") from error
     return context
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
 
 FATAL_REASONS = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
-"""Waiting reasons that time alone does not mend (a first ErrImagePull may pass, a back-off is the second)."""
+"""Waiting reasons that time alone does not resolve (a first ErrImagePull may pass, a back-off is the second)."""
 MISCONFIGURED = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 GRACE_PERIODS = {"misconfigured": 15, "unschedulable": 45}
 """Seconds that a state may last before it counts as the cause: controllers and volumes may be a little late."""

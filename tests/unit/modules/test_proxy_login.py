@@ -20,7 +20,7 @@ PARAMS = {"path_prefix": "", "token": None, "ca_file": None, "validate_certs": T
 
 
 def by_headers(name, secret=SECRET):
-    """As a proxy that names people in a header."""
+    """As a proxy that names users in a header."""
     return {"headers": {"X-Auth-Request-Email": name, "X-Proxy-Secret": secret}}
 
 

@@ -25,7 +25,7 @@ RANGE = [{"container_id": 0, "host_id": 1001, "size": 1}, {"container_id": 1, "h
 NOBODY = 2**22 + 1
 """A process that no Linux has: numbers end at 2**22."""
 SERVICE = {"apiVersion": "v1", "kind": "Service", "metadata": {
-    "name": "door", "namespace": "team", "labels": {}, "annotations": {"mlops.mlflow/publish": "0.0.0.0:443"}},
+    "name": "ingress", "namespace": "team", "labels": {}, "annotations": {"mlops.mlflow/publish": "0.0.0.0:443"}},
     "spec": {"ports": [{"port": 8443}]}}
 
 

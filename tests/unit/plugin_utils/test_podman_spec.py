@@ -133,7 +133,7 @@ def test_what_one_machine_cannot_do_is_said(container, spec, words):
 
 @pytest.mark.parametrize("secure", [False, True])
 def test_a_probe_asks_as_a_kubelet_does(tmp_path, secure):
-    """Success below 400, whoever signed the certificate."""
+    """Success below 400, whichever CA signed the certificate."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
         if secure:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
