@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A bounded load on an MLflow server of this machine: the requests of training jobs and of users of the UI, repeated."""
+"""A bounded load on an MLflow server of this machine: the requests of training jobs and of users of the UI,
+repeated."""
 
 from __future__ import annotations
 
