@@ -1,33 +1,32 @@
-# What a person does with this collection from a clone of it; `make` alone lists it.
+# Targets for users and developers of a clone; `make` lists them.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-# Which instances: an inventory (a file or a folder), and what else ansible-playbook is to be told (ARGS='--check --diff').
+# Inventory (a file or a directory), and additional arguments of ansible-playbook (ARGS='--check --diff').
 INVENTORY ?= inventories/local
 ARGS ?=
-# Of the Molecule tests, which.
+# Molecule scenario.
 SCENARIO ?= default
 
 UV_VERSION := 0.13.8
-# What podman and the building of images need on Debian and its kin. Without the settings in containers-storage, Debian 12's podman
-# copies a user's images whole for each container; root's it does not.
+# Packages for podman and for building images on Debian and derivatives. Without the settings of containers-storage, podman of
+# Debian 12 copies the images of users other than root for each container.
 DEBIAN_PACKAGES := python3-venv podman runc netavark aardvark-dns iptables catatonit uidmap slirp4netns fuse-overlayfs \
 	mmdebstrap debian-archive-keyring $(if $(wildcard /run/systemd/system),dbus-user-session) \
 	$(if $(filter-out 0,$(shell id -u)),containers-storage)
-# What tests need on top: databases to measure (their programs only, no service), a linter, and a browser with what tells it
-# whom to trust.
+# Additional packages for tests: databases (programs only, no service), a linter, and a browser with the tool for its CA certificates.
 DEBIAN_TEST_PACKAGES := postgresql docker-registry mariadb-server-core mariadb-client-core shellcheck chromium libnss3-tools
 
-# Ansible finds its tools, this collection and its configuration, whatever the machine's own settings are. Ansible refuses to
-# run where the locale is not UTF-8, as on a machine fresh from the installer.
+# Tools, collection and configuration of the clone, whatever the environment is. Ansible does not run in a locale other than UTF-8,
+# such as that of a new installation.
 export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
 export LC_ALL := C.UTF-8
-# Where it is set, each start of Ansible compiles all of it again.
+# With it, Ansible is compiled again at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
 LINK := .cache/collections/ansible_collections/mlops/mlflow
@@ -39,23 +38,22 @@ PLAY := ansible-playbook --inventory $(INVENTORY)
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 	@echo
-	@echo "INVENTORY=$(INVENTORY) says which instances; ARGS='--check --diff' and the like go to ansible-playbook."
+	@echo "INVENTORY=$(INVENTORY) is the inventory; ARGS, such as '--check --diff', are arguments of ansible-playbook."
 
 # Running MLflow
 
-quickstart: tools ## Everything, from a fresh Debian to MLflow running and proven
+quickstart: tools ## Install everything that is needed, deploy MLflow and verify it
 	@[ ! -e '$(INVENTORY)' ] || grep -qxsF '$(INVENTORY)' .cache/deployed || echo '$(INVENTORY)' >>.cache/deployed
 	@$(PLAY) playbooks/site.yml $(ARGS)
 
-status: tools ## What runs, in which version, and whether it is healthy
-verify: tools ## Prove an instance with a client's whole story
-open: tools ## Make the UI reachable from here and say where
+status: tools ## Show pods, version and health
+verify: tools ## Verify an instance, with a round trip of a client
+open: tools ## Forward a port to the user interface and show its URL
 uninstall: tools ## Remove an instance and keep its data (ARGS='-e mlflow_purge_data=true': remove that too)
 status verify open uninstall:
 	@$(PLAY) playbooks/$@.yml $(ARGS)
 
-# Only what quickstart made from the local inventories goes, data and all. Any other inventory may be somebody's production, so
-# it is named and left alone.
+# Removes instances of the local inventories only, with their data. Those of other inventories may be in production and are listed.
 clean: ## Undo quickstart: its instances with their data, the images, .venv and .cache
 	@for inventory in $$(cat .cache/deployed 2>/dev/null); do \
 		case $$inventory in \
@@ -68,10 +66,10 @@ clean: ## Undo quickstart: its instances with their data, the images, .venv and 
 	done
 	@if command -v podman >/dev/null; then \
 		images=$$(podman images --format '{{.Repository}}:{{.Tag}}' | grep '^localhost/mlops-mlflow/' || true); \
-		if [ "$$images" ]; then echo "Removing the images that were built here"; podman rmi $$images >/dev/null || echo "What another instance still uses stays."; fi; \
+		if [ "$$images" ]; then echo "Removing the images that were built here"; podman rmi $$images >/dev/null || echo "Images that another instance uses are kept."; fi; \
 	fi
 	@rm -rf .venv .cache .ansible
-	@echo "Clean. Debian packages that make installed stay: they may serve others by now."
+	@echo "Clean. Debian packages that make installed are kept."
 
 # Tools
 
@@ -86,7 +84,7 @@ test-packages:
 tools: packages .venv/.runtime $(LINK)
 test-tools: tools .venv/.test
 
-# Debian's own Python comes first: one that a version manager puts in its place may lack what a virtual environment needs.
+# Debian's Python first, since that of a version manager may lack modules for virtual environments.
 .venv/bin/uv: | packages
 	@for python in /usr/bin/python3 python3.13 python3.12 python3.11 python3 ""; do \
 		$${python:-false} -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
@@ -96,7 +94,7 @@ test-tools: tools .venv/.test
 	$$python -m venv --clear .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-# Where pip has been told of another index, uv is to use it as well.
+# uv uses the package index of pip's configuration.
 define uv
 index=$${PIP_INDEX_URL:-$$(.venv/bin/python -m pip config get global.index-url 2>/dev/null || true)}; \
 	[ -z "$$index" ] || export UV_DEFAULT_INDEX=$${UV_DEFAULT_INDEX:-$$index}; .venv/bin/uv
@@ -112,7 +110,7 @@ endef
 	@$(uv) pip install --python .venv --requirements $<
 	@touch $@
 
-# Azure's storage emulator, for unit tests. No package of it runs a script here.
+# Storage emulator of Azure, for unit tests, installed without scripts of its packages.
 .cache/azurite/.installed: tests/azurite/package-lock.json .venv/.test
 	@echo "Installing Azurite"
 	@mkdir -p $(@D)
@@ -159,7 +157,7 @@ test: test-tools ## Run all tests, stop at the first that fails
 	[ $$verdict = passed ] || { echo "Stopped there; 'make $$test' runs it alone."; exit 1; }; \
 	echo "All passed."
 
-# What these tools keep for themselves stays here.
+# State of these tools stays in the clone.
 lint molecule build changelog: export ANSIBLE_HOME := $(CURDIR)/.cache/ansible
 
 lint: test-tools test-packages ## yamllint, ansible-lint (profile production), the changelog and shell scripts
@@ -168,9 +166,9 @@ lint: test-tools test-packages ## yamllint, ansible-lint (profile production), t
 	@antsibull-changelog lint
 	@shellcheck .ci/run tools/* benchmarks/converge benchmarks/serve plugins/plugin_utils/engines/scripts/*.sh
 
-# ansible-test wants the collection in a real folder of its name, and a repository of its own there lest it take the files
-# for ignored ones of this. It makes environments, and would download pip for those from a host that not everyone reaches;
-# Python brings pip along. Of the environment it passes nothing on to pip, so pip's settings go into a file.
+# ansible-test requires the collection in a directory of its name, and a repository there, so that the files are not taken for
+# ignored ones. It would download pip for its environments; ensurepip is used instead. It passes no environment variables to
+# pip, so the settings of pip are written to a file.
 SANITY := .cache/sanity
 sanity: test-tools test-packages ## ansible-test sanity
 	@rm -rf $(SANITY)/ansible_collections
@@ -203,10 +201,10 @@ manifests: test-tools ## Render every inventory and validate each object
 ansible-versions: test-tools ## Render all inventories with the oldest and the newest supported ansible-core
 	@$(uv) --version >/dev/null; pytest tests/ansible
 
-molecule: test-tools test-packages ## Deploy, change, break and remove for real: SCENARIO=default with podman, ssh on a machine behind SSH, kubernetes on KUBECONFIG's cluster
+molecule: test-tools test-packages ## Test deployments: SCENARIO=default on podman, ssh on podman by SSH, kubernetes on the cluster of KUBECONFIG
 	@molecule test --scenario-name $(SCENARIO)
 
-molecule-ssh: ## Deploy by SSH for real: as root, with sudo, as a user without root
+molecule-ssh: ## Test deployments by SSH: as root, with sudo, as a user without root
 	@$(MAKE) molecule SCENARIO=ssh
 
 build: test-tools ## Build the collection's archive, install it elsewhere and read its documentation there
@@ -224,8 +222,8 @@ build: test-tools ## Build the collection's archive, install it elsewhere and re
 standalone: test-tools ## Roles alone in another project's play; a component added to a copy
 	@pytest tests/standalone
 
-benchmark-converge: tools ## What a run without changes costs on KUBECONFIG's cluster (ARGS=--help: options)
-benchmark-serve: tools ## What the deployed server serves, beside others
+benchmark-converge: tools ## Measure runs without changes on the cluster of KUBECONFIG (ARGS=--help: options)
+benchmark-serve: tools ## Measure the server under load, compared with others
 benchmark-converge benchmark-serve:
 	@benchmarks/$(@:benchmark-%=%) $(ARGS)
 

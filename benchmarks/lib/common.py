@@ -35,12 +35,12 @@ class Failed(Exception):
     """What stops a benchmark, in a sentence."""
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def run(argv: list, **options) -> str:
-    """Standard output of a command; a failure tells the end of what it said."""
+    """Standard output of a command; a failure raises with the end of its output."""
     done = subprocess.run(
         list(map(str, argv)),
         capture_output=True,

@@ -22,7 +22,7 @@ import time
 
 import kubernetes
 import yaml
-from common import ENVIRONMENT, ROOT, Failed, heading, run, say, table, timed, version
+from common import ENVIRONMENT, ROOT, Failed, heading, log, run, table, timed, version
 
 SITE = ROOT / "playbooks" / "site.yml"
 COMPONENTS = "object_storage,database,mlflow_server,ingress"
@@ -97,7 +97,7 @@ class Bench:
             argv = ["ansible-playbook", "--inventory", self.inventory(namespace, count, variables), SITE, "--tags",
                     tags]
             if count == max(counts):
-                say(f"Deploying {count} instances: {kind}")
+                log(f"Deploying {count} instances: {kind}")
                 run(argv, env=ENVIRONMENT)
             self.cases.append(Case(kind, count, argv))
 
@@ -125,7 +125,7 @@ class Bench:
             text = path.read_text(encoding="utf-8").replace("{{", "{{ \"{{\" }}")
             (chart / "templates" / f"{number}.yaml").write_text(text, encoding="utf-8")
         release = ["bench", chart, "--namespace", f"{self.prefix}-helm"]
-        say("Installing the chart")
+        log("Installing the chart")
         run([self.helm, "install", *release, "--create-namespace"])
         for count in (count for count in self.options.instances if count <= MOST_RELEASES):
             self.cases.append(Case("helm upgrade", count, [self.helm, "upgrade", *release], repeat=count))
@@ -135,7 +135,7 @@ class Bench:
         for number in range(1, self.options.repeat + 1):
             for case in self.cases:
                 case.measure()
-                say(f"Round {number} of {self.options.repeat}: {case.processor[-1]:6.2f} s of processor, "
+                log(f"Round {number} of {self.options.repeat}: {case.processor[-1]:6.2f} s of processor, "
                     f"{case.seconds[-1]:6.2f} s  "
                     f"{case.kind}, {case.instances}")
 
@@ -149,13 +149,13 @@ class Bench:
             ]
 
         for name in mine():
-            say(f"Removing namespace {name}")
+            log(f"Removing namespace {name}")
             self.api.delete_namespace(name)
         deadline = time.monotonic() + 300
         while (left := mine()) and time.monotonic() < deadline:
             time.sleep(2)
         if left:
-            say(f"Still being removed by the cluster: {', '.join(left)}")
+            log(f"Still being removed by the cluster: {', '.join(left)}")
 
     def report(self) -> None:
         """Print the tables."""

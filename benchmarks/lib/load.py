@@ -66,7 +66,7 @@ class Client:
         self.answers.seconds.append((kind, time.perf_counter() - begun))
         return content
 
-    def story(self, experiment: str) -> None:
+    def requests(self, experiment: str) -> None:
         """Ten requests: a look at the experiments, a run with four batches of metrics, two looks at it, an artifact
         there and back."""
         self.ask("search", "POST", API + "experiments/search", {"max_results": 100})
@@ -104,7 +104,7 @@ def load(port: int, seconds: float, concurrency: int) -> Answers:
         client = Client(port, answers)
         while time.monotonic() < begun + seconds and len(answers.errors) < 100:
             try:
-                client.story(experiment)
+                client.requests(experiment)
             except (OSError, http.client.HTTPException):
                 continue
 

@@ -22,7 +22,7 @@ import urllib.error
 import urllib.request
 
 import yaml
-from common import ROOT, Failed, heading, podman, run, say, table
+from common import ROOT, Failed, heading, log, podman, run, table
 from load import load
 
 # What each server is started with, for PostgreSQL and S3 as all four have them here. The charts ask for both stores to
@@ -108,7 +108,7 @@ class Server:
             time.sleep(3)
             quiet = quiet + 1 if self.seconds() - before < 0.3 else 0
         if quiet < 4:
-            say(f"{self.title} is still busy {settle:.0f} s after its start, without a request")
+            log(f"{self.title} is still busy {settle:.0f} s after its start, without a request")
         for process in self.processes():
             for thread in os.listdir(f"/proc/{process}/task"):
                 os.sched_setaffinity(int(thread), cpus)
@@ -169,7 +169,7 @@ class Server:
         over.set()
         watcher.join()
         if answers.errors:
-            say(f"{self.title}: {len(answers.errors)} requests failed, such as {answers.errors[0]}")
+            log(f"{self.title}: {len(answers.errors)} requests failed, such as {answers.errors[0]}")
         self.processor.append(1000 * (self.seconds() - before) / max(1, len(answers.seconds)))
         self.busy.append(max(peak[0], self.memory()[0]))
         self.answers.append(answers)
@@ -202,7 +202,7 @@ class Bench:
         hosts = yaml.safe_load((ROOT / "inventories/local/hosts.yml").read_text(encoding="utf-8"))["all"]["hosts"]
         variables = {**next(iter(hosts.values())), "mlflow_server_publish": f"127.0.0.1:{self.options.port}"}
         self.inventory.write_text(yaml.safe_dump({"all": {"hosts": {self.instance: variables}}}), encoding="utf-8")
-        say("Deploying the default instance")
+        log("Deploying the default instance")
         run(["ansible-playbook", "--inventory", self.inventory, "playbooks/site.yml", "--skip-tags", "verify"])
         container, self.database = self.container("server"), self.container("database")
         told = json.loads(podman("inspect", container))[0]
@@ -292,7 +292,7 @@ class Bench:
                 server.start(self.options.cpus, self.options.settle)
                 server.measure(self.options.seconds, self.options.concurrency)
                 server.stop()
-                say(
+                log(
                     f"Round {number} of {self.options.rounds}: {server.title}: {server.answers[-1].rate:.0f} "
                     f"requests/s, {server.processor[-1]:.1f} ms of "
                     f"processor a request, {server.idle[-1]:.0f} MiB idle, {server.busy[-1]:.0f} MiB busy"
@@ -359,7 +359,7 @@ class Bench:
                         f"{server.processor[0]:.1f}",
                     ]
                 )
-                say(" / ".join(rows[-1]))
+                log(" / ".join(rows[-1]))
         self.heading()
         table(
             ["workers", "processes", "idle MiB", "busy MiB", "busy, a worker", "requests/s", "processor ms/request"],
@@ -374,7 +374,7 @@ class Bench:
         )
 
     def clean(self) -> None:
-        say("Removing what was made")
+        log("Removing what was made")
         for container in self.others:
             podman("rm", "--force", "--volumes", container)
         if self.inventory.exists():

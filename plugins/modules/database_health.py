@@ -56,7 +56,7 @@ options:
     type: str
     choices: [disable, allow, prefer, require, verify-ca, verify-full]
   ca_file:
-    description: Path of the certificates of authorities to trust.
+    description: Path of the CA certificates to trust.
     type: path
   path:
     description: Path of the file, with V(sqlite).
@@ -79,7 +79,7 @@ extends_documentation_fragment:
 """
 
 EXAMPLES = r"""
-- name: A database that this machine reaches
+- name: A database that the inventory host can connect to
   mlops.mlflow.database_health:
     dialect: postgresql
     host: db.example.com

@@ -46,7 +46,7 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     support: full
-    description: Says what it would do.
+    description: Changes nothing and returns what would change.
   diff_mode:
     support: none
     description: There is nothing to show but secrets.

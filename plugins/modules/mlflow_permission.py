@@ -95,7 +95,7 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Changes nothing and tells what would change.
+    description: Changes nothing and returns what would change.
   diff_mode:
     support: full
     description: Shows the permission before and after.

@@ -48,7 +48,7 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Changes nothing and tells what would change.
+    description: Changes nothing and returns what would change.
   diff_mode:
     support: full
     description: Shows the user before and after, never a password.
@@ -66,7 +66,7 @@ extends_documentation_fragment:
 """
 
 EXAMPLES = r"""
-- name: A person
+- name: Create a user
   mlops.mlflow.mlflow_user:
     url: https://mlflow.example.com
     login_username: admin
@@ -74,7 +74,7 @@ EXAMPLES = r"""
     username: ada
     password: "{{ vaulted_first_password }}"
 
-- name: A service account, with the password that the inventory says
+- name: Create a service account with the password of the inventory
   mlops.mlflow.mlflow_user:
     engine: kubernetes
     namespace: team-a

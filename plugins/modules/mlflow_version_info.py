@@ -6,14 +6,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mlflow_version_info
-short_description: Tell which versions of MLflow there are, and which one runs
+short_description: Get the versions of MLflow that can be installed, and the one that runs
 version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
   - Lists the versions of MLflow that can be installed, newest first, and names the latest stable one.
   - A version counts only if it can really be installed, that is, if C(mlflow-skinny) is there in the same version and
     both fit the Python version. Pre-releases and yanked files do not count.
-  - Offline it does not fail; it says so, and the latest version is O(pinned).
+  - Without access to the index it does not fail; RV(online) is V(false), and the latest version is O(pinned).
 requirements:
   - packaging
 options:
@@ -43,7 +43,7 @@ options:
     type: int
     default: 20
   url:
-    description: URL of a running server, with O(engine=none), to tell the installed version.
+    description: URL of a running server, with O(engine=none), to get the version that runs.
     type: str
   username:
     description: User for basic authentication at the server; any user may ask for its version.
@@ -79,7 +79,7 @@ EXAMPLES = r"""
     pinned: 3.17.2
   register: versions
 
-- name: Say so
+- name: Show that there is a newer version
   ansible.builtin.debug:
     msg: "{{ versions.installed }} runs, {{ versions.latest }} is there"
 """

@@ -88,7 +88,7 @@ options:
     type: dict
     default: {access_key: AWS_ACCESS_KEY_ID, secret_key: AWS_SECRET_ACCESS_KEY}
   ca_file:
-    description: Path of the certificates of authorities to trust, with V(s3) and V(azure).
+    description: Path of the CA certificates to trust, with V(s3) and V(azure).
     type: path
   path:
     description: Path of the folder, with V(volume).
@@ -103,7 +103,7 @@ extends_documentation_fragment:
 """
 
 EXAMPLES = r"""
-- name: A bucket that this machine reaches
+- name: A bucket that the inventory host can connect to
   mlops.mlflow.object_store_health:
     type: s3
     url: https://s3.example.com
