@@ -73,7 +73,6 @@ STORES = (
     "MLFLOW_S3_ENDPOINT_URL",
 )
 START_TIMEOUT = 300
-MIB = 2**20
 
 
 class Server:

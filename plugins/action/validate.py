@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import components
@@ -14,8 +15,10 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import ima
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import EngineAction
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
 
-HIDDEN = ("login", "given", "stringData")
+HIDDEN = ("login", "given")
 """Fields of components that hold secrets."""
+CREDENTIALS = re.compile(r"//[^/@\s]*:[^/@\s]*@")
+"""User and password of a URI, which mlflow_server_database may give."""
 
 
 class ActionModule(EngineAction):
@@ -39,7 +42,7 @@ def public(model: Model) -> dict[str, Any]:
         "instance": dataclasses.asdict(model.instance),
         "images": images.part(model.variables, [image for component in components.COMPONENTS
                                                 for image in component.images(model.variables, model)]),
-        **{role: _shown(part) for role, part in model.parts.items()},
+        **{role: _without_credentials(_shown(part)) for role, part in model.parts.items()},
     }
 
 
@@ -47,3 +50,12 @@ def _shown(part: Any) -> Any:
     if not dataclasses.is_dataclass(part):
         return None
     return {key: value for key, value in dataclasses.asdict(part).items() if key not in HIDDEN}
+
+
+def _without_credentials(value: Any) -> Any:
+    """A value whose URIs have neither user nor password."""
+    if isinstance(value, dict):
+        return {key: _without_credentials(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_credentials(part) for part in value]
+    return CREDENTIALS.sub("//", value) if isinstance(value, str) else value

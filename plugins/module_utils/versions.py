@@ -80,6 +80,11 @@ class Links(html.parser.HTMLParser):
             )
 
 
+def shown(url):
+    """A URL for a message, without user and password."""
+    return re.sub(r"//[^/\s]*@", "//…@", url)
+
+
 def get(url, timeout, accept, **headers):
     """Text and content type of a page. ``timeout`` is in seconds; raises URLError."""
     answer = open_url(url, headers={"Accept": accept, **headers}, timeout=timeout, http_agent="mlops.mlflow")
@@ -141,7 +146,8 @@ def available(index_url=INDEX, python_version="3.11", releases_url="", timeout=1
             asked = releases_url
             found &= released(releases_url, timeout)
     except FAILURES as error:
-        raise VersionsError(f"Versions of MLflow cannot be looked up at {asked}: {error}") from error
+        text = f"Versions of MLflow cannot be looked up at {shown(asked)}: {error}"
+        raise VersionsError(text) from error
     return [str(version) for version in sorted(found, reverse=True)]
 
 
@@ -219,8 +225,8 @@ def resolve_latest(
     except VersionsError as error:
         raise VersionsError(f"mlflow_version is latest. {error}; {instead}") from error
     raise VersionsError(
-        f"mlflow_version is latest, and {index_url} has no version from {SUPPORTED[0]} on that can be installed on "
-        f"Python {python_version}"
+        f"mlflow_version is latest, and {shown(index_url)} has no version from {SUPPORTED[0]} on that can be installed "
+        f"on Python {python_version}"
         f"{' and has an image' if image_source == 'registry' else ''}; {instead}"
     )
 

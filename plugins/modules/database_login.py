@@ -7,12 +7,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: database_login
-short_description: Give a database that the collection runs another login, or leave it only one
+short_description: Create a login of a database that the collection deploys, or drop all others
 version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
-  - Makes a login that may do what O(owner) may, so that a server can change from one to the other without a pause.
-  - With O(exclusive), ends all others that this module made, and gives O(owner) a password that nobody knows.
+  - Creates a login with the permissions of O(owner), so that a server can change from one to the other without a pause.
+  - With O(exclusive), drops all others that this module created, and makes O(owner) unable to log in (in PostgreSQL its
+    password is removed, in MariaDB and MySQL its account locked).
   - Works from inside the database's own pod, as its administrator. C(playbooks/rotate.yml) does both, around a rolling
     update.
 options:
@@ -37,7 +38,7 @@ options:
     description: Password of the login. Required unless O(exclusive).
     type: str
   exclusive:
-    description: Whether to end every other login.
+    description: Whether to drop every other login.
     type: bool
     default: false
 extends_documentation_fragment:
@@ -71,7 +72,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 ended:
-  description: Logins that are no more.
+  description: Logins that can no longer be used.
   type: list
   elements: str
   returned: with O(exclusive)

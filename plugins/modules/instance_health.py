@@ -77,6 +77,11 @@ failures:
   type: list
   elements: str
   returned: success
+messages:
+  description: Warnings, such as a version of MLflow that is not tested, or a behaviour that this version lacks.
+  type: list
+  elements: str
+  returned: success
 components:
   description: Reports of the probes, by role of the component and name of the probe. Empty when the instance is not
       installed.

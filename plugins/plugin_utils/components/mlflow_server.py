@@ -19,7 +19,7 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.program import Probe
 
 if TYPE_CHECKING:
-    from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Instance, Model
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import Variables
 
 SIZES = {
@@ -27,7 +27,7 @@ SIZES = {
     "medium": (4, {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"cpu": "4", "memory": "8Gi"}}),
     "large": (8, {"requests": {"cpu": "4", "memory": "8Gi"}, "limits": {"cpu": "8", "memory": "16Gi"}}),
 }
-"""Workers and resources by number of experiments: up to 100, up to 1000, more (docs/sizes.md)."""
+"""Workers and resources of each preset; docs/sizes.md has the measurements."""
 OIDC_PORT = 4180
 PRIVATE_ADDRESSES = ["localhost", "127.0.0.1", "[[]::1]", "10.*", "192.168.*",
                      *(f"172.{number}.*" for number in range(16, 32))]

@@ -22,7 +22,7 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_st
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_wait import Watcher, WorkloadError
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref, quantity
 
-# Aggregated discovery (every kind of the cluster in two answers); stable since Kubernetes 1.30, the oldest supported.
+# Aggregated discovery, of all kinds of the cluster in two answers; stable since Kubernetes 1.30, the oldest supported.
 DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 BYPRODUCTS = ("Event", "Endpoints", "EndpointSlice", "Lease", "PodMetrics", "ServiceAccount", "Role", "RoleBinding")
 """Kinds of what the cluster itself puts into namespaces."""
@@ -64,7 +64,7 @@ class KubernetesEngine(Engine):
         except ApiError as error:
             if error.status == 404:
                 return {}
-            raise EngineError(f"The cluster does not tell what {api_version} holds: {error}.") from error
+            raise EngineError(f"Kubernetes cannot list the kinds of {api_version}: {error}.") from error
         return {resource["kind"]: Resource(resource["name"], resource["namespaced"])
                 for resource in document["resources"] if "/" not in resource["name"]}
 
@@ -195,7 +195,7 @@ class KubernetesEngine(Engine):
         except ApiError as error:
             if error.status == 404:
                 self._create_namespace(name)
-            elif error.status != 403:  # a user who may not read namespaces was given one; applying to it will tell
+            elif error.status != 403:  # without the right to read it; if it is missing, the apply fails
                 raise EngineError(f"Kubernetes cannot read Namespace {name}: {error}.") from error
         self._namespaces.add(name)
 
@@ -221,7 +221,7 @@ class KubernetesEngine(Engine):
             raise
 
     def _restore(self, failed: list[dict]) -> None:
-        """Put back what ran before, where it has ended to make room for what does not work.
+        """Restore what ran before, where it has ended to make room for what does not work.
 
         That is a workload of one pod, or of pods with volumes of their own. A rolling update leaves its old pods
         running by itself, and the new ones there to be looked at.
@@ -232,11 +232,12 @@ class KubernetesEngine(Engine):
             if not before or not alone or progress(before) or before["spec"]["template"] == obj["spec"]["template"]:
                 continue
             try:
-                self._put_back(obj, before)
+                self._restore_template(obj, before)
             except EngineError as error:
-                self.log(f"{Ref.of(obj)}: what ran before cannot be put back: {error}")
+                self.log(f"{Ref.of(obj)}: what ran before cannot be restored: {error}")
 
-    def _put_back(self, obj: dict, before: dict) -> None:
+    def _restore_template(self, obj: dict, before: dict) -> None:
+        """Apply the former pod template, unless the workload has become ready meanwhile."""
         if not progress(self.api.request("GET", self.path(obj))):
             return
         # Applied, not patched: a field that a patch wrote would stay when a later apply leaves it out.

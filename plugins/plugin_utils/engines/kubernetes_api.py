@@ -154,9 +154,9 @@ class Api:
             except (ApiError, ConnectionFault) as error:
                 if isinstance(error, ApiError) and not error.passing:
                     raise
-                patience = RETRY_TIMEOUT if self._answered else FIRST_RETRY_TIMEOUT
+                timeout = RETRY_TIMEOUT if self._answered else FIRST_RETRY_TIMEOUT
                 wait = max(pause * random.uniform(0.8, 1.2), getattr(error, "retry_after", 0))
-                if time.monotonic() + wait > min(begun + patience, self.deadline):
+                if time.monotonic() + wait > min(begun + timeout, self.deadline):
                     if isinstance(error, ApiError):
                         raise ApiError(error.status, f"{error} (HTTP {error.status}, tries: {tries})") from error
                     raise

@@ -45,8 +45,8 @@ START_ATTEMPTS = 5
 NOT_RELEASED = ("already allocated", "already in use", "container state improper")
 """What podman answers while the pod that had the address before is stopped, and podman has not cleaned up after it yet:
 it does so in a process of its own."""
-BEYOND_HELP = (LOST, "stopping", "removing", "unknown")
-"""States of containers out of which podman finds no way but their removal."""
+UNRECOVERABLE_STATES = (LOST, "stopping", "removing", "unknown")
+"""States of containers that podman can only remove."""
 CRASHES = 3
 LOG_LINES = 15
 LOG_INTERVAL = 10
@@ -65,7 +65,7 @@ class PodmanEngine(Engine):
         self._old: dict[Ref, list[str]] = {}
         self._pods: dict[Ref, list[Pod]] = {}
         self._attempts: dict[str, int] = {}
-        self._said: tuple[str, float] = ("", 0.0)
+        self._logged: tuple[str, float] = ("", 0.0)
 
     def unsupported_reason(self, obj: dict) -> str:
         if obj["kind"] == "CronJob":
@@ -133,7 +133,7 @@ class PodmanEngine(Engine):
             if identifier is None:
                 continue
             stored = facts.values.get(identifier)
-            if stored is None:  # a driver other than podman's file store; newer versions tell on request
+            if stored is None:  # a driver other than podman's file store; newer versions show them
                 text = self.machine.podman("secret", "inspect", "--showsecret", "--format", "{{.SecretData}}", name,
                                            what=f"Reading {ref}")
                 stored = base64.b64encode(text.removesuffix("\n").encode()).decode()
@@ -304,9 +304,10 @@ class PodmanEngine(Engine):
     def _remove_lost(self, ref: Ref, there: dict[str, list[dict]]) -> bool:
         """Remove the pods that podman cannot start or stop any more, from the machine and from ``there``; whether there
         were any."""
-        lost = {pod for pod, containers in there.items() if any(c["State"] in BEYOND_HELP for c in containers)}
+        lost = {pod for pod, containers in there.items()
+                if any(c["State"] in UNRECOVERABLE_STATES for c in containers)}
         if lost:
-            self.log(f"{ref}: podman has lost its pod and cannot start it again, so it is made anew")
+            self.log(f"{ref}: podman has lost its pod and cannot start it again, so it is recreated")
             self._remove_pods(lost)
             for pod in lost:
                 del there[pod]
@@ -333,7 +334,7 @@ class PodmanEngine(Engine):
         schedule = podman_schedule.parse(obj["spec"]["schedule"], str(ref))
         run = podman_schedule.run_script(obj, pod, schedule)
         units = podman_schedule.units(ref, f"{folder}/run", schedule, obj["spec"].get("timeZone") or "")
-        line = podman_schedule.crontab_line(obj, f"{folder}/run", schedule)
+        line = podman_schedule.crontab_line(obj, f"{folder}/run")
         suspended = bool(obj["spec"].get("suspend"))
         text = "suspended\n" if suspended else "".join(units.values()) if facts.unit else f"{line}\n"
         if facts.cron_jobs.get(ref.name) == podman_schedule.digest(run, text):
@@ -405,7 +406,7 @@ class PodmanEngine(Engine):
             raise EngineError("\n".join([f"{pod.workload} does not start: {logs[0] if logs else words}", *logs[1:]]))
 
     def _restore(self, ref: Ref) -> None:
-        """Put what ran before back in place of what does not work."""
+        """Start the pods that ran before again, in place of those that do not work."""
         old = self._old.pop(ref, [])
         if old:
             self._remove_pods(self._pod_names(ref) - set(old))
@@ -444,7 +445,7 @@ class PodmanEngine(Engine):
                     ref = next(iter(waiting))
                     raise EngineError("\n".join([f"{ref} is not ready in time ({last[ref]}).",
                                                  *self._failed_logs(ref, running=True)[1:]]))
-                self._tell("; ".join(f"{ref}: {last[ref]}" for ref in waiting))
+                self._log_progress("; ".join(f"{ref}: {last[ref]}" for ref in waiting))
                 time.sleep(pause)
                 pause = min(pause * 1.3, 2.0)
         except EngineError:
@@ -454,12 +455,13 @@ class PodmanEngine(Engine):
         for ref in [Ref.of(obj) for obj in objects]:
             self._remove_pods(set(self._old.pop(ref, [])))
 
-    def _tell(self, text: str) -> None:
-        before, at = self._said
+    def _log_progress(self, text: str) -> None:
+        """Log what is waited for when it changes, and now and then."""
+        before, at = self._logged
         if text != before or time.monotonic() - at > LOG_INTERVAL:
             if before:  # what is ready at the second look needs no announcement
                 self.log(text)
-            self._said = (text, time.monotonic())
+            self._logged = (text, time.monotonic())
 
     def _lacks(self, ref: Ref, obj: dict) -> str:
         """What a workload still lacks, in words; empty when it is ready. Raises EngineError when it cannot become
@@ -475,7 +477,7 @@ class PodmanEngine(Engine):
         lacking = []
         for state in json.loads(out):
             name, status = state["Config"]["Labels"][f"{LABEL}/container"], state["State"]
-            self._raise_if_hopeless(ref, obj, name, state)
+            self._raise_if_failed(ref, obj, name, state)
             if ref.kind == "Job":
                 if status["Status"] != "exited" or status["ExitCode"]:
                     lacking.append(f"container {name} is {status['Status']}")
@@ -484,16 +486,17 @@ class PodmanEngine(Engine):
             else:
                 probe = probes[name][1] or probes[name][0]
                 if probe:
-                    rc, said, err = self.machine.run(["podman", "exec", state["Name"],
-                                                      *podman_spec.probe_command(probe, probes[name][2])])
+                    rc, out, err = self.machine.run(["podman", "exec", state["Name"],
+                                                     *podman_spec.probe_command(probe, probes[name][2])])
                     if rc in (126, 127) and "exec" in probe:
                         raise EngineError(f"{ref} cannot become ready: container {name} has no program for its probe: "
-                                          f"{last_line(err or said)}")
+                                          f"{last_line(err or out)}")
                     if rc:
-                        lacking.append(f"container {name} runs, its probe says: {last_line(err or said) or 'no'}")
+                        lacking.append(f"container {name} runs, its probe says: {last_line(err or out) or 'no'}")
         return "; ".join(lacking)
 
-    def _raise_if_hopeless(self, ref: Ref, obj: dict, name: str, state: dict) -> None:
+    def _raise_if_failed(self, ref: Ref, obj: dict, name: str, state: dict) -> None:
+        """Raise EngineError for a container that will not become ready; start that of a Job again while it may."""
         status = state["State"]
         limit = state["HostConfig"].get("Memory") or 0
         down, code = status["Status"] in ("exited", "stopped"), status.get("ExitCode")
@@ -611,8 +614,7 @@ class PodmanEngine(Engine):
         if self.machine.is_root and podman_access.answers(address, port):
             yield address, port
         elif facts.uid == os.geteuid():
-            environment = dict(entry.split("=", 1) for entry in facts.environment[1:])
-            with podman_access.relayed(container["Id"], port, environment) as local:
+            with podman_access.relayed(container["Id"], port, self.machine.variables) as local:
                 yield local
         else:
             raise EngineError(f"Port {port} of Service {service} is in the network of {facts.user}, which only a "
@@ -629,10 +631,9 @@ class PodmanEngine(Engine):
         """
         container = self._container_of(service)
         address = self._address_of(container)
-        environment = dict(entry.split("=", 1) for entry in self.machine.facts.environment[1:])
         marks = [f"{LABEL}/{mark}={container['Labels'][f'{LABEL}/{mark}']}"
                  for mark in ("namespace", "workload", "index", "container")]
-        return marks, f"{address}:{port}" if self.machine.is_root and address else "", environment
+        return marks, f"{address}:{port}" if self.machine.is_root and address else "", self.machine.variables
 
     def _address_of(self, container: dict) -> str:
         """A container's address on the namespace's network."""
@@ -690,7 +691,7 @@ class PodmanEngine(Engine):
         self.machine.leave()
 
     def close(self) -> None:
-        """Without a wait nobody asked for proof; what was replaced goes."""
+        """Remove the pods that were replaced, where nothing waited for their successors."""
         for ref in list(self._old):
             self._remove_pods(set(self._old.pop(ref)))
 

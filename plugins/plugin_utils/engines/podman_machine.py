@@ -21,6 +21,7 @@ from typing import Callable
 from ansible_collections.mlops.mlflow.plugins.module_utils.podman import LABEL
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import EngineError, Scope, component_of
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import last_line as output_line
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman_frame import script
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman_spec import Pod
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref, quantity
@@ -60,9 +61,9 @@ class Facts:
     Attributes:
         state: folder of everything that is remembered on the machine.
         environment: what podman is started with.
-        info: as `podman info` tells it.
+        info: output of `podman info`.
         objects: what is remembered of the namespace.
-        containers: as `podman ps` tells them, everybody's; State is LOST where podman's word is wrong.
+        containers: output of `podman ps`, of all namespaces; State is LOST where podman's is wrong.
         volumes: labels by name.
         secrets: identifiers by name.
         values: base64 by identifier, where podman's own store has them.
@@ -70,8 +71,8 @@ class Facts:
         start_script: text of the script that starts the pods, as it is now.
         unit_text: that of the unit.
         free_disk: bytes left where podman stores.
-        user: who podman runs as.
-    XX    """
+        user: the user that podman runs as.
+    """
 
     state: str
     environment: list[str]
@@ -104,7 +105,7 @@ class Machine:
         self.scope, self.log, self.warn = scope, log, warn
         self._connection = connection
 
-    # -- talking to it ---------------------------------------------------------------------------------------------
+    # -- commands -------------------------------------------------------------------------------------------------
 
     def run(self, argv: list[str], stdin: str | None = None) -> tuple[int, str, str]:
         """Run a command on the machine; its code, output and errors."""
@@ -160,6 +161,11 @@ class Machine:
             missing=parts["missing"].split(), addresses=parts["addresses"],
             cron_jobs=cron_jobs, cron="crontab" in parts["cron"], cron_runs="daemon" in parts["cron"])
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """Environment variables of podman's commands."""
+        return dict(entry.split("=", 1) for entry in self.facts.environment[1:])
+
     def look_again(self) -> None:
         """What containers there are, after some were made or removed."""
         self.facts.containers = json.loads(self.podman("ps", "--all", "--no-trunc", "--format", "json") or "null") or []
@@ -175,7 +181,7 @@ class Machine:
         return found
 
     def address(self, pods: dict[Ref, list[Pod]]) -> None:
-        """Reserve an address for each pod, and tell the namespace's pods its names.
+        """Reserve an address for each pod, and write its names to the hosts files of the namespace's pods.
 
         Args:
             pods: all pods of each workload that is given; of other workloads everything stays.
@@ -302,8 +308,8 @@ class Machine:
                 wanted.setdefault(container["image"], (Ref.of(obj), container))
         if not wanted:
             return
-        script = 'for i in "$@"; do podman image exists "$i" || echo "$i"; done'
-        _rc, out, _err = self.run(["sh", "-c", script, "sh", *wanted])
+        missing = 'for i in "$@"; do podman image exists "$i" || echo "$i"; done'
+        _rc, out, _err = self.run(["sh", "-c", missing, "sh", *wanted])
         for image in out.split():
             ref, container = wanted[image]
             if container.get("imagePullPolicy") == "Never":
@@ -325,7 +331,7 @@ class Machine:
         if facts.start_script != start:
             self.write({"start": (start, 0o755)})
             facts.start_script = start
-            self.tell()
+            self.warn_of_limitations()
         if not facts.unit:
             return
         self.linger()
@@ -366,8 +372,8 @@ class Machine:
         if rc:
             raise EngineError(f"{what}, {folder}/{last}, cannot be enabled: {last_line(err or out)}")
 
-    def tell(self) -> None:
-        """What pods lack on this machine, said when the namespace's first come up."""
+    def warn_of_limitations(self) -> None:
+        """Warn of what pods lack on this machine, when the first of the namespace start."""
         if not self.facts.unit:
             self.warn(f"No systemd runs {'on this machine' if self.is_root else 'for this user'}: after a reboot, "
                       f"{self.folder}/start "
@@ -401,7 +407,7 @@ def _archive(files: dict[str, tuple[str, int]]) -> str:
 
 
 def _info(parts: dict[str, str], complaint: str) -> dict:
-    """What `podman info` told the survey; raises EngineError when podman does not work, or is too old."""
+    """The output of `podman info` in the survey; raises EngineError when podman does not work, or is too old."""
     try:
         info = json.loads(parts.get("info") or "")
     except ValueError:
@@ -418,10 +424,10 @@ def _info(parts: dict[str, str], complaint: str) -> dict:
 
 
 def _honest(containers: list[dict], processes: set[str], info: dict) -> list[dict]:
-    """The containers, with those marked that podman calls running, for nobody was left to tell it of their end.
+    """The containers, with those marked that podman shows as running although their process has ended.
 
     Such a pod cannot be started or stopped any more, only removed. Where a machine does not show all its processes,
-    podman is believed.
+    podman's state is kept.
     """
     if "1" in processes and not info["host"].get("serviceIsRemote"):
         for container in containers:
@@ -431,7 +437,7 @@ def _honest(containers: list[dict], processes: set[str], info: dict) -> list[dic
 
 
 def _holder(container: dict) -> str:
-    """A container as a person knows it."""
+    """A container as messages name it."""
     labels = container.get("Labels") or {}
     return (
         f"pod {labels[f'{LABEL}/pod']} of {labels[f'{LABEL}/namespace']}"
@@ -441,6 +447,5 @@ def _holder(container: dict) -> str:
 
 
 def last_line(text: str) -> str:
-    """The line of a program's complaint that says what is wrong."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return re.sub(r"^Error: ", "", lines[-1]) if lines else ""
+    """The last line of a program's output that is not empty, without podman's prefix."""
+    return output_line(text).removeprefix("Error: ")

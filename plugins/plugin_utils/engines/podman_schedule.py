@@ -175,7 +175,7 @@ def unit_name(ref: Ref) -> str:
     return f"mlops-mlflow-{ref.namespace}-{ref.name}"
 
 
-def crontab_line(cron_job: dict, run: str, schedule: Schedule) -> str:
+def crontab_line(cron_job: dict, run: str) -> str:
     """The crontab entry of a CronJob.
 
     Debian's cron knows no time zones, and daylight saving moves the machine's own. Where the CronJob names a zone, cron

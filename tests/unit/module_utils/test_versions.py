@@ -188,6 +188,12 @@ def test_offline_is_a_sentence(index):
         versions.resolve_latest(index, image_source="registry", has_image=has_image)
 
 
+def test_a_message_does_not_show_the_login_of_an_index():
+    with pytest.raises(versions.VersionsError) as caught:
+        versions.available(NOWHERE.replace("//", "//user:secret-word@"))
+    assert "secret-word" not in str(caught.value) and "//…@127.0.0.1:9" in str(caught.value)
+
+
 def test_a_registry_that_answers_nobody_is_no_absent_image():
     class Closed(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

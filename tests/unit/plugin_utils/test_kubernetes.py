@@ -242,7 +242,7 @@ def test_workloads_of_a_stage_are_put_before_any_is_awaited(server, engine):
     assert set(applied[:2]) == {"database", "storage"} and applied[2:] == ["server"]
 
 
-def test_what_ran_before_is_put_back_by_an_apply(server, engine):
+def test_what_ran_before_is_restored_by_an_apply(server, engine):
     """A field that a patch wrote would be there for good: a later apply takes away only what applies put there."""
     server.on_apply = set_ready
     recreated = {"strategy": {"type": "Recreate"}}

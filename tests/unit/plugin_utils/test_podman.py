@@ -117,7 +117,7 @@ def test_a_port_for_root_only_is_refused(machine, component, variable):
 def test_limits_that_are_not_enforced_are_said(machine, changes, controllers, words):
     machine.info["host"].update(changes)
     engine = machine.engine()
-    engine.machine.tell()
+    engine.machine.warn_of_limitations()
     assert engine.machine.controllers == controllers
     assert words in " ".join(engine.warnings) and ("Limits" in " ".join(engine.warnings)) == bool(words)
 
@@ -125,7 +125,7 @@ def test_limits_that_are_not_enforced_are_said(machine, changes, controllers, wo
 def test_a_storage_that_copies_images_is_said(machine):
     machine.info["store"]["graphDriverName"] = "vfs"
     engine = machine.engine()
-    engine.machine.tell()
+    engine.machine.warn_of_limitations()
     assert any("storage driver is vfs" in text for text in engine.warnings)
 
 

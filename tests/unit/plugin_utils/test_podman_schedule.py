@@ -102,9 +102,9 @@ def test_a_malformed_schedule_is_refused(schedule, words):
 
 def test_cron_runs_the_script_every_minute_for_a_time_zone_and_keeps_the_schedule_otherwise():
     schedule = podman_schedule.parse("*/5 * ? * *")
-    assert podman_schedule.crontab_line(CRON_JOB, "/run", schedule) == "* * * * * /run due Etc/UTC >/dev/null 2>&1"
+    assert podman_schedule.crontab_line(CRON_JOB, "/run") == "* * * * * /run due Etc/UTC >/dev/null 2>&1"
     local = {**CRON_JOB, "spec": {**CRON_JOB["spec"], "schedule": "*/5 * ? * *", "timeZone": None}}
-    assert podman_schedule.crontab_line(local, "/run", schedule) == "*/5 * * * * /run now >/dev/null 2>&1"
+    assert podman_schedule.crontab_line(local, "/run") == "*/5 * * * * /run now >/dev/null 2>&1"
 
 
 @pytest.fixture(name="machine")
