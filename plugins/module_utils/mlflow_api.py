@@ -45,8 +45,10 @@ class ApiError(RuntimeError):
 
 
 def transient(error):
-    """Whether another attempt to connect may succeed: it was refused, or the host's name did not resolve."""
-    return isinstance(getattr(error, "reason", error), (ConnectionRefusedError, socket.gaierror))
+    """Whether another attempt to connect may succeed: it was refused, the host's name did not resolve, or the
+    certificate is another's, since a Service just created may lead elsewhere and a proxy may load its certificate."""
+    return isinstance(getattr(error, "reason", error),
+                      (ConnectionRefusedError, socket.gaierror, ssl.SSLCertVerificationError))
 
 
 class Redirect(urllib.request.HTTPRedirectHandler):
