@@ -37,7 +37,7 @@ notes:
   - "Annotation C(argocd.argoproj.io/sync-wave): objects are applied in the order of their waves; the workloads of a
     wave must be ready before the next wave begins."
   - Of O(engine), O(instance), O(namespace), O(kubeconfig) and O(context), those that are not set default to the
-    variables of the host with the prefix C(mlflow_), where at least one of them is defined.
+    variables of the host with the prefix C(mlflow_), with O(components) or where at least one of them is defined.
 options:
   components:
     description:
