@@ -159,5 +159,7 @@ def _write(path: pathlib.Path, text: str) -> None:
         path.unlink()
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)  # Secrets whose values variables gave are in it
+    # Secrets whose values variables gave are in it.
+    path.touch(mode=0o600)
+    path.chmod(0o600)
     path.write_text(text, encoding="utf-8")

@@ -27,7 +27,7 @@ description:
     restarts the pods.
 notes:
   - "Annotation C(mlops.mlflow/generate) of a Secret: keys whose values are generated once and kept;
-    C(key=value) gives the beginning of the value."
+    C(key=value) takes that value first instead of a password, C(key=fernet:) a Fernet key."
   - "Annotation C(mlops.mlflow/generate-ca) of a Secret: common name of a CA that is generated once and kept, with the
     keys C(ca.crt) and C(ca.key)."
   - "Annotation C(mlops.mlflow/keep) of a PersistentVolumeClaim or Secret: what it holds; the object is neither pruned
