@@ -94,7 +94,7 @@ class Client:
 
 
 def load(port: int, seconds: float, concurrency: int) -> Answers:
-    """Let that many clients live their stories against the server on a loopback port, for so long and no longer."""
+    """Have that many clients log runs to the server on a loopback port, for that time."""
     answers = Answers()
     experiment = json.loads(Client(port, Answers()).ask(
         "create", "POST", API + "experiments/create", {"name": f"benchmark-{uuid.uuid4().hex[:8]}"}))["experiment_id"]

@@ -40,9 +40,10 @@ class ActionModule(EngineAction):
 
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
-        options = self.options(task_vars, mutually_exclusive=[("manifests", "template", "components"),
-                                                              ("component", "components")],
-                               required_one_of=[("component", "components")])
+        described = self._task.args.get("components") is not None
+        options = self.options(task_vars, described, required_one_of=[("component", "components")],
+                               mutually_exclusive=[("manifests", "template", "components"),
+                                                   ("component", "components")])
         if options["components"] is not None:
             return self._instance(options, task_vars)
         if options["state"] == "present" and options["manifests"] is None and options["template"] is None:
@@ -158,5 +159,7 @@ def _write(path: pathlib.Path, text: str) -> None:
         path.unlink()
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)  # Secrets whose values variables gave are in it
+    # Secrets whose values variables gave are in it.
+    path.touch(mode=0o600)
+    path.chmod(0o600)
     path.write_text(text, encoding="utf-8")

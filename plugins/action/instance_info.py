@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from ansible.module_utils.parsing.convert_bool import boolean
+
 from ansible_collections.mlops.mlflow.plugins.module_utils import versions
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, health, status
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import (
@@ -23,7 +25,8 @@ class ActionModule(EngineAction):
 
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
-        options = self.options(task_vars)
+        described = boolean(self._task.args.get("health", False), strict=False)
+        options = self.options(task_vars, described)
         scope = engines.Scope(options["namespace"], options["instance"])
         with self.engine(options, scope) as engine:
             pods = engine.pods()

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Tells which versions of MLflow there are. Documented in plugins/modules/mlflow_version_info.py."""
+"""Gets versions of MLflow. Documented in plugins/modules/mlflow_version_info.py."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ class ActionModule(ServerAction):
         try:
             result["installed"] = self.request(engine, options, parameters, in_pod, mlflow_api.version, on_target)
         except (engines.EngineError, mlflow_api.ApiError) as error:
-            result["message"] = f"The server does not tell its version: {error} {result.get('message', '')}".strip()
+            result["message"] = f"The version of the server cannot be read: {error} {result.get('message', '')}".strip()
         return result

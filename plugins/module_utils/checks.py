@@ -84,7 +84,7 @@ def retry(function, transient, seconds=RETRY_SECONDS):
 
     Args:
         function: called without arguments.
-        transient: tells of an exception whether trying again can help.
+        transient: whether trying again can help after an exception.
         seconds: how long to try.
 
     Returns:

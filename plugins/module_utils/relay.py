@@ -82,7 +82,7 @@ def pass_on(near, connect):
 
 
 def copy(source, target):
-    """Pass bytes on until the source ends, then tell the target so."""
+    """Pass bytes on until the source ends, then shut the target down."""
     with contextlib.suppress(OSError):
         while True:
             data = source.recv(65536)

@@ -57,7 +57,7 @@ FAILURES = (urllib.error.URLError, OSError, ValueError, KeyError)
 
 
 class VersionsError(Exception):
-    """Versions cannot be looked up; a sentence without its full stop that tells where and why."""
+    """Versions cannot be looked up; a sentence without its full stop with the place and the cause."""
 
 
 class Links(html.parser.HTMLParser):

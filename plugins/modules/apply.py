@@ -27,7 +27,7 @@ description:
     restarts the pods.
 notes:
   - "Annotation C(mlops.mlflow/generate) of a Secret: keys whose values are generated once and kept;
-    C(key=value) gives the beginning of the value."
+    C(key=value) takes that value first instead of a password, C(key=fernet:) a Fernet key."
   - "Annotation C(mlops.mlflow/generate-ca) of a Secret: common name of a CA that is generated once and kept, with the
     keys C(ca.crt) and C(ca.key)."
   - "Annotation C(mlops.mlflow/keep) of a PersistentVolumeClaim or Secret: what it holds; the object is neither pruned
@@ -37,7 +37,7 @@ notes:
   - "Annotation C(argocd.argoproj.io/sync-wave): objects are applied in the order of their waves; the workloads of a
     wave must be ready before the next wave begins."
   - Of O(engine), O(instance), O(namespace), O(kubeconfig) and O(context), those that are not set default to the
-    variables of the host with the prefix C(mlflow_), where at least one of them is defined.
+    variables of the host with the prefix C(mlflow_), with O(components) or where at least one of them is defined.
 options:
   components:
     description:

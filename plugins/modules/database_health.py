@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: database_health
-short_description: Ask a tracking database how it is
+short_description: Measure the health of a tracking database
 version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
@@ -16,7 +16,7 @@ description:
     there).
   - Measures and returns; it fails only when it cannot measure at all.
 requirements:
-  - psycopg or psycopg2 for V(postgresql), PyMySQL for V(mysql), where the questions are asked
+  - psycopg or psycopg2 for V(postgresql), PyMySQL for V(mysql), on the host or in the pod that connects
 options:
   dialect:
     description: Kind of database. Required unless O(inside).
@@ -155,7 +155,7 @@ revision:
   returned: when connected
 revision_wanted:
   description:
-    - Revision that the MLflow installed where the questions were asked works with; none where it is not installed.
+    - Revision that the MLflow beside the check works with; none where it is not installed.
   type: str
   returned: always
 """

@@ -15,7 +15,8 @@ author: mlops.mlflow contributors (@mlops)
 description:
   - Gets the pods of one instance from its engine and, with O(health=true), measures its health.
   - Options that are not set default to the variables C(mlflow_engine), C(mlflow_instance), C(mlflow_namespace),
-    C(mlflow_kubeconfig) and C(mlflow_context) of the host, where at least one of them is defined.
+    C(mlflow_kubeconfig) and C(mlflow_context) of the host, with O(health=true) or where at least one of them is
+    defined.
 options:
   engine:
     description: Engine that runs the instance.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mlflow_permission
-short_description: Manage what a user of an MLflow server may
+short_description: Manage the permissions of a user of an MLflow server
 version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
@@ -133,7 +133,7 @@ EXAMPLES = r"""
     every: registered_model
     permission: READ
 
-- name: No longer more than everybody may
+- name: Remove a permission, so that the default one applies
   mlops.mlflow.mlflow_permission:
     url: https://mlflow.example.com
     login_username: admin

@@ -12,8 +12,8 @@ author: mlops.mlflow contributors (@mlops)
 description:
   - Creates, changes and removes users of a server that runs with C(--app-name basic-auth).
   - MLflow has no tokens for machines. A service account is a user of its own, without O(admin), with a long generated
-    password that clients take from E(MLFLOW_TRACKING_USERNAME) and E(MLFLOW_TRACKING_PASSWORD); what it may is said by
-    M(mlops.mlflow.mlflow_permission).
+    password that clients take from E(MLFLOW_TRACKING_USERNAME) and E(MLFLOW_TRACKING_PASSWORD).
+    M(mlops.mlflow.mlflow_permission) manages its permissions.
   - A user may be its own O(login_username), to change its password. Once that is done, a run that still logs in by the
     old one finds O(password) right and changes nothing, with O(update_password=always).
 requirements:

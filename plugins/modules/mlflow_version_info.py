@@ -18,7 +18,7 @@ requirements:
   - packaging
 options:
   source:
-    description: Who is asked for versions. What GitHub has released still counts only if the package index has it.
+    description: Source of versions. A release on GitHub counts only if the package index has it, too.
     type: str
     choices: [index, github]
     default: index
@@ -36,7 +36,7 @@ options:
     type: str
     default: "3.11"
   pinned:
-    description: Version to name when nobody can be asked.
+    description: Version to return when the source does not answer.
     type: str
   limit:
     description: How many versions to list.
@@ -91,7 +91,7 @@ available:
   elements: str
   returned: success
 latest:
-  description: The newest of them, or O(pinned) when nobody could be asked.
+  description: The newest of them, or O(pinned) when the source did not answer.
   type: str
   returned: success
 installed:
@@ -107,7 +107,7 @@ source:
   type: str
   returned: success
 message:
-  description: What could not be asked, and why; empty when all went well.
+  description: What could not be looked up, and why; empty when all was.
   type: str
   returned: success
 """
@@ -136,7 +136,7 @@ def look(params):
     try:
         result["installed"] = installed(params)
     except mlflow_api.ApiError as error:
-        messages.append(f"The server cannot be asked: {error}.")
+        messages.append(f"The version of the server cannot be read: {error}.")
     index = params["index_url"] or os.environ.get("PIP_INDEX_URL") or versions.INDEX
     releases = params["github_url"] if params["source"] == "github" else ""
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: object_store_health
-short_description: Ask an artifact store how it is
+short_description: Measure the health of an artifact store
 version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
@@ -15,7 +15,7 @@ description:
     measures throughput.
   - Measures and returns; it fails only when it cannot measure at all.
 requirements:
-  - boto3 for V(s3), where the questions are asked
+  - boto3 for V(s3), on the host or in the pod that connects
   - google-cloud-storage for V(gcs), there too
   - azure-storage-blob for V(azure), and azure-identity where neither O(account_key) nor O(connection_string) is given,
     there too

@@ -73,10 +73,17 @@ class EngineAction(ModelAction):
     OPTIONS: dict[str, dict] = INSTANCE_OPTIONS
     _requires_connection = True
 
-    def options(self, task_vars: dict, **constraints: Any) -> dict:
-        """The task's options, completed from the instance's variables, as plain Python values."""
+    def options(self, task_vars: dict, described: bool = False, **constraints: Any) -> dict:
+        """The task's options, completed from the instance's variables, as plain Python values.
+
+        Args:
+            task_vars: Ansible's variables.
+            described: whether the host's variables describe the instance even where none of these options is among
+                them, since all have defaults.
+            constraints: of the argument spec.
+        """
         missing = [option for option in INSTANCE_OPTIONS if option not in self._task.args and option in self.OPTIONS]
-        if missing and any(f"mlflow_{option}" in task_vars for option in missing):
+        if missing and (described or any(f"mlflow_{option}" in task_vars for option in missing)):
             instance = self.resolve(task_vars).instance
             named = {"engine": instance.engine, "instance": instance.name, "namespace": instance.namespace,
                      "kubeconfig": instance.kubeconfig, "context": instance.context}

@@ -78,7 +78,7 @@ def url(model: Model) -> str:
 
 
 def how_to_connect(model: Model) -> list[str]:
-    """Lines that tell a user how to connect."""
+    """Lines that show a user how to connect."""
     v, instance, server = model.variables, model.instance, model.mlflow_server
     environment = [f"MLFLOW_TRACKING_URI={url(model)}"]
     if v.ingress_tls == "self_signed":

@@ -57,7 +57,7 @@ UNITS = {None: 1, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9,
 
 
 class ManifestError(ValueError):
-    """Input that no engine should see; the message is one sentence for the person who wrote it."""
+    """Input that no engine should see; the message is one sentence for its author."""
 
 
 class Ref(NamedTuple):
@@ -166,7 +166,7 @@ def label(objects: Iterable[dict], labels: dict[str, str], annotations: dict[str
 
 
 def complete_pods(objects: Iterable[dict], spec: dict) -> None:
-    """Give every pod the fields of ``spec`` that its template does not say itself; empty ones count as not said.
+    """Give every pod the fields of ``spec`` that its template does not set; empty ones count as not set.
 
     Args:
         objects: what was rendered.
@@ -336,7 +336,7 @@ def revision(sources: Iterable[dict]) -> str:
 
 
 def comparable(obj: dict | None) -> dict | None:
-    """What a person means by the object: without status and the server's own bookkeeping."""
+    """What the author of a manifest sets of an object: without status and the server's own bookkeeping."""
     if obj is None:
         return None
     result = {k: v for k, v in obj.items() if k not in ("status", "metadata")}

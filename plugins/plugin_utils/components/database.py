@@ -122,8 +122,7 @@ class Database(Component):
         if image is None:
             image = built(v)[kind] if model.instance.build and kind in built(v) else IMAGES.get(kind, "")
         return DatabasePart(name, managed, port, f"{name}-{kind}", own_secret, image, v.database_user, login, generated,
-                            endpoint,
-                            _not_rotatable(v, managed))
+                            endpoint, _not_rotatable(v))
 
     def _endpoint(self, v: Variables, name: str, managed: bool, own_secret: str, port: int) -> Endpoint:
         kind = v.database_type
@@ -309,22 +308,21 @@ def _secret_keys(v: Variables, managed: bool) -> dict[str, str]:
     return keys
 
 
-def _not_rotatable(v: Variables, managed: bool) -> str:
+def _not_rotatable(v: Variables) -> str:
+    """Only a server that the collection runs has a generated password; an existing one needs a login in variables."""
     if v.database_type == "sqlite":
         reason = "database_type is sqlite, which has none"
     elif v.database_password:
-        reason = "it comes from database_password, which you change there"
+        reason = "it comes from database_password; change it there"
     elif v.database_existing_secret or v.database_external_secret:
-        reason = "it comes from a Secret of yours, which you change there"
-    elif not managed:
-        reason = "database_host names an existing server; change it there and in database_password"
+        reason = "it comes from an existing Secret; change it there"
     else:
         return ""
     return f"The database's password is not one that the collection generated: {reason}."
 
 
 def _tls_query(v: Variables, dialect: str) -> list[str]:
-    """How the driver is told of TLS in the URI's query."""
+    """Parameters of TLS in the query of the URI."""
     tls, has_ca = v.database_tls, bool(v.database_ca or v.database_ca_secret)
     if not tls:
         return []

@@ -327,7 +327,7 @@ def _response_headers(v: Variables, encrypted: bool) -> dict[str, str]:
 def _preset_annotations(
     v: Variables, model: Model, name: str, preset: str, headers: dict, redirects: bool
 ) -> dict[str, str]:
-    """What a controller must be told for large artifacts, long requests, TLS and health checks."""
+    """Annotations that a controller needs for large artifacts, long requests, TLS and health checks."""
     scheme, encrypted = model.mlflow_server.scheme.upper(), v.ingress_tls != "none"
     if preset == "nginx":
         prefix = "nginx.ingress.kubernetes.io"

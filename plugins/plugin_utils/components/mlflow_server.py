@@ -48,6 +48,8 @@ OWN_ARGUMENTS = {
     "--uvicorn-opts": "mlflow_server_tls_secret for TLS, and mlflow_server_patches for anything else",
 }
 """Options of `mlflow server` that variables set."""
+ENCRYPTION_KEYS = {"webhooks": "webhook-key", "gateway": "kek-passphrase"}
+"""Keys of the generated Secret (roles/mlflow_server/templates/config.yaml.j2)."""
 AUTH_LOGINS = ("mlflow_server_auth_admin_password", "mlflow_server_auth_existing_secret",
                "mlflow_server_auth_external_secret")
 
@@ -91,6 +93,7 @@ class MlflowServerPart:
         url: by which users reach the server, or empty where nothing outside the cluster leads to it.
         cluster_url: URL of the Service.
         encryption_secret: Secret with the keys of the database's secrets.
+        encryption_keys: its keys, by what they hold.
         volumes: name, path and source of what is mounted into every pod that opens the stores.
         exclusive: whether one pod at a time can mount the stores.
         store_steps: steps of prepare.py about the artifacts.
@@ -113,6 +116,7 @@ class MlflowServerPart:
     cluster_url: str
     auth: Auth
     encryption_secret: str
+    encryption_keys: dict
     volumes: list
     exclusive: bool
     store_steps: list
@@ -151,6 +155,8 @@ class MlflowServer(Component):
             cors_origins=cors_origins(v, url), url=url,
             cluster_url=f"{scheme}://{service_hosts[3]}:{v.mlflow_server_port}{prefix}", auth=_auth(v, name, url),
             encryption_secret=v.mlflow_server_encryption_existing_secret or f"{name}-encryption",
+            encryption_keys=(v.mlflow_server_encryption_existing_secret_keys
+                             if v.mlflow_server_encryption_existing_secret else ENCRYPTION_KEYS),
             volumes=_volumes(v, backend, store),
             exclusive=any(endpoint.claim and not endpoint.shared for endpoint in (backend, store)),
             store_steps=_store_steps(store.bucket_settings))

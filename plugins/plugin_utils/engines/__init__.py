@@ -58,7 +58,7 @@ class Scope:
 
 
 def in_the_way(ref: Ref, obj: dict, scope: Scope) -> str:
-    """The sentence for a live object of somebody else that has the name of a wanted one."""
+    """The sentence for a live object of another owner that has the name of a desired one."""
     labels = obj["metadata"].get("labels") or {}
     manager = labels.get("app.kubernetes.io/managed-by")
     owner = manager or "nobody that it names"
@@ -69,7 +69,7 @@ def in_the_way(ref: Ref, obj: dict, scope: Scope) -> str:
 
 
 def last_line(text: str) -> str:
-    """The last line of a program's output that is not empty: the one that usually tells what is wrong."""
+    """The last line of a program's output that is not empty: usually the one with the cause."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
 
@@ -88,15 +88,15 @@ class Put(NamedTuple):
 
 
 class Engine:
-    """What an engine must be able to do. All messages name objects as a person would: ``Deployment mlflow-server``.
+    """What an engine must be able to do. Messages name objects as ``Deployment mlflow-server``.
 
     Objects that engines return are full Kubernetes objects: with metadata.labels and annotations as put, a
-    metadata.uid, Secrets with their ``data`` (base64). Engines never write to a terminal; ``log`` tells of progress.
+    metadata.uid, Secrets with their ``data`` (base64). Engines never write to a terminal; progress goes to ``log``.
 
     Attributes:
         scope: whose objects are acted on.
         log: takes one line of progress.
-        warnings: what ``warn`` was told.
+        warnings: the texts given to ``warn``.
         deadline: time.monotonic() after which faults that may pass are not tried again.
     """
 
@@ -113,7 +113,7 @@ class Engine:
         self.warnings: list[str] = []
 
     def warn(self, text: str) -> None:
-        """Tell the operator once, at the end, of something that is not as in the manifests."""
+        """Warn once, at the end of the task, of what is not as in the manifests."""
         if text not in self.warnings:
             self.warnings.append(text)
 
@@ -142,7 +142,7 @@ class Engine:
         """Refuse, before anything is touched, what cannot work (a taken port, no room); raises EngineError."""
 
     def put(self, objects: list[dict], live: dict[Ref, dict], dry_run: bool) -> dict[Ref, Put]:
-        """Make each object so, in the order given; with dry_run only tell what it would become."""
+        """Make each object so, in the order given; with dry_run only return what it would become."""
         raise NotImplementedError
 
     def wait(self, objects: list[dict], deadline: float) -> None:

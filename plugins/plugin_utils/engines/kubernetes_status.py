@@ -68,7 +68,7 @@ def memory_limit(pod: dict, container: str) -> str:
 
 
 def pod_state(pod: dict) -> str:
-    """A pod's state as `kubectl get pods` would tell it, for a report that found no better cause."""
+    """A pod's state as `kubectl get pods` shows it, for a report that found no better cause."""
     parts = []
     for status in containers(pod):
         state = status.get("state") or {}

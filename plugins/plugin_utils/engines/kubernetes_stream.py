@@ -24,7 +24,7 @@ from urllib.parse import urlencode
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import EngineError
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import Api, ApiError, ConnectionFault
 
-with contextlib.suppress(ImportError):  # what is missing is told when Api is made
+with contextlib.suppress(ImportError):  # Api names what is missing
     from websocket import ABNF, WebSocketException
 
 PROTOCOL = "v4.channel.k8s.io"
@@ -86,7 +86,7 @@ class Channels:
         sock = self._websocket.sock
         if sock is None:
             raise EOFError
-        if isinstance(sock, ssl.SSLSocket) and sock.pending():  # decrypted already, so that poll() would not tell of it
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():  # decrypted already, so that poll() does not report it
             return [self._receive()], []
         readable, writable = _poll(min(timeout, PING_INTERVAL), (sock, *others), (sock,) if self._unsent else ())
         try:

@@ -233,7 +233,7 @@ class Inspector:
             for claim in self._optional_list(namespace, "/api/v1", "persistentvolumeclaims", query):
                 phase = claim["status"].get("phase")
                 if phase != "Bound":
-                    why = next((e.get("message") for e in reversed(self._events(claim))), "no event tells why")
+                    why = next((e.get("message") for e in reversed(self._events(claim))), "no event has a reason")
                     lines.append(f"  PersistentVolumeClaim {name} is {phase}: {why}")
         return lines
 

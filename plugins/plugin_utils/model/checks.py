@@ -108,6 +108,7 @@ def check(model: Model) -> Iterator[str]:
     yield from _names(model, v)
     yield from _version(v)
     yield from _images(v)
+    yield from _secret_store(v)
     yield from _lists(v)
     yield from _object_metadata(v)
     yield from _kubernetes_types(v)
@@ -178,6 +179,9 @@ def _images(v: Variables) -> Iterator[str]:
     for variable in ("images_ca_bundle", "images_archive_dir"):
         if v[variable] and not v[variable].startswith(("/", "~")):
             yield f"{variable} is {v[variable]!r}; it must be an absolute path on the host."
+
+
+def _secret_store(v: Variables) -> Iterator[str]:
     interval = v.mlflow_secret_store.get("refresh_interval")
     if interval and not common.matches(f"0|{common.GO_DURATION}", interval):
         yield (f"mlflow_secret_store.refresh_interval is {interval!r}; it must be a span of hours, minutes or "

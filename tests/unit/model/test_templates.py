@@ -66,3 +66,12 @@ def test_a_value_stays_itself(odd):
     containers = objects["Deployment", "sound-server"]["spec"]["template"]["spec"]["containers"]
     assert {"name": "A", "value": odd} in containers[0]["env"]
     assert {f"--client-id={odd}", f"--allowed-group={odd}"} <= set(containers[1]["args"])
+
+
+def test_a_generated_secret_has_the_keys_that_pods_read():
+    keys = {"webhooks": "mine", "gateway": "mine-too"}
+    given = resolved({"mlflow_server_encryption_existing_secret_keys": keys})
+    assert given.mlflow_server.encryption_keys == {"webhooks": "webhook-key", "gateway": "kek-passphrase"}
+    given = resolved({"mlflow_server_encryption_existing_secret_keys": keys,
+                      "mlflow_server_encryption_existing_secret": "keys"})
+    assert given.mlflow_server.encryption_keys == keys
