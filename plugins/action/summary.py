@@ -10,6 +10,8 @@ from typing import Any
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import ModelAction, plain
 
+REASON = 60
+"""Characters of a reason that the table shows; the whole is in the result and in the task that failed."""
 COLUMNS = ("instance", "version", "healthy", "changed", "url")
 
 
@@ -46,6 +48,7 @@ def table(results: dict[str, dict]) -> list[str]:
     rows = [[column.capitalize() if column != "url" else "URL" for column in COLUMNS]]
     for result in results.values():
         reason = result["reason"].splitlines()[0] if result["reason"] else ""
+        reason = reason if len(reason) <= REASON else f"{reason[:REASON - 1].rstrip()}…"
         verdict = {True: "yes", False: f"NO: {reason}", None: "not verified"}[result["healthy"]]
         rows.append([result["instance"], result["version"], verdict, "yes" if result["changed"] else "no",
                      result["url"]])

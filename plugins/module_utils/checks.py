@@ -17,6 +17,8 @@ import time
 
 RETRY_SECONDS = 6
 """How long a connection that is refused, or a name that does not resolve, is tried again."""
+NOT_RUN = "run"
+"""The check that fails in place of all others, where a probe could not run."""
 PROBES = "ansible_collections.mlops.mlflow.plugins.module_utils.probes."
 
 
@@ -25,11 +27,13 @@ class Checks:
 
     Attributes:
         checks: for each check name, ok, duration_ms and detail.
+        not_run: names of those that another one's failure kept from running; they are no failures of their own.
         facts: what else the report holds, by name.
     """
 
     def __init__(self):
         self.checks = []
+        self.not_run = set()
         self.samples = {}
         self.facts = {}
 
@@ -46,6 +50,7 @@ class Checks:
         begun = time.monotonic()
         if failed:
             ok, detail = False, f"not run, since {failed[0]} failed"
+            self.not_run.add(name)
         else:
             try:
                 ok, detail = True, function() or ""
@@ -68,8 +73,9 @@ class Checks:
                    for step, values in self.samples.items()}
         return {
             "healthy": bool(self.checks) and all(c["ok"] for c in self.checks), "checks": self.checks,
-            "failures": [f"{c['name']}: {c['detail']}" for c in self.checks if not c["ok"]], "latency_ms": latency,
-            **self.facts,
+            "failures": [f"{c['name']}: {c['detail']}" for c in self.checks
+                         if not c["ok"] and c["name"] not in self.not_run],
+            "latency_ms": latency, **self.facts,
         }
 
 
@@ -108,8 +114,13 @@ def not_run(reason):
     def refuse():
         raise RuntimeError(reason)
 
-    checks.run("run", refuse)
+    checks.run(NOT_RUN, refuse)
     return checks.report()
+
+
+def kept_from_running(failures):
+    """Whether failures say that probes could not run, and nothing about what they measure."""
+    return bool(failures) and all(failure.startswith(f"{NOT_RUN}: ") for failure in failures)
 
 
 def measure(module, parameters):

@@ -125,7 +125,7 @@ checks:
       description: What was found, or what is wrong.
       type: str
 failures:
-  description: The checks that are not ok, each as name and detail.
+  description: The checks that failed, each as name and detail; those that could not run for that are left out.
   type: list
   elements: str
   returned: always

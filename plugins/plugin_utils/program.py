@@ -94,7 +94,11 @@ def run(engine: engines.Engine, service: str, probes: Iterable[Probe], timeout: 
 
 
 def failures(probes: Iterable[Probe], reports: dict[str, dict]) -> list[str]:
-    """A sentence for each check that is not ok, in the order of the probes."""
+    """A sentence for each failure, in the order of the probes; one for a reason that kept all of them from running."""
+    probes = list(probes)
+    reasons = {tuple(reports[probe.name]["failures"]) for probe in probes}
+    if len(probes) > 1 and len(reasons) == 1 and checks.kept_from_running(reason := list(*reasons)):
+        return [f"No component can be measured: {reason[0].partition(': ')[2]}"]
     return [f"{probe.title} is not healthy: {failure}" for probe in probes
             for failure in reports[probe.name]["failures"]]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.mlops.mlflow.plugins.module_utils import checks
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import components
 
 if TYPE_CHECKING:
@@ -56,9 +57,11 @@ def _part(report: dict, role: str, kind: str, location: str) -> dict[str, Any]:
 def _lines(component: components.Component, model: Model, report: dict) -> list[str]:
     probes = report["components"][component.role]
     facts = {key: value for probe in probes.values() for key, value in probe.items()}
-    failures = [failure for probe in probes.values() for failure in probe["failures"]]
-    return [f"NOT healthy: {'; '.join(failures)}" if failures else "healthy",
-            *component.status(model.variables, model, facts)]
+    failures = list(dict.fromkeys(failure for probe in probes.values() for failure in probe["failures"]))
+    verdict = f"NOT healthy: {'; '.join(failures)}" if failures else "healthy"
+    if checks.kept_from_running(failures):
+        verdict = f"not measured: {'; '.join(failure.partition(': ')[2] for failure in failures)}"
+    return [verdict, *component.status(model.variables, model, facts)]
 
 
 def lines(model: Model, panel: dict) -> list[str]:

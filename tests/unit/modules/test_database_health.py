@@ -66,6 +66,7 @@ def test_what_is_wrong_is_said_and_the_rest_not_run(server, changes, words):
     assert not report["healthy"]
     assert any(word in detail(report, "connect") for word in words), detail(report, "connect")
     assert detail(report, "write") == "not run, since connect failed"
+    assert report["failures"] == [f"connect: {detail(report, 'connect')}"]
 
 
 def test_sqlite(mlflow_server):

@@ -83,6 +83,8 @@ def test_a_pod_that_is_not_there(instance):
             raise engines.EngineError(f"Service {service} has no ready pod.")
 
     reports = program.run(Nobody(), "team-a-server", probes)
+    assert program.failures(probes, reports) == [
+        "No component can be measured: Service team-a-server has no ready pod."]
     assert program.failures(probes[:1],
                             reports) == ["The database is not healthy: run: Service team-a-server has no ready pod."]
     assert not any(report["healthy"] for report in reports.values())

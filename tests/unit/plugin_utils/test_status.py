@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.mlops.mlflow.plugins.action import summary
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import health, model, status
 
 POD = {"name": "mlflow-server-1", "component": "server", "state": "Running", "ready": True, "restarts": 0,
@@ -45,6 +46,18 @@ def test_failures_are_shown():
     assert not panel["healthy"] and "NOT healthy" in lines[0]
     assert any("NOT healthy: bucket: does not exist" in line for line in lines)
     assert "CrashLoopBackOff" in lines[-1] and "NOT ready" in lines[-1]
+
+
+def test_what_could_not_be_measured_is_not_called_unhealthy():
+    instance = resolve()
+    lines = status.lines(instance, status.panel(instance, [POD], measured(["run: no pod.", "run: no pod."])))
+    assert any(line.endswith(": not measured: no pod.") for line in lines)
+
+
+def test_table_shows_the_beginning_of_a_reason():
+    result = {"instance": "a", "version": "", "healthy": False, "reason": "word " * 50, "changed": False, "url": ""}
+    line = summary.table({"a": result})[1]
+    assert "NO: word word" in line and "…  no" in line and len(line) < 100
 
 
 def test_an_instance_that_is_not_installed():
