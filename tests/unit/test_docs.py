@@ -49,3 +49,11 @@ def test_every_variable_has_a_default_or_says_what_it_is():
             default = defaults[name]
             if "{{" not in str(default) and default is not None:
                 assert option.get("default") == default, (name, option.get("default"), default)
+
+
+def test_defaults_of_the_action_group_suit_all_its_modules():
+    """Roles of the collection run in plays that set them."""
+    group = yaml.safe_load((ROOT / "meta/runtime.yml").read_text())["action_groups"]["all"]
+    with_engine = sorted(
+        path.stem for path in ROOT.glob("plugins/modules/*.py") if "- mlops.mlflow.engine\n" in path.read_text())
+    assert group == with_engine
