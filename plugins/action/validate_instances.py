@@ -110,4 +110,5 @@ def shared(identities: Iterable[Identity]) -> Iterator[str]:
                     yield (f"{variable} of {one.host} is {address}:{port}, which {theirs} of {host} takes on the same "
                            f"machine ({at}:{port}); "
                            f"choose another port for one of them.")
+                    break  # a sentence for each pair would be thousands in an inventory of a hundred
             taken.append((one.host, variable, address))

@@ -29,6 +29,11 @@ def test_one_published_port(first, second):
     assert "mlflow_server_publish of b" in sentences[0] and "of a" in sentences[0]
 
 
+def test_one_published_port_of_many():
+    hosts = [(f"h{number}", {"mlflow_server_publish": "127.0.0.1:5000"}, LOCAL) for number in range(20)]
+    assert len(problems(*hosts)) == 19
+
+
 def test_a_server_and_an_ingress_on_one_port():
     ingress = {"ingress_type": "proxy", "ingress_hosts": ["a.test"], "ingress_publish": "0.0.0.0:5000"}
     assert "ingress_publish of b" in problems(("a", {"mlflow_server_publish": "127.0.0.1:5000"}, LOCAL),
