@@ -254,11 +254,17 @@ class Database(Component):
             if value and not common.matches(common.HOST_OR_ADDRESS, value):
                 yield (f"{variable} is {common.hidden(value)}; it must be a bare host name or address, with the port "
                        "in database_port.")
+            elif value:
+                yield from common.not_loopback(variable, value, v)
         if not common.matches(r"[A-Za-z0-9_][A-Za-z0-9_$-]{0,62}", v.database_name):
             yield f"database_name is {v.database_name!r}; it must be at most 63 letters, digits, '_', '$' and '-'."
         if not v.database_user or len(v.database_user) > 63:
             yield f"database_user is {v.database_user!r}; it must be a user's name of at most 63 characters."
         dialect = _dialect(v.database_type)
+        if dialect == "mysql" and v.database_user == "root" and not v.database_host and not (
+                v.database_cloudsql_instance):
+            yield ("database_user is 'root', for which the images of MariaDB and MySQL make no further login; leave it "
+                   "out, or give another name.")
         driver = v.database_driver
         others = [name for other, names in DRIVERS.items() if other != dialect for name in names]
         if not common.matches(r"[a-z0-9]*", driver) or driver in others:

@@ -36,7 +36,8 @@ is against forged names, and an address is no name)."""
 METADATA_SERVERS = ("169.254.170.23/32", "169.254.169.254/32", "169.254.169.252/32")
 """EKS Pod Identity, EC2's and Google's metadata servers."""
 OWN_ARGUMENTS = {
-    "--host": "nothing, it is always 0.0.0.0", "-h": "nothing, it is always 0.0.0.0", "--port": "mlflow_server_port",
+    "--host": "mlflow_server_publish on podman (the server in its pod listens on 0.0.0.0)",
+    "-h": "mlflow_server_publish on podman (the server in its pod listens on 0.0.0.0)", "--port": "mlflow_server_port",
     "-p": "mlflow_server_port", "--workers": "mlflow_server_workers", "-w": "mlflow_server_workers",
     "--backend-store-uri": "database_type", "--artifacts-destination": "object_storage_type",
     "--default-artifact-root": "mlflow_server_artifacts", "--serve-artifacts": "mlflow_server_artifacts",

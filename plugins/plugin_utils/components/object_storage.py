@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Iterator
+from urllib.parse import urlsplit
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
@@ -216,6 +217,8 @@ class ObjectStorage(Component):
         if url and not common.url(url, path=False):
             yield (f"object_storage_url is {common.hidden(url)}; it must be the endpoint alone, such as "
                    "https://s3.example.com.")
+        elif url:
+            yield from common.not_loopback("object_storage_url", urlsplit(url).hostname or "", v)
         if not common.matches(r"[A-Za-z0-9-]{1,63}", v.object_storage_region):
             yield (f"object_storage_region is {v.object_storage_region!r}; it must be a region's name, such as "
                    "eu-central-1.")
@@ -255,6 +258,10 @@ class ObjectStorage(Component):
             if v.object_storage_secret_key:
                 given, missing = missing, given
             yield f"{missing} is empty while {given} is set; the two go together."
+        if kind == "minio" and v.object_storage_access_key and v.object_storage_secret_key and (
+                len(v.object_storage_access_key) < 3 or len(v.object_storage_secret_key) < 8):
+            yield ("object_storage_access_key or object_storage_secret_key is shorter than MinIO takes; they must have "
+                   "at least 3 and 8 characters.")
         for variable, kinds in READERS.items():
             if v[variable] and kind not in kinds:
                 yield (f"{variable} is set while object_storage_type is {kind}; only {', '.join(kinds)} "

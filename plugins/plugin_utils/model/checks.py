@@ -228,7 +228,9 @@ def _object_metadata(v: Variables) -> Iterator[str]:
                        "and '.', after a domain "
                        f"and '/' if there is one, such as example.com/team.")
             elif not isinstance(value, str) and not (value is None and variable == "ingress_annotations"):
-                yield f"{variable}: the value of {name} is {value!r:.60}; Kubernetes takes text, so put it in quotes."
+                what = "null; give text, or remove it" if value is None else (
+                    f"{value!r:.60}; Kubernetes takes text, so put it in quotes")
+                yield f"{variable}: the value of {name} is {what}."
             elif variable in LABELS and not common.matches(common.LABEL_VALUE, value):
                 yield (f"{variable}: the value of {name} is {value!r}; a label's value has at most 63 letters, "
                        "digits, '-', '_' and '.', "

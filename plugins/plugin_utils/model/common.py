@@ -114,6 +114,17 @@ def argument(variable: str, text: str) -> Iterator[str]:
         yield f"{variable} holds {option} with another option in the same entry; give each as an entry of its own."
 
 
+def not_loopback(variable: str, host: str, v: Variables) -> Iterator[str]:
+    """What the host of an existing server must be: a pod's loopback address leads to its own containers alone.
+
+    On Kubernetes others may add one to the pod, such as the operator of Cloud SQL's proxy.
+    """
+    own = v.mlflow_server_extra_containers or v.mlflow_server_extra_init_containers or v.mlflow_server_patches
+    if v.mlflow_engine == "podman" and not own and matches(r"localhost|127(\.[0-9]+){3}|\[?::1\]?", host):
+        yield (f"{variable} names {host}, which is the pod itself; give an address at which pods reach the machine of "
+               f"that server.")
+
+
 def external_secret(variable: str, keys: Mapping, needed: set[str], v: Variables) -> Iterator[str]:
     """What a mapping for the External Secrets Operator must have."""
     store = v.mlflow_secret_store

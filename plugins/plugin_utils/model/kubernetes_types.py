@@ -115,18 +115,18 @@ def of_object(where: str, obj: dict) -> Iterator[str]:
 def _object(where: str, value: Any, kind: str) -> Iterator[str]:
     name, fields = kind.rpartition(".")[2], types()[kind]
     if not isinstance(value, dict):
-        yield f"{where} is {_kind_of(value)}; it must be a mapping, as a {name} of Kubernetes is."
+        yield f"{where} is {_kind_of(value)}; it must be a mapping, as {_article(name)} of Kubernetes is."
         return
     unknown = sorted(str(field) for field in value if field not in fields)
     if unknown:
         near = difflib.get_close_matches(unknown[0], fields, n=1)
-        yield (f"{where} has the field {unknown[0]}, which a {name} of Kubernetes does not have; "
+        yield (f"{where} has the field {unknown[0]}, which {_article(name)} of Kubernetes does not have; "
                f"{f'use {near[0]}' if near else 'it may have ' + ', '.join(sorted(fields)[:12])}.")
         return
     missing = [field for field, text in fields.items() if text.startswith("!") and value.get(field) is None]
     missing += [field for field in FILLED.get(kind, ()) if field not in missing and not value.get(field)]
     if missing:
-        yield f"{where} has no {missing[0]}, which a {name} of Kubernetes must have."
+        yield f"{where} has no {missing[0]}, which {_article(name)} of Kubernetes must have."
         return
     before = False
     for field, entry in value.items():
@@ -303,6 +303,10 @@ SCALARS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "integer or string": (lambda value: isinstance(value, str) or _is_integer(value), "it must be a number or a name"),
     "anything": (lambda value: True, ""),
 }
+
+
+def _article(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
 
 
 def _kind_of(value: Any) -> str:

@@ -233,7 +233,8 @@ def convert(name: str, value: Any, spec: Mapping, form: Form = Form()) -> Any:
     converted = CONVERTERS[spec.get("type", "str")](name, value, spec, form)
     for entry in converted if isinstance(converted, list) else [converted]:
         if spec.get("choices") and entry not in spec["choices"]:
-            raise VariableError(f"{name} is {_shown(value)}; {name} must be one of "
+            what = f"holds {_shown(entry)}; each" if isinstance(converted, list) else f"is {_shown(value)}; {name}"
+            raise VariableError(f"{name} {what} must be one of "
                                 f"{', '.join(map(_choice, spec['choices']))}.")
     return converted
 
