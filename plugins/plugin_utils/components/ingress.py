@@ -173,6 +173,10 @@ class Ingress(Component):
         kind, preset, gateway = v.ingress_type, v.ingress_preset, v.ingress_gateway
         if kind == "none" and v.ingress_tls_secret and not v.ingress_tls_certificate:
             yield NO_INGRESS.format("ingress_tls_secret")
+        elif kind == "none" and v.ingress_tls != "none":
+            yield (f"ingress_tls is {v.ingress_tls} while ingress_type is none, so that nothing encrypts; set "
+                   "ingress_type to ingress, gateway or proxy, or ingress_tls to none (TLS of the server itself is "
+                   "mlflow_server_tls_secret).")
         if kind == "gateway" and not gateway.get("name"):
             yield "ingress_gateway has no name while ingress_type is gateway; name the Gateway that the route is for."
         if kind != "gateway" and any(gateway.values()):

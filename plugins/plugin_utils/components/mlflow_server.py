@@ -49,6 +49,18 @@ OWN_ARGUMENTS = {
     "--uvicorn-opts": "mlflow_server_tls_secret for TLS, and mlflow_server_patches for anything else",
 }
 """Options of `mlflow server` that variables set."""
+OWN_OIDC_ARGUMENTS = {
+    "--provider": "mlflow_server_oidc_issuer", "--oidc-issuer-url": "mlflow_server_oidc_issuer",
+    "--client-id": "mlflow_server_oidc_client_id", "--client-secret": "mlflow_server_oidc_client_secret",
+    "--redirect-url": "mlflow_server_oidc_redirect_url", "--scope": "mlflow_server_oidc_scopes",
+    "--email-domain": "mlflow_server_oidc_email_domains", "--allowed-group": "mlflow_server_oidc_groups",
+    "--provider-ca-file": "mlflow_server_oidc_ca", "--http-address": "mlflow_server_port",
+    "--https-address": "mlflow_server_tls_secret", "--tls-cert-file": "mlflow_server_tls_secret",
+    "--tls-key-file": "mlflow_server_tls_secret", "--upstream": "mlflow_server_port",
+    "--proxy-prefix": "mlflow_server_path_prefix", "--basic-auth-password": "mlflow_server_auth_existing_secret",
+    "--cookie-secret": "mlflow_server_auth_existing_secret",
+}
+"""Options of oauth2-proxy that variables set; a second --email-domain beside the default of all lets in all."""
 ENCRYPTION_KEYS = {"webhooks": "webhook-key", "gateway": "kek-passphrase"}
 """Keys of the generated Secret (roles/mlflow_server/templates/config.yaml.j2)."""
 AUTH_LOGINS = ("mlflow_server_auth_admin_password", "mlflow_server_auth_existing_secret",
@@ -476,6 +488,9 @@ class MlflowServer(Component):
                 yield f"mlflow_server_oidc_email_domains holds {domain!r}; give the bare domain, such as example.com."
         for argument in v.mlflow_server_oidc_extra_args:
             yield from common.argument("mlflow_server_oidc_extra_args", argument)
+            option = argument.partition("=")[0]
+            if option in OWN_OIDC_ARGUMENTS:
+                yield f"mlflow_server_oidc_extra_args holds {option}; use {OWN_OIDC_ARGUMENTS[option]} for that."
         yield from common.certificate("mlflow_server_oidc_ca", v.mlflow_server_oidc_ca)
         if not v.mlflow_server_oidc_client_secret and not (
             v.mlflow_server_auth_existing_secret or v.mlflow_server_auth_external_secret

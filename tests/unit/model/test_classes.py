@@ -321,6 +321,7 @@ CASES = {
         ({ARGS: ["serve"]}, "is no option"),
         ({ARGS: ["--=x"]}, "is no option"),
         ({**OIDC, "mlflow_server_oidc_extra_args": ["cookie-refresh=1h"]}, "is no option"),
+        ({**OIDC, "mlflow_server_oidc_extra_args": ["--email-domain=a.test"]}, "use mlflow_server_oidc_email_domains"),
         (
             {**OIDC, "mlflow_server_oidc_extra_args": ["--cookie-refresh=1h --whitelist-domain=x"]},
             "with another option in the same entry",

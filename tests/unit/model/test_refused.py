@@ -14,6 +14,8 @@ from model_tests import refused
 
 OIDC = {"mlflow_server_auth": "oidc", "mlflow_server_oidc_issuer": "https://i", "mlflow_server_oidc_client_id": "m",
         "mlflow_server_oidc_client_secret": "s", "mlflow_server_oidc_redirect_url": "https://m/x"}
+INGRESS = {"ingress_type": "ingress", "ingress_hosts": ["a.test"]}
+
 CASES = {
     "sqlite-replicas": (
         {"database_type": "sqlite", "mlflow_server_replicas": 3},
@@ -319,10 +321,17 @@ CASES = {
         "ingress_resources.limits.memory is '1 GB'",
     ),
     "ingress-patch": ({"ingress_patches": [{"kind": "Ingress"}]}, "ingress_patches[0] must hold exactly"),
-    "ingress-no-secret": ({"ingress_tls": "secret"}, "ingress_tls_secret is empty while ingress_tls is secret"),
-    "ingress-no-key": ({"ingress_tls": "secret", "ingress_tls_certificate": "x"}, "ingress_tls_key is empty"),
+    "ingress-no-secret": (
+        {**INGRESS, "ingress_tls": "secret"},
+        "ingress_tls_secret is empty while ingress_tls is secret",
+    ),
+    "ingress-no-key": (
+        {**INGRESS, "ingress_tls": "secret", "ingress_tls_certificate": "x"},
+        "ingress_tls_key is empty",
+    ),
     "ingress-two-certificates": (
-        {"ingress_tls": "secret", "ingress_tls_certificate": "x", "ingress_tls_key": "x", "ingress_tls_secret": "y"},
+        {**INGRESS, "ingress_tls": "secret", "ingress_tls_certificate": "x", "ingress_tls_key": "x",
+         "ingress_tls_secret": "y"},
         "ingress_tls_certificate and ingress_tls_secret are both set",
     ),
     "ingress-certificate-alone": (
@@ -334,6 +343,7 @@ CASES = {
         {"ingress_type": "ingress", "ingress_hosts": ["a.test"], "ingress_tls": "cert_manager"},
         "ingress_issuer is empty",
     ),
+    "ingress-tls-alone": ({"ingress_tls": "controller"}, "ingress_tls is controller while ingress_type is none"),
     "ingress-issuer-alone": ({"ingress_issuer": "x"}, "ingress_issuer is set while ingress_tls is none"),
     "ingress-proxy-cert-manager": (
         {"ingress_type": "proxy", "ingress_hosts": ["a.test"], "ingress_tls": "cert_manager", "ingress_issuer": "x"},
