@@ -61,14 +61,13 @@ def serve(connect, port, seconds):
         port: port to listen on.
         seconds: after which to end.
     """
+    deadline = time.monotonic() + seconds
     with socket.create_server(("127.0.0.1", port)) as server:
-        def accept():
-            while True:
+        while time.monotonic() < deadline:
+            server.settimeout(max(0.01, deadline - time.monotonic()))
+            with contextlib.suppress(socket.timeout):
                 near, _address = server.accept()
                 threading.Thread(target=pass_on, args=(near, connect), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-        time.sleep(seconds)
 
 
 def pass_on(near, connect):
