@@ -80,9 +80,9 @@ class Links(html.parser.HTMLParser):
             )
 
 
-def shown(url):
-    """A URL for a message, without user and password."""
-    return re.sub(r"//[^/\s]*@", "//…@", url)
+def shown(text):
+    """A text for a message, in which URLs have no user and password."""
+    return re.sub(r"//[^/\s]*@", "//…@", text)
 
 
 def get(url, timeout, accept, **headers):

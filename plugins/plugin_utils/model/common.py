@@ -12,6 +12,8 @@ import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from ansible_collections.mlops.mlflow.plugins.module_utils import versions
+
 if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import Variables
 
@@ -69,7 +71,7 @@ def url(text: str, path: bool = True) -> bool:
 
 def hidden(text: str) -> str:
     """A text for a message, in quotes; the user and password of a URL are left out."""
-    shown = re.sub(r"//[^/\s]*@", "//…@", text)
+    shown = versions.shown(text)
     return repr(shown if len(shown) <= 80 else shown[:80] + "…")
 
 

@@ -22,6 +22,8 @@ from typing import Any, Callable
 import yaml
 from ansible.module_utils.parsing.convert_bool import BOOLEANS_FALSE, BOOLEANS_TRUE
 
+from ansible_collections.mlops.mlflow.plugins.module_utils import versions
+
 ROLES = pathlib.Path(__file__).parents[3] / "roles"
 OWN_PREFIXES = ("mlflow_server_", "object_storage_")
 """Prefixes that no other software's variables carry; with the others only a near miss counts as a misspelling."""
@@ -345,5 +347,5 @@ def _shown(value: Any) -> str:
         kind = "mapping" if isinstance(value, dict) else "list"
         return f"a {kind}" if value else f"an empty {kind}"
     if isinstance(value, str):
-        value = re.sub(r"//[^/\s]*@", "//…@", value)  # the user and password of a URL
+        value = versions.shown(value)
     return repr(value) if len(str(value)) <= 60 else repr(str(value)[:60] + "…")
