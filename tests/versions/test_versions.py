@@ -112,7 +112,7 @@ def asking(version, stores, tmp_path_factory):
 
 
 def test_what_is_missing_is_reported_and_logged_once(version, opened):
-    behaviours = {"hosts": "", "artifacts_proxied": "", "artifacts_streamed": ""}
+    behaviours = {"hosts": "", "artifacts_proxied": "", "artifacts_streamed": "", "preload": "", "direct": ""}
     if servers.number(version) < PROXIED_FROM:
         behaviours["artifacts_streamed"] = (
             f"MLflow {version} has no mlflow.server.artifact_router; the server holds each artifact in memory, "
@@ -259,6 +259,7 @@ def test_webhooks_with_secrets_need_the_key(newest, tmp_path):
         workers=2,
         MLFLOW_WEBHOOK_ALLOWED_SCHEMES="https,http",
         MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS="true",
+        MLOPS_MLFLOW_DISABLED_HOOKS="preload",  # forked workers share what each would otherwise make for itself
     ) as server:
         statuses = set(webhooks(server))
         # Until the other worker answers, too: it may start later, and which one takes a connection is chance.

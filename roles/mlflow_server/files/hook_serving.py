@@ -1,0 +1,203 @@
+"""What makes the server answer faster than MLflow's defaults; mlflow_server_disabled_hooks switches each off.
+
+nodelay  no wait for a delayed acknowledgement (40 ms) on connections that stay open
+batch    several UPDATEs in one message to PostgreSQL
+direct   requests of the API straight to Flask, which answers them, past the middlewares of FastAPI in front of it
+"""
+
+import asyncio
+import concurrent.futures
+import contextvars
+import functools
+import importlib
+import os
+import socket
+import sys
+import time
+
+import server_hooks as hooks
+
+THREADS = int(os.environ.get("MLOPS_MLFLOW_THREADS") or 8)
+"""Requests that one worker answers at once on the direct way."""
+SLOW = 1.0
+"""Seconds after which a request does not keep others waiting for its thread."""
+METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
+"""All but HEAD and OPTIONS, which browsers send before requests of other origins."""
+APIS = ("/api/2.0/mlflow/", "/api/3.0/mlflow/")
+SAME_IN_FLASK = {
+    "HostValidationMiddleware": ("before", "validate_host"),
+    "CORSBlockingMiddleware": ("before", "block_cross_origin_state_changes"),
+    "SecurityHeadersMiddleware": ("after", "add_security_headers"),
+    "workspace_context_middleware": ("before", "workspace_before_request_handler"),
+    "fastapi_permission_middleware": ("before", "_before_request"),
+}
+"""What each middleware of FastAPI does, Flask does itself by this function (for servers without FastAPI)."""
+NOT_FOR_THE_API = {"CORSMiddleware", "gateway_timing_middleware"}
+"""Of requests with an Origin header, which go MLflow's own way; of paths below /gateway/."""
+
+
+def nodelay(config):
+    """Set TCP_NODELAY on the socket that workers inherit.
+
+    asyncio sets it on connections of sockets that it has made itself; with several workers uvicorn's parent makes the
+    socket. Linux copies the option to each accepted connection.
+    """
+    bind = config.Config.bind_socket
+
+    @functools.wraps(bind)
+    def bind_socket(self):
+        bound = bind(self)
+        if bound.family in (socket.AF_INET, socket.AF_INET6):
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return bound
+
+    config.Config.bind_socket = bind_socket
+
+
+def batch(_utils):
+    """Have psycopg2 send the UPDATEs of an executemany together; by default it sends one by one."""
+    sqlalchemy = importlib.import_module("sqlalchemy")
+    create_engine = sqlalchemy.create_engine
+
+    @functools.wraps(create_engine)
+    def create(url, **options):
+        if sqlalchemy.engine.make_url(url).get_dialect().driver == "psycopg2":
+            options.setdefault("executemany_mode", "values_plus_batch")
+        return create_engine(url, **options)
+
+    sqlalchemy.create_engine = create
+
+
+def direct(fastapi_app):
+    """Answer requests of the API without FastAPI's middlewares and its bridge to threads."""
+    if not hasattr(fastapi_app, "FastAPI"):
+        return hooks.report(
+            direct=f"MLflow {hooks.version()} has no mlflow.server.fastapi_app.FastAPI; its API is answered in its own way"
+        )
+    application = fastapi_app.FastAPI
+    answer = application.__call__
+    ways = {}
+
+    async def call(self, scope, receive, send):
+        way = ways.get(id(self))
+        if way is None:  # its first call is that of its start, with all of its routes there
+            way = ways[id(self)] = Direct(self)
+        if way.takes(scope):
+            await way.answer(scope, receive, send)
+        else:
+            await answer(self, scope, receive, send)
+
+    application.__call__ = call
+    return None
+
+
+class Direct:
+    """The direct way of one FastAPI application to the Flask application that it ends in.
+
+    Only for routes of Flask that are exact paths of the API, that no route of FastAPI takes before, and whose
+    middlewares Flask repeats. Requests with an Origin header are left to FastAPI: they come from pages, and its answers
+    about other origins differ from Flask's.
+    """
+
+    def __init__(self, application):
+        self.methods = {}
+        self.running = {}
+        self.executor = None
+        try:
+            self.flask = application.routes[-1].app.app
+            reason = self.missing(application)
+            if not reason:
+                self.methods = dict(self.routes(application))
+        except (AttributeError, IndexError, ImportError) as error:
+            reason = f"MLflow {hooks.version()} is built in another way ({error})"
+        hooks.report(direct=reason and f"the API is answered in MLflow's own way: {reason}")
+        if reason:
+            return
+        self.build_environ = importlib.import_module("starlette.middleware.wsgi").build_environ
+        self.executor = concurrent.futures.ThreadPoolExecutor(THREADS, "direct")
+
+    def missing(self, application):
+        """What a middleware does that Flask does not, as a sentence; or nothing."""
+        found = {
+            "before": {function.__name__ for function in self.flask.before_request_funcs.get(None, ())},
+            "after": {function.__name__ for function in self.flask.after_request_funcs.get(None, ())},
+        }
+        for middleware in application.user_middleware:
+            dispatch = middleware.kwargs.get("dispatch")
+            name = dispatch.__name__ if dispatch else middleware.cls.__name__
+            when, function = SAME_IN_FLASK.get(name, ("", ""))
+            if name not in NOT_FOR_THE_API and function not in found.get(when, ()):
+                return f"Flask does nothing in place of the middleware {name}"
+        return ""
+
+    def routes(self, application):
+        """Exact paths and their methods that only Flask answers."""
+        match = importlib.import_module("starlette.routing").Match
+        prefix = os.environ.get(hooks.PREFIX, "").rstrip("/")
+        apis = tuple(prefix + api for api in APIS)
+        for rule in self.flask.url_map.iter_rules():
+            if rule.arguments or not rule.rule.startswith(apis):
+                continue
+            scope = {"type": "http", "path": rule.rule, "root_path": "", "headers": [], "method": ""}
+            taken = False
+            for route in application.routes[:-1]:
+                taken = taken or route.matches(dict(scope))[0] != match.NONE
+            methods = {method for method in rule.methods & METHODS if not self.authorized_elsewhere(rule.rule, method)}
+            if methods and not taken:
+                yield rule.rule, methods | self.methods.get(rule.rule, set())
+
+    @staticmethod
+    def authorized_elsewhere(path, method):
+        """Whether logins of this route are FastAPI's."""
+        auth = sys.modules.get("mlflow.server.auth")
+        if not auth:
+            return False
+        try:
+            return auth._find_fastapi_validator(path, method) is not None
+        except TypeError:  # before 3.14 without the method
+            return auth._find_fastapi_validator(path) is not None
+
+    def takes(self, scope):
+        """Whether this request goes the direct way."""
+        if scope["type"] != "http" or scope["method"] not in self.methods.get(scope["path"], ()):
+            return False
+        if scope.get("root_path") or any(name == b"origin" for name, _value in scope["headers"]):
+            return False
+        # Where slow requests hold all threads, others need not wait for them: MLflow's own way has threads, too.
+        return len(self.running) < THREADS or time.monotonic() - next(iter(self.running.values())) < SLOW
+
+    async def answer(self, scope, receive, send):
+        """Read the request, have Flask answer it in a thread, and send the answer."""
+        chunks, more = [], True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            chunks.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        environ = self.build_environ(scope, b"".join(chunks))
+        work = functools.partial(contextvars.copy_context().run, self.ask, environ)
+        status, headers, body = await asyncio.get_running_loop().run_in_executor(self.executor, work)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def ask(self, environ):
+        """Status, headers and body of Flask's answer."""
+        begun = {}
+
+        def start_response(status, headers, exc_info=None):
+            begun["status"] = int(status.split(" ", 1)[0])
+            begun["headers"] = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+        request = object()
+        self.running[id(request)] = time.monotonic()
+        try:
+            answer = self.flask(environ, start_response)
+            try:
+                body = b"".join(answer)
+            finally:
+                if hasattr(answer, "close"):
+                    answer.close()
+        finally:
+            del self.running[id(request)]
+        return begun["status"], begun["headers"], body
