@@ -19,6 +19,9 @@ ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts/"
 BLOB = bytes(range(256)) * 4096
 """1 MiB."""
 METRICS = 20
+REQUESTS = ("search", "create", "log-batch", "get")
+TRANSFERS = ("upload", "download")
+"""Kinds of requests: of the API, and of artifacts."""
 TIMEOUT = 60
 
 
@@ -35,10 +38,10 @@ class Answers:
         """Requests a second."""
         return len(self.seconds) / self.length
 
-    def p95(self, artifacts: bool) -> float:
-        """Milliseconds in which 95 of 100 requests are answered: those that move artifacts, or all others."""
-        chosen = sorted(seconds for kind, seconds in self.seconds if (kind in ("upload", "download")) == artifacts)
-        return 1000 * chosen[int(0.95 * (len(chosen) - 1))] if chosen else float("nan")
+    def percentile(self, share: float, *kinds: str) -> float:
+        """Milliseconds in which that share of the requests of these kinds is answered."""
+        chosen = sorted(seconds for kind, seconds in self.seconds if kind in kinds)
+        return 1000 * chosen[int(share * (len(chosen) - 1))] if chosen else float("nan")
 
 
 class Client:

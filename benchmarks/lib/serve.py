@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Requests a second, latency, memory and processor time of the default deployment on podman, beside a plain `mlflow
-server` and the servers of two Helm charts: one after another in one run, on the same image, stores and cores. Or, with
---sizes, the memory of servers with 1 to 8 workers."""
+"""Requests a second, latency, memory and processor time of the default deployment on podman, beside the same without
+its hooks, a plain `mlflow server` and the servers of two Helm charts: one after another in one run, on the same image,
+stores and cores. Or, with --sizes, the memory of servers with 1 to 8 workers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import urllib.request
 
 import yaml
 from common import ROOT, Failed, heading, log, podman, run, table
-from load import load
+from load import REQUESTS, TRANSFERS, load
 
 # What each server is started with, for PostgreSQL and S3 as all four have them here. The charts ask for both stores to
 # be named; with them, and all else as they ship, their templates render this.
@@ -33,15 +33,17 @@ from load import load
 #   community  community-charts/helm-charts at ae700fff (chart 1.11.5): charts/mlflow/values.yaml,
 # templates/deployment.yaml,              templates/configmap.yaml; backendStore.postgres, artifactRoot.s3 and
 # artifactRoot.proxiedArtifactStorage set
+# No official image has uvloop and httptools, so these servers do not use those of the collection's image.
 SERVERS = {
     "plain": {
         "title": "plain mlflow server",
-        "arguments": ["--host=0.0.0.0", "--backend-store-uri={database}", "--artifacts-destination={artifacts}"],
+        "arguments": ["--host=0.0.0.0", "--backend-store-uri={database}", "--artifacts-destination={artifacts}",
+                      "--uvicorn-opts=--loop asyncio --http h11"],
         "environment": {},
     },
     "official": {
         "title": "official chart's server",
-        "arguments": ["--host=0.0.0.0", "--port=5000", "--workers=4"],
+        "arguments": ["--host=0.0.0.0", "--port=5000", "--workers=4", "--uvicorn-opts=--loop asyncio --http h11"],
         "environment": {"MLFLOW_BACKEND_STORE_URI": "{database}", "MLFLOW_ARTIFACTS_DESTINATION": "{artifacts}"},
     },
     "community": {
@@ -52,7 +54,7 @@ SERVERS = {
             "--backend-store-uri={database}",
             "--artifacts-destination={artifacts}",
             "--serve-artifacts",
-            "--uvicorn-opts='--log-level=info'",
+            "--uvicorn-opts=--log-level=info --loop asyncio --http h11",
         ],
         "environment": {
             "MLFLOW_CONFIGURE_LOGGING": "true",
@@ -62,6 +64,17 @@ SERVERS = {
         },
     },
 }
+WITHOUT = {
+    "title": "without its hooks",
+    "arguments": ["--host=0.0.0.0", "--workers=2", "--serve-artifacts", "--uvicorn-opts=--loop asyncio --http h11"],
+    "environment": {
+        **SERVERS["official"]["environment"],
+        "PYTHONPATH": "/etc/mlflow",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLOPS_MLFLOW_DISABLED_HOOKS": "nodelay,batch,direct,preload",
+    },
+}
+"""The default deployment as it was before it had hooks for serving: MLflow's own pool, event loop and start."""
 OURS = "deployed"
 # What reaches the stores; the deployed server has it from its roles, the others get the same.
 STORES = (
@@ -80,15 +93,17 @@ class Server:
 
     def __init__(self, title: str, container: str, port: int) -> None:
         self.title, self.container, self.port = title, container, port
+        self.ready: list[float] = []
         self.idle: list[float] = []
         self.busy: list[float] = []
         self.processor: list[float] = []
-        self.answers: list = []
+        self.answers: dict[int, list] = {}
 
     def start(self, cpus: list[int], settle: float) -> None:
         """Start it, wait until it answers and its processes are all there, and keep them on the given cores."""
         podman("start", self.container)
-        deadline = time.monotonic() + START_TIMEOUT
+        begun = time.monotonic()
+        deadline = begun + START_TIMEOUT
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5).close()
@@ -98,7 +113,8 @@ class Server:
                     raise Failed(
                         f"{self.title} does not answer: {error}\n{podman('logs', '--tail', '20', self.container)}"
                     ) from error
-                time.sleep(0.5)
+                time.sleep(0.1)
+        self.ready.append(time.monotonic() - begun)
         # It answers before its job consumers come up, and those rest ten seconds before they look for unfinished jobs:
         # at rest is who did nothing for longer.
         deadline, quiet = time.monotonic() + settle, 0
@@ -152,36 +168,47 @@ class Server:
             total += int(fields[11]) + int(fields[12])
         return total / os.sysconf("SC_CLK_TCK")
 
-    def measure(self, seconds: float, concurrency: int) -> None:
-        """Memory at rest; then a load, and the most memory during it."""
+    def measure(self, seconds: float, clients: list[int]) -> None:
+        """Memory at rest; then a load of each number of clients; memory and processor are those of the last."""
         self.idle.append(self.memory()[0])
-        load(self.port, min(3, seconds), concurrency)  # the first requests load what the server imports late
-        peak, over = [0.0], threading.Event()
+        load(self.port, min(3, seconds), max(clients))  # the first requests load what the server imports late
+        for number in clients:
+            peak, over = [0.0], threading.Event()
 
-        def watch() -> None:
-            while not over.wait(1):
-                peak[0] = max(peak[0], self.memory()[0])
+            def watch() -> None:
+                while not over.wait(1):
+                    peak[0] = max(peak[0], self.memory()[0])
 
-        watcher, before = threading.Thread(target=watch, daemon=True), self.seconds()
-        watcher.start()
-        answers = load(self.port, seconds, concurrency)
-        over.set()
-        watcher.join()
-        if answers.errors:
-            log(f"{self.title}: {len(answers.errors)} requests failed, such as {answers.errors[0]}")
+            watcher, before = threading.Thread(target=watch, daemon=True), self.seconds()
+            watcher.start()
+            answers = load(self.port, seconds, number)
+            over.set()
+            watcher.join()
+            if answers.errors:
+                log(f"{self.title}: {len(answers.errors)} requests failed, such as {answers.errors[0]}")
+            self.answers.setdefault(number, []).append(answers)
         self.processor.append(1000 * (self.seconds() - before) / max(1, len(answers.seconds)))
         self.busy.append(max(peak[0], self.memory()[0]))
-        self.answers.append(answers)
+
+    def percentile(self, clients: int, share: float, *kinds: str) -> float:
+        """Milliseconds, the median of all rounds."""
+        return statistics.median(answers.percentile(share, *kinds) for answers in self.answers[clients])
 
     def figures(self) -> dict[str, float]:
+        """What the tables show, by its heading."""
+        few, many = min(self.answers), max(self.answers)
+        rates = {f"requests/s, {clients}": statistics.median(answers.rate for answers in rounds)
+                 for clients, rounds in self.answers.items()}
         return {
-            "requests/s": statistics.median(a.rate for a in self.answers),
-            "API p95 ms": statistics.median(a.p95(artifacts=False) for a in self.answers),
-            "1 MiB p95 ms": statistics.median(a.p95(artifacts=True) for a in self.answers),
+            **rates,
+            f"API p50 ms, {few}": self.percentile(few, 0.5, *REQUESTS),
+            f"API p95 ms, {many}": self.percentile(many, 0.95, *REQUESTS),
+            f"1 MiB p95 ms, {many}": self.percentile(many, 0.95, *TRANSFERS),
             "processor ms/request": statistics.median(self.processor),
+            "start s": statistics.median(self.ready),
             "idle MiB": statistics.median(self.idle),
             "busy MiB": statistics.median(self.busy),
-            "failed": sum(len(a.errors) for a in self.answers),
+            "failed": sum(len(answers.errors) for rounds in self.answers.values() for answers in rounds),
         }
 
 
@@ -223,8 +250,9 @@ class Bench:
             *(part for key, value in labels.items() for part in ("--filter", f"label={key}={value}")),
         )
 
-    def add(self, name: str, title: str, arguments: list[str], environment: dict[str, str], *options: str) -> Server:
+    def add(self, name: str, server: dict, *options: str) -> Server:
         """A container beside the deployment, made but not started."""
+        title, arguments, environment = server["title"], server["arguments"], server["environment"]
         owner, _at, host = self.store["MLFLOW_BACKEND_STORE_URI"].rpartition("@")
         address = (owner + "@" if owner else "") + host.rpartition("/")[0]
         database = f"bench_{name.replace('-', '_')}"
@@ -279,11 +307,21 @@ class Bench:
         )
         return Server(title, container, port)
 
+    def hooks(self) -> list[str]:
+        """Options of podman that give a container the files of a server's pod."""
+        volume = self.folder / "etc"
+        if not volume.exists():
+            self.folder.chmod(0o755)
+            volume.mkdir(mode=0o755)
+            for path in (ROOT / "roles/mlflow_server/files").glob("*.py"):
+                (volume / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+        return ["--volume", f"{volume}:/etc/mlflow:ro"]
+
     def compare(self) -> None:
         ours = self.deploy()
-        servers = {OURS: ours}
+        servers = {OURS: ours, "without": self.add("without", WITHOUT, *self.hooks())}
         for name, server in SERVERS.items():
-            servers[name] = self.add(name, server["title"], server["arguments"], server["environment"])
+            servers[name] = self.add(name, server)
         ours.stop()
         order = list(servers.values())
         for number in range(1, self.options.rounds + 1):
@@ -292,60 +330,56 @@ class Bench:
                 server.measure(self.options.seconds, self.options.concurrency)
                 server.stop()
                 log(
-                    f"Round {number} of {self.options.rounds}: {server.title}: {server.answers[-1].rate:.0f} "
+                    f"Round {number} of {self.options.rounds}: {server.title}: "
+                    f"{server.answers[max(server.answers)][-1].rate:.0f} "
                     f"requests/s, {server.processor[-1]:.1f} ms of "
                     f"processor a request, {server.idle[-1]:.0f} MiB idle, {server.busy[-1]:.0f} MiB busy"
                 )
             order.append(order.pop(0))
         self.heading()
-        figures = {server.title: server.figures() for server in servers.values()}
-        columns = list(figures[ours.title])
-        table(
-            [
-                f"{self.options.rounds} rounds of {self.options.seconds:.0f} s, {self.options.concurrency} clients",
-                *columns,
-            ],
-            [
-                [title, *(f"{row[column]:.{1 if 'processor' in column else 0}f}" for column in columns)]
-                for title, row in figures.items()
-            ],
-        )
-        plain = figures[SERVERS["plain"]["title"]]
-        table(
-            ["ratio to the plain server", *columns[:-1]],
-            [
-                [title, *(f"{row[column] / plain[column]:.2f}" for column in columns[:-1])]
-                for title, row in figures.items()
-            ],
-        )
+        self.report(list(servers.values()), servers["plain"])
+
+    def report(self, servers: list[Server], plain: Server) -> None:
+        """Print figures, ratios to the plain server, and the latency of each kind of request."""
+        figures = {server.title: server.figures() for server in servers}
+        columns = list(figures[plain.title])
+        rows = []
+        for title, row in figures.items():
+            decimals = {column: 1 if column in ("processor ms/request", "start s") else 0 for column in columns}
+            rows.append([title, *(f"{row[column]:.{decimals[column]}f}" for column in columns)])
+        table([f"{self.options.rounds} rounds of {self.options.seconds:.0f} s; clients", *columns], rows)
+        rows = []
+        for title, row in figures.items():
+            rows.append([title, *(f"{row[column] / figures[plain.title][column]:.2f}" for column in columns[:-1])])
+        table(["ratio to the plain server", *columns[:-1]], rows)
+        rows = []
+        for clients in plain.answers:
+            for kind in (*REQUESTS, *TRANSFERS):
+                cells = [f"{server.percentile(clients, 0.5, kind):.0f} / {server.percentile(clients, 0.95, kind):.0f}"
+                         for server in servers]
+                rows.append([f"{kind}, {clients}", *cells])
+        table(["p50 / p95 ms; clients", *(server.title for server in servers)], rows)
 
     def sizes(self) -> None:
         """Memory of servers with the role's own environment, by number of workers and with job execution on and off."""
         ours = self.deploy()
         ours.stop()
-        settings = {key: value for key, value in self.store.items() if key.startswith("MLFLOW_SERVER_")}
-        volume = self.folder / "etc"
-        volume.mkdir(mode=0o755)
-        self.folder.chmod(0o755)
-        (volume / "sitecustomize.py").write_text(
-            (ROOT / "roles/mlflow_server/files/sitecustomize.py").read_text(encoding="utf-8"), encoding="utf-8"
-        )
+        settings = {key: value for key, value in self.store.items()
+                    if key.startswith(("MLFLOW_SERVER_", "MLFLOW_SQLALCHEMYSTORE_", "MLOPS_"))}
         settings |= {"PYTHONPATH": "/etc/mlflow", **SERVERS["official"]["environment"], **{
             key: self.store[key] for key in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "GIT_PYTHON_REFRESH")}}
         rows = []
         for jobs in ("false", "true"):
             for workers in self.options.workers:
-                server = self.add(
-                    f"{'jobs' if jobs == 'true' else 'no-jobs'}-{workers}",
-                    f"{workers} workers, jobs {jobs}",
-                    ["--host=0.0.0.0", f"--workers={workers}"],
-                    {**settings, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": jobs},
-                    "--volume",
-                    f"{volume}:/etc/mlflow:ro",
-                )
+                described = {
+                    "title": f"{workers} workers, jobs {jobs}",
+                    "arguments": ["--host=0.0.0.0", f"--workers={workers}"],
+                    "environment": {**settings, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": jobs},
+                }
+                server = self.add(f"{'jobs' if jobs == 'true' else 'no-jobs'}-{workers}", described, *self.hooks())
                 server.start(self.options.cpus, self.options.settle)
                 processes = server.memory()[1]
-                server.measure(self.options.seconds, max(self.options.concurrency, 4 * workers))
+                server.measure(self.options.seconds, [max(*self.options.concurrency, 4 * workers)])
                 server.stop()
                 rows.append(
                     [
@@ -354,14 +388,16 @@ class Bench:
                         f"{server.idle[0]:.0f}",
                         f"{server.busy[0]:.0f}",
                         f"{server.busy[0] / workers:.0f}",
-                        f"{server.answers[0].rate:.0f}",
+                        f"{server.figures()[next(iter(server.figures()))]:.0f}",
                         f"{server.processor[0]:.1f}",
+                        f"{server.ready[0]:.1f}",
                     ]
                 )
                 log(" / ".join(rows[-1]))
         self.heading()
         table(
-            ["workers", "processes", "idle MiB", "busy MiB", "busy, a worker", "requests/s", "processor ms/request"],
+            ["workers", "processes", "idle MiB", "busy MiB", "busy, a worker", "requests/s", "processor ms/request",
+             "start s"],
             rows,
         )
 
@@ -396,7 +432,8 @@ def main() -> None:
         "--rounds", type=int, default=3, help="how often each server is measured; medians are shown (%(default)s)"
     )
     parser.add_argument("--seconds", type=float, default=15, help="length of each load (%(default)s)")
-    parser.add_argument("--concurrency", type=int, default=8, help="clients at once (%(default)s)")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8],
+                        help="numbers of clients at once, ascending (%(default)s)")
     parser.add_argument(
         "--settle",
         type=float,

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 FILES = pathlib.Path(__file__).parents[3] / "roles" / "images" / "files"
 REPOSITORY = "localhost/mlops-mlflow"
 CLIENTS = ("psycopg2-binary", "pymysql", "boto3", "google-cloud-storage", "azure-storage-blob", "azure-identity",
-           "prometheus-flask-exporter")
-"""Drivers and clients that the server's image has besides MLflow."""
+           "prometheus-flask-exporter", "uvloop", "httptools")
+"""What the server's image has besides MLflow: drivers, clients, and the event loop and the parser of HTTP that uvicorn
+uses where they are installed."""
 
 
 def contents(v: Variables) -> dict[str, list[str]]:
