@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Iterator
 
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import connections
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common
@@ -83,6 +84,8 @@ class DatabasePart:
         login: values for the Secret; a rotation gives a whole login.
         generated: keys of the Secret to generate.
         not_rotatable: why the password cannot be rotated, as a sentence, or empty.
+        max_connections: that a database of the collection allows.
+        connections: that the server may open to its database, this one or that of mlflow_server_database.
     """
 
     name: str
@@ -96,6 +99,8 @@ class DatabasePart:
     generated: list
     endpoint: Endpoint
     not_rotatable: str
+    max_connections: int
+    connections: connections.Connections
 
 
 class Database(Component):
@@ -110,7 +115,8 @@ class Database(Component):
         managed = kind != "sqlite" and not v.database_host and not v.database_cloudsql_instance
         own_secret = f"{name}-{kind if managed else 'external'}"
         port = v.database_port if v.database_port is not None else (5432 if kind in ("postgresql", "sqlite") else 3306)
-        endpoint = self._endpoint(v, name, managed, own_secret, port)
+        pools = connections.resolve(v, managed and not v.mlflow_server_database)
+        endpoint = self._endpoint(v, name, managed, own_secret, port, pool(v, pools))
         # A value given here wins over the one in the Secret; a rotation gives a whole login.
         login = v.get("_database_login") or (
             {"username": v.database_user,
@@ -122,15 +128,16 @@ class Database(Component):
         if image is None:
             image = built(v)[kind] if model.instance.build and kind in built(v) else IMAGES.get(kind, "")
         return DatabasePart(name, managed, port, f"{name}-{kind}", own_secret, image, v.database_user, login, generated,
-                            endpoint, _not_rotatable(v))
+                            endpoint, _not_rotatable(v), pools.limit or connections.MAX_CONNECTIONS, pools)
 
-    def _endpoint(self, v: Variables, name: str, managed: bool, own_secret: str, port: int) -> Endpoint:
+    def _endpoint(self, v: Variables, name: str, managed: bool, own_secret: str, port: int,
+                  pool: dict[str, int]) -> Endpoint:
         kind = v.database_type
         dialect = _dialect(kind)
         if kind == "sqlite":
             return Endpoint("sqlite", port=port, name=v.database_name, uri=f"sqlite:///{MOUNT_PATH}/mlflow.db",
                             claim=f"{name}-sqlite",
-                            secret_keys=_secret_keys(v, managed), pool=_pool(v))
+                            secret_keys=_secret_keys(v, managed), pool=pool)
         # Cloud SQL's proxy listens in the server's pod.
         host = "127.0.0.1" if v.database_cloudsql_instance else v.database_host or name
         scheme = f"{dialect}+{v.database_driver or DRIVERS[dialect][0]}"
@@ -151,7 +158,7 @@ class Database(Component):
             replica_uri=f"{scheme}://{v.database_read_replica_host}{rest}" if v.database_read_replica_host else "",
             service=name if managed else "", secret=v.database_existing_secret or own_secret,
             secret_keys=_secret_keys(v, managed),
-            ca=ca, pool=_pool(v), proxy=_cloudsql_proxy(v, port) if v.database_cloudsql_instance else {})
+            ca=ca, pool=pool, proxy=_cloudsql_proxy(v, port) if v.database_cloudsql_instance else {})
 
     def templates(self, v: Variables, model: Model) -> list[str]:
         more = (
@@ -169,7 +176,10 @@ class Database(Component):
                                  "ports": [{"port": model.database.port, "protocol": "TCP"}]}])
 
     def probes(self, v: Variables, model: Model) -> list[Probe]:
-        return [Probe(self.role, self.title, "database", {"environment": True})]
+        pools = model.database.connections
+        unknown = v.mlflow_server_database.get("pool") or model.mlflow_server.database.type == "sqlite"
+        figures = {} if unknown else {"workers": pools.workers, "pods": pools.pods, "most": pools.most}
+        return [Probe(self.role, self.title, "database", {"environment": True, "connections": figures})]
 
     def status(self, v: Variables, model: Model, report: dict) -> list[str]:
         if not report.get("size_bytes"):
@@ -243,8 +253,14 @@ class Database(Component):
         for variable in ("database_pool_size", "database_pool_max_overflow", "database_pool_recycle"):
             if v[variable] < 0:
                 yield f"{variable} is {v[variable]}; it must be at least 1, or 0 for the default."
-        if not 10 <= v.database_max_connections <= 100000:
+        if v.database_max_connections is not None and not 10 <= v.database_max_connections <= (
+                connections.MOST_CONNECTIONS):
             yield f"database_max_connections is {v.database_max_connections}; it must be from 10 to 100000."
+
+    def _check_connections(self, v: Variables, model: Model) -> Iterator[str]:
+        figures = (v.database_pool_size, v.database_pool_max_overflow, v.mlflow_server_workers, v.mlflow_server_threads)
+        if v.database_type != "sqlite" and not v.mlflow_server_database and min(figures) >= 0:
+            yield from connections.problems(v, model.database.connections)
 
     def _check_names(self, v: Variables, model: Model) -> Iterator[str]:
         if v.database_type == "sqlite":
@@ -341,11 +357,14 @@ def _tls_query(v: Variables, dialect: str) -> list[str]:
     )
 
 
-def _pool(v: Variables) -> dict[str, int]:
-    pool = {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": v.database_pool_size,
-            "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": v.database_pool_max_overflow,
-            "MLFLOW_SQLALCHEMYSTORE_POOL_RECYCLE": v.database_pool_recycle}
-    return {name: value for name, value in pool.items() if value}
+def pool(v: Variables, users: connections.Connections) -> dict[str, int]:
+    """Environment variables of the connection pool. MLflow passes only what is not 0 on to
+    SQLAlchemy. A file, which few open, has the pool that variables set."""
+    is_file = v.database_type == "sqlite"
+    figures = {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": v.database_pool_size if is_file else users.pool,
+               "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": v.database_pool_max_overflow if is_file else users.overflow,
+               "MLFLOW_SQLALCHEMYSTORE_POOL_RECYCLE": v.database_pool_recycle}
+    return {name: value for name, value in figures.items() if value}
 
 
 def _cloudsql_proxy(v: Variables, port: int) -> dict:

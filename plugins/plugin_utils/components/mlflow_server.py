@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Iterator
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import database, ingress, object_storage
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.connections import SIZES
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import strategic_merge
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import Variables
 
-SIZES = {
-    "small": (2, {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"cpu": "2", "memory": "4Gi"}}),
-    "medium": (4, {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"cpu": "4", "memory": "8Gi"}}),
-    "large": (8, {"requests": {"cpu": "4", "memory": "8Gi"}, "limits": {"cpu": "8", "memory": "16Gi"}}),
-}
-"""Workers and resources of each preset; docs/sizes.md has the measurements."""
 OIDC_PORT = 4180
 PRIVATE_ADDRESSES = ["localhost", "127.0.0.1", "[[]::1]", "10.*", "192.168.*",
                      *(f"172.{number}.*" for number in range(16, 32))]
@@ -103,6 +98,7 @@ class MlflowServerPart:
         service_hosts: names of the Service.
         allowed_hosts: Host headers that the server accepts.
         cors_origins: origins whose pages may call the API.
+        threads: threads of each worker that answer API requests.
         url: by which users reach the server, or empty where nothing outside the cluster leads to it.
         cluster_url: URL of the Service.
         encryption_secret: Secret with the keys of the database's secrets.
@@ -119,6 +115,7 @@ class MlflowServerPart:
     scheme: str
     path_prefix: str
     workers: int
+    threads: int
     resources: dict
     database: database.Endpoint
     artifact_store: object_storage.Endpoint
@@ -147,14 +144,17 @@ class MlflowServer(Component):
         instance, name = model.instance, f"{model.instance.name}-server"
         scheme = "https" if v.mlflow_server_tls_secret else "http"
         prefix = v.ingress_path if v.mlflow_server_path_prefix is None else v.mlflow_server_path_prefix
-        backend = _endpoint(database.Endpoint, v.mlflow_server_database, model.database.endpoint)
+        given = v.mlflow_server_database
+        if given and given.get("type") != "sqlite":
+            given = {"pool": database.pool(v, model.database.connections), **given}
+        backend = _endpoint(database.Endpoint, given, model.database.endpoint)
         store = _endpoint(object_storage.Endpoint, v.mlflow_server_artifact_store, model.object_storage.endpoint)
         service_hosts = [f"{name}{suffix}" for suffix in (
             "", f".{instance.namespace}", f".{instance.namespace}.svc", f".{instance.namespace}.svc.cluster.local")]
         url = ingress.public_url(v)
         if not url and v.mlflow_server_publish and instance.engine == "podman":
             url = f"{scheme}://{v.mlflow_server_publish}{prefix}"
-        workers, resources = SIZES[v.mlflow_server_size]
+        size = SIZES[v.mlflow_server_size]
         image = v.mlflow_server_image
         if image is None:
             image = built(v)["mlflow"] if instance.build else f"ghcr.io/mlflow/mlflow:v{instance.version}-full"
@@ -162,7 +162,8 @@ class MlflowServer(Component):
             name=name, image=image, port=v.mlflow_server_port,
             entry_port=OIDC_PORT if v.mlflow_server_auth == "oidc" else v.mlflow_server_port, scheme=scheme,
             path_prefix=prefix,
-            workers=v.mlflow_server_workers or workers, resources=strategic_merge(resources, v.mlflow_server_resources),
+            workers=v.mlflow_server_workers or size.workers, threads=v.mlflow_server_threads or size.threads,
+            resources=strategic_merge(size.resources, v.mlflow_server_resources),
             database=backend, artifact_store=store, service_hosts=service_hosts,
             allowed_hosts=allowed_hosts(service_hosts + v.mlflow_server_allowed_hosts + v.ingress_hosts),
             cors_origins=cors_origins(v, url), url=url,
@@ -254,6 +255,9 @@ class MlflowServer(Component):
             yield (f"mlflow_server_workers is {v.mlflow_server_workers}; it must be at least 1 and at most 256, or 0 "
                    "for what "
                    f"mlflow_server_size gives.")
+        if not 0 <= v.mlflow_server_threads <= 100:
+            yield (f"mlflow_server_threads is {v.mlflow_server_threads}; it must be at least 1 and at most 100, or 0 "
+                   "for what mlflow_server_size gives.")
         for variable in ("mlflow_server_drain_seconds", "mlflow_server_auth_cache_seconds"):
             if not 0 <= v[variable] <= 86400:
                 yield f"{variable} is {v[variable]}; it must be a number of seconds up to 86400, or 0."

@@ -258,7 +258,7 @@ def _sizes(v: Variables) -> Iterator[str]:
 
 
 def _resources(v: Variables) -> Iterator[str]:
-    from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.mlflow_server import SIZES
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.connections import SIZES
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import strategic_merge
 
     for variable in (name for name in v if name.endswith("_resources")):
@@ -268,7 +268,7 @@ def _resources(v: Variables) -> Iterator[str]:
             continue
         whole = v[variable]
         if variable == "mlflow_server_resources":
-            whole = strategic_merge(SIZES[v.mlflow_server_size][1], whole)
+            whole = strategic_merge(SIZES[v.mlflow_server_size].resources, whole)
         for name, limit in (whole.get("limits") or {}).items():
             request = (whole.get("requests") or {}).get(name)
             if request is not None and (quantity(request) or 0) > (quantity(limit) or 0):
