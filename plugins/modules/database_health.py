@@ -158,6 +158,13 @@ revision_wanted:
     - Revision that the MLflow beside the check works with; none where it is not installed.
   type: str
   returned: always
+messages:
+  description:
+    - Warnings, in sentences, which M(mlops.mlflow.instance_health) asks for. That the server may open more connections
+      than the database or its read replica allows.
+  type: list
+  elements: str
+  returned: always
 """
 
 from ansible.module_utils.basic import AnsibleModule

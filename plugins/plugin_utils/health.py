@@ -43,7 +43,8 @@ def measure(
     failures += [f"Pod {pod['name']} is not ready: {pod['state']}." for pod in pods if not pod["ready"]]
     warning = versions.untested(model.instance.version)
     messages = [warning] if warning else []
-    messages += [text for report in reports.values() for text in report.get("missing") or []]
+    for report in reports.values():
+        messages += [*(report.get("missing") or []), *(report.get("messages") or [])]
     version = next((report["version"] for report in reports.values() if report.get("version")), None)
     return {"healthy": not failures, "version": version, "url": url(model), "failures": failures, "messages": messages,
             "components": {role: {probe.name: reports[probe.name] for probe in listed} for role,

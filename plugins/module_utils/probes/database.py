@@ -31,13 +31,14 @@ def probe(checks, parameters):
     Args:
         checks: collects the results.
         parameters: dialect, host, port, database, user, password, path, connect_timeout, samples, write, environment
-            (take what is missing from the server's own environment).
+            (take what is missing from the server's own environment), connections (workers, pods, and most: how many
+            the server may open).
     """
     if parameters.get("environment"):
         _from_environment(parameters)
     dialect = {"postgresql": Postgresql, "mysql": Mysql, "sqlite": Sqlite}[parameters["dialect"]](parameters)
     checks.facts.update(latency_p95_ms=None, size_bytes=None, connections_used=None, connections_max=None,
-                        revision=None, revision_wanted=wanted_revision())
+                        revision=None, revision_wanted=wanted_revision(), messages=[])
     checks.run("connect", lambda: retry(dialect.connect, transient))
 
     def latency():
@@ -57,6 +58,7 @@ def probe(checks, parameters):
         if most and used >= most * 0.9:
             raise RuntimeError(f"{used} of {most} connections are in use; raise the limit or lower the number of "
                                f"workers")
+        checks.facts["messages"] += too_many("The database", most, parameters.get("connections"))
         return f"{used} of {most} in use" if most else "no limit"
 
     def schema():
@@ -74,15 +76,46 @@ def probe(checks, parameters):
         dialect.write()
         return "a table was created, filled and dropped"
 
+    def read_replica():
+        replica = type(dialect)({**parameters, **replica_host})
+        server = retry(replica.connect, transient)
+        used, most = replica.connections()
+        checks.facts["messages"] += too_many("The read replica", most, parameters.get("connections"))
+        return f"{server}, {used} of {most} in use"
+
     for name, function in (("latency", latency), ("size", size), ("connections", connections), ("schema", schema)):
         checks.run(name, function, needs=("connect",))
     if parameters.get("write", True):
         checks.run("write", write, needs=("connect",))
+    replica_host = _replica_host() if parameters.get("environment") else {}
+    if replica_host:
+        checks.run("read replica", read_replica)
 
 
 def transient(error):
     """Whether another attempt to connect may succeed: nobody listened, or the host's name did not resolve."""
     return any(text in str(error) for text in TRANSIENT)
+
+
+def too_many(what, allowed, connections):
+    """A sentence where a server allows fewer connections than may be opened.
+
+    Args:
+        what: how to call it.
+        allowed: connections that it allows.
+        connections: workers, pods, most; or nothing, where they are not known.
+    """
+    if not connections or not allowed or connections["most"] <= allowed:
+        return []
+    return [f"{what} allows {allowed} connections, and {connections['workers']} workers in up to "
+            f"{connections['pods']} pods may open {connections['most']}; set database_max_connections to what it "
+            f"allows this instance, so that the pools fit, or raise its limit to {connections['most']}."]
+
+
+def _replica_host():
+    """Host and port of the read replica, whose other parameters are the server's; empty where there is none."""
+    uri = urllib.parse.urlsplit(os.environ.get("MLFLOW_READ_REPLICA_BACKEND_STORE_URI", ""))
+    return {"host": uri.hostname, "port": uri.port} if uri.hostname else {}
 
 
 def _from_environment(parameters):

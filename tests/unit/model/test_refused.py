@@ -460,6 +460,33 @@ CASES = {
         "database_read_replica_host is 'https://r'",
     ),
     "pool": ({"database_pool_size": -1}, "database_pool_size is -1"),
+    "pool-too-large": (
+        {"database_max_connections": 200, "database_pool_size": 40},
+        "database_max_connections is 200, while 2 workers in up to 2 pods (one more than usual during an update) need "
+        "344 with database_pool_size 40; set database_pool_size to at most 22, or mlflow_server_workers to at most 1, "
+        "or database_max_connections to at least 344.",
+    ),
+    "workers-too-many": (
+        {"database_max_connections": 100, "mlflow_server_workers": 4},
+        "database_max_connections is 100, while 4 workers in up to 2 pods (one more than usual during an update) need "
+        "112; set mlflow_server_workers to at most 3, or database_max_connections to at least 112.",
+    ),
+    "pool-below-threads": (
+        {"database_pool_size": 4},
+        "database_pool_size is 4 while 8 threads of each worker answer requests; set database_pool_size to at least "
+        "8, or mlflow_server_threads to at most 4.",
+    ),
+    "threads-above-pool": (
+        {"database_max_connections": 200, "mlflow_server_threads": 60},
+        "mlflow_server_threads is 60 while database_max_connections is 200, which leaves 22 connections for each pool; "
+        "set mlflow_server_threads to at most 22, or database_max_connections to at least 504.",
+    ),
+    "threads-range": ({"mlflow_server_threads": 101}, "mlflow_server_threads is 101; it must be at least 1 and at"),
+    "threads-negative": ({"mlflow_server_threads": -1}, "mlflow_server_threads is -1; it must be at least 1 and at"),
+    "unknown-hook": (
+        {"mlflow_server_disabled_hooks": ["direct", "turbo"]},
+        "mlflow_server_disabled_hooks holds 'turbo'; each must be one of nodelay, batch, direct, preload.",
+    ),
     "store-twice": (
         {
             "database_host": "db",

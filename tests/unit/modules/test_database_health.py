@@ -91,3 +91,29 @@ def test_sqlite_that_cannot_be_written(tmp_path):
     connection.close()
     report = checks.measure("database", {"dialect": "sqlite", "path": f"{path}", "samples": 1})
     assert report["healthy"], report["failures"]
+
+
+def test_too_few_connections_are_a_warning(server):
+    """The PostgreSQL of the tests allows 20."""
+    needed = {"workers": 4, "pods": 2, "most": 5000}
+    (message,) = ask(server, connections=needed)["messages"]
+    allowed = ask(server)["connections_max"]
+    assert message.startswith(f"The database allows {allowed} connections, and 4 workers in up to 2 pods may open 5000;")
+    assert "set database_max_connections to" in message
+    assert ask(server, connections={**needed, "most": allowed})["messages"] == []
+
+
+def test_the_read_replica_is_asked(postgresql, monkeypatch):
+    """Another address of the same server stands in for a replica."""
+    login, place = "{user}:{password}".format(**postgresql), "{port}/{database}".format(**postgresql)
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", f"postgresql+psycopg2://{login}@127.0.0.1:{place}")
+    monkeypatch.setenv("MLFLOW_READ_REPLICA_BACKEND_STORE_URI", f"postgresql+psycopg2://{login}@localhost:{place}")
+    parameters = {"environment": True, "connections": {"workers": 4, "pods": 2, "most": 21}}
+    report = ask({}, **parameters)
+    assert "of 20 in use" in detail(report, "read replica")
+    assert [text.split(" allows")[0] for text in report["messages"]] == ["The database", "The read replica"]
+    monkeypatch.setenv("MLFLOW_READ_REPLICA_BACKEND_STORE_URI", f"postgresql://{login}@localhost:9/x")
+    report = ask({}, **parameters)
+    assert "refused" in detail(report, "read replica") and not report["healthy"]
+    monkeypatch.delenv("MLFLOW_READ_REPLICA_BACKEND_STORE_URI")
+    assert "read replica" not in [check["name"] for check in ask({}, **parameters)["checks"]]
