@@ -45,7 +45,8 @@ SIZES = {
 }
 """docs/sizes.md has the measurements."""
 POOL, OVERFLOW = 20, 10
-"""What a pool has where the database allows it. More than 20 made no request faster; 10 is SQLAlchemy's default."""
+"""What a pool has where the database allows it. With 5, a busy worker opens and closes connections all the time (28 for
+110 requests); 10 is SQLAlchemy's default."""
 SMALLEST_POOL, SMALLEST_OVERFLOW = 5, 1
 """SQLAlchemy's default, and the least that can be set: MLflow passes no overflow of 0, which gives 10."""
 DEFAULT_EACH = 15
@@ -56,7 +57,8 @@ BESIDE = 12
 """Connections beside the server's pods: 3 that PostgreSQL reserves for superusers, 2 of the migration, 2 of gc, and the
 rest for the exporter, probes, backups and people."""
 JOB_CONNECTIONS = 16
-"""Connections of a pod's job execution: two of each of its eight processes."""
+"""Connections of a pod's job execution: two of each of its eight processes, which open none while they are idle. An
+estimate."""
 MEMORY_EACH, MEMORY_BESIDE = 2 * 2**20, 256 * 2**20
 """Bytes that PostgreSQL needs for a connection of MLflow (measured: 1.9 MiB), and beside connections."""
 
