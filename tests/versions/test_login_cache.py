@@ -21,7 +21,7 @@ CACHED_FROM = (3, 12)
 ROLES_FROM = (3, 13)
 """Before, experiments had permissions of their own."""
 SECONDS = 10
-"""auth_cache_ttl_seconds of the servers here. The keep-alive timeout of uvicorn is 5 seconds."""
+"""auth_cache_ttl_seconds of the servers here."""
 USERS = "/api/2.0/mlflow/users/"
 GET = "/api/2.0/mlflow/experiments/get?experiment_id="
 OLD, NEW, WRONG = "the-former-password", "the-latter-password", "neither-of-both"
@@ -96,7 +96,8 @@ def started(version, folder, seconds):
         file.write(COUNT)
     variables = {**servers.logins(), "MLFLOW_AUTH_CONFIG_PATH": ini, "SCRYPT_CALLS": str(folder / "calls")}
     servers.prepare(version, folder, "migrate", **variables)
-    return servers.mlflow(version, folder, "--app-name=basic-auth", workers=2, **variables)
+    keep = "--uvicorn-opts=--timeout-keep-alive=3600"
+    return servers.mlflow(version, folder, "--app-name=basic-auth", keep, workers=2, **variables)
 
 
 @pytest.fixture(scope="module")
