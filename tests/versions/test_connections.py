@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""MLflow opens as many engines as plugin_utils/components/connections.py counts, so that pools fit into the database."""
+"""MLflow opens as many engines as plugin_utils/components/connections.py counts, so pools fit into the database."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ def test_engines(version, postgresql, features, tmp_path):
         options = ["--app-name=basic-auth"]
         environment = {**servers.logins(), "MLFLOW_AUTH_CONFIG_PATH": servers.auth_ini(tmp_path, uri),
                        "MLFLOW_ENABLE_WORKSPACES": "true"}
-    environment |= {"MLFLOW_BACKEND_STORE_URI": uri, "PGUSER": postgresql["user"], "PGPASSWORD": postgresql["password"],
-                    "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(POOL), "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(OVERFLOW)}
+    environment |= {
+        "MLFLOW_BACKEND_STORE_URI": uri, "PGUSER": postgresql["user"], "PGPASSWORD": postgresql["password"],
+        "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(POOL), "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(OVERFLOW)}
     servers.prepare(version, tmp_path, "migrate", **environment)
     open_now = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND application_name <> 'psql'"
     with servers.mlflow(version, tmp_path, *options, **environment) as server:
