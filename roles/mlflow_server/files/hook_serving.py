@@ -107,7 +107,8 @@ class Direct:
             self.flask = application.routes[-1].app.app
             reason = self.missing(application)
             if not reason:
-                self.methods = dict(self.routes(application))
+                for path, methods in self.routes(application):
+                    self.methods.setdefault(path, set()).update(methods)
         except (AttributeError, IndexError, ImportError) as error:
             reason = f"MLflow {hooks.version()} is built in another way ({error})"
         hooks.report(direct=reason and f"the API is answered in MLflow's own way: {reason}")
@@ -131,7 +132,7 @@ class Direct:
         return ""
 
     def routes(self, application):
-        """Exact paths and their methods that only Flask answers."""
+        """Exact paths and methods that only Flask answers; a path comes once for each of Flask's rules for it."""
         match = importlib.import_module("starlette.routing").Match
         prefix = os.environ.get(hooks.PREFIX, "").rstrip("/")
         apis = tuple(prefix + api for api in APIS)
@@ -144,7 +145,7 @@ class Direct:
                 taken = taken or route.matches(dict(scope))[0] != match.NONE
             methods = {method for method in rule.methods & METHODS if not self.authorized_elsewhere(rule.rule, method)}
             if methods and not taken:
-                yield rule.rule, methods | self.methods.get(rule.rule, set())
+                yield rule.rule, methods
 
     @staticmethod
     def authorized_elsewhere(path, method):
