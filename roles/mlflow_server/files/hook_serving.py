@@ -123,6 +123,9 @@ class Direct:
             "before": {function.__name__ for function in self.flask.before_request_funcs.get(None, ())},
             "after": {function.__name__ for function in self.flask.after_request_funcs.get(None, ())},
         }
+        built = application.build_middleware_stack
+        if built.__qualname__ not in ("FastAPI.build_middleware_stack", "Starlette.build_middleware_stack"):
+            return "something has changed how FastAPI puts its middlewares together"
         for middleware in application.user_middleware:
             dispatch = middleware.kwargs.get("dispatch")
             name = dispatch.__name__ if dispatch else middleware.cls.__name__
