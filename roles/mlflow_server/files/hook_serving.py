@@ -13,14 +13,13 @@ import importlib
 import os
 import socket
 import sys
-import time
 
 import server_hooks as hooks
 
 THREADS = int(os.environ.get("MLOPS_MLFLOW_THREADS") or 8)
 """Requests that one worker answers at once on the direct way."""
 SLOW = 1.0
-"""Seconds after which a request does not keep others waiting for its thread."""
+"""Seconds that a request waits for a thread of the direct way; then MLflow's own way, which has others, answers it."""
 METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 """All but HEAD and OPTIONS, which browsers send before requests of other origins."""
 APIS = ("/api/2.0/mlflow/", "/api/3.0/mlflow/")
@@ -83,7 +82,7 @@ def direct(fastapi_app):
         if way is None:  # its first call is that of its start, with all of its routes there
             way = ways[id(self)] = Direct(self)
         if way.takes(scope):
-            await way.answer(scope, receive, send)
+            await way.answer(scope, receive, send, functools.partial(answer, self))
         else:
             await answer(self, scope, receive, send)
 
@@ -96,18 +95,20 @@ class Direct:
 
     Only for routes of Flask that are exact paths of the API, that no route of FastAPI takes before, and whose
     middlewares Flask repeats. Requests with an Origin header are left to FastAPI: they come from pages, and its answers
-    about other origins differ from Flask's.
+    about other origins differ from Flask's. So are those in which WSGI's names of headers would not be what FastAPI
+    reads: a header that comes twice, or one with an underscore.
     """
 
     def __init__(self, application):
         self.methods = {}
-        self.running = {}
         self.executor = None
+        self.threads = asyncio.Semaphore(THREADS)
         try:
             self.flask = application.routes[-1].app.app
             reason = self.missing(application)
             if not reason:
-                self.methods = dict(self.routes(application))
+                for path, methods in self.routes(application):
+                    self.methods.setdefault(path, set()).update(methods)
         except (AttributeError, IndexError, ImportError) as error:
             reason = f"MLflow {hooks.version()} is built in another way ({error})"
         hooks.report(direct=reason and f"the API is answered in MLflow's own way: {reason}")
@@ -122,6 +123,9 @@ class Direct:
             "before": {function.__name__ for function in self.flask.before_request_funcs.get(None, ())},
             "after": {function.__name__ for function in self.flask.after_request_funcs.get(None, ())},
         }
+        built = application.build_middleware_stack
+        if built.__qualname__ not in ("FastAPI.build_middleware_stack", "Starlette.build_middleware_stack"):
+            return "something has changed how FastAPI puts its middlewares together"
         for middleware in application.user_middleware:
             dispatch = middleware.kwargs.get("dispatch")
             name = dispatch.__name__ if dispatch else middleware.cls.__name__
@@ -131,7 +135,7 @@ class Direct:
         return ""
 
     def routes(self, application):
-        """Exact paths and their methods that only Flask answers."""
+        """Exact paths and methods that only Flask answers; a path comes once for each of Flask's rules for it."""
         match = importlib.import_module("starlette.routing").Match
         prefix = os.environ.get(hooks.PREFIX, "").rstrip("/")
         apis = tuple(prefix + api for api in APIS)
@@ -144,7 +148,7 @@ class Direct:
                 taken = taken or route.matches(dict(scope))[0] != match.NONE
             methods = {method for method in rule.methods & METHODS if not self.authorized_elsewhere(rule.rule, method)}
             if methods and not taken:
-                yield rule.rule, methods | self.methods.get(rule.rule, set())
+                yield rule.rule, methods
 
     @staticmethod
     def authorized_elsewhere(path, method):
@@ -161,13 +165,16 @@ class Direct:
         """Whether this request goes the direct way."""
         if scope["type"] != "http" or scope["method"] not in self.methods.get(scope["path"], ()):
             return False
-        if scope.get("root_path") or any(name == b"origin" for name, _value in scope["headers"]):
-            return False
-        # Where slow requests hold all threads, others need not wait for them: MLflow's own way has threads, too.
-        return len(self.running) < THREADS or time.monotonic() - next(iter(self.running.values())) < SLOW
+        names = [name for name, _value in scope["headers"]]
+        usual = len(set(names)) == len(names) and not any(b"_" in name for name in names)
+        return usual and b"origin" not in names and not scope.get("root_path")
 
-    async def answer(self, scope, receive, send):
-        """Read the request, have Flask answer it in a thread, and send the answer."""
+    async def answer(self, scope, receive, send, own):
+        """Read the request, have Flask answer it in a thread, and send the answer.
+
+        Arguments:
+            own: MLflow's own way, as ASGI; where slow requests hold all threads, others need not wait for them.
+        """
         chunks, more = [], True
         while more:
             message = await receive()
@@ -175,11 +182,29 @@ class Direct:
                 return
             chunks.append(message.get("body", b""))
             more = message.get("more_body", False)
-        environ = self.build_environ(scope, b"".join(chunks))
-        work = functools.partial(contextvars.copy_context().run, self.ask, environ)
-        status, headers, body = await asyncio.get_running_loop().run_in_executor(self.executor, work)
+        body = b"".join(chunks)
+        del chunks
+        if not await self.thread():
+            await own(scope, _again(body, receive), send)
+            return
+        try:
+            environ = self.build_environ(scope, body)
+            del body
+            work = functools.partial(contextvars.copy_context().run, self.ask, environ)
+            status, headers, content = await asyncio.get_running_loop().run_in_executor(self.executor, work)
+        finally:
+            self.threads.release()
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": content})
+
+    async def thread(self):
+        """Whether a thread became free in time; the caller has it then."""
+        if not self.threads.locked():
+            return await self.threads.acquire()
+        try:
+            return await asyncio.wait_for(self.threads.acquire(), SLOW)
+        except asyncio.TimeoutError:
+            return False
 
     def ask(self, environ):
         """Status, headers and body of Flask's answer."""
@@ -189,15 +214,20 @@ class Direct:
             begun["status"] = int(status.split(" ", 1)[0])
             begun["headers"] = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
-        request = object()
-        self.running[id(request)] = time.monotonic()
+        answer = self.flask(environ, start_response)
         try:
-            answer = self.flask(environ, start_response)
-            try:
-                body = b"".join(answer)
-            finally:
-                if hasattr(answer, "close"):
-                    answer.close()
+            body = b"".join(answer)
         finally:
-            del self.running[id(request)]
+            if hasattr(answer, "close"):
+                answer.close()
         return begun["status"], begun["headers"], body
+
+
+def _again(body, receive):
+    """ASGI's receive of a request whose body has been read."""
+    unread = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def read():
+        return unread.pop() if unread else await receive()
+
+    return read

@@ -11,6 +11,7 @@ import gc
 import importlib
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import stat
@@ -39,7 +40,10 @@ READ_LATE = {
 """Variables that MLflow sets for its workers and reads when it is asked, not when its modules are loaded."""
 READ_EARLY = {"--static-prefix": hooks.PREFIX, "--expose-prometheus": "prometheus_multiproc_dir"}
 """Options that MLflow hands to its workers by variables that its modules read while they are loaded."""
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGUSR2")]
+SIGNALS = [
+    getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "QUIT", "TTIN", "TTOU", "USR1", "USR2", "WINCH")
+]
+"""Those that uvicorn's parent handles."""
 FORK = multiprocessing.get_context("fork")
 
 
@@ -96,7 +100,7 @@ def unsafe(command, changed):
     engine = importlib.import_module("sqlalchemy.engine").Engine
     gc.collect()
     for found in gc.get_objects():
-        if isinstance(found, engine):
+        if issubclass(type(found), engine):  # not isinstance, which asks objects that load modules when asked
             found.dispose()
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
@@ -129,13 +133,18 @@ class Worker(FORK.Process):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+    generators = ()
+    """Those of random numbers that Python does not seed anew after a fork."""
+
     def run(self):
         """In the worker: nothing of the parent's but what it has loaded."""
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        for generator in self.generators:
+            generator.seed()
         if "numpy" in sys.modules:
-            sys.modules["numpy"].random.seed()  # Python does that of its own generator
+            sys.modules["numpy"].random.seed()
         super().run()
 
 
@@ -148,5 +157,6 @@ class Forking:
 def serve(arguments):
     """Go on as uvicorn; ends with it."""
     importlib.import_module("uvicorn._subprocess").spawn = Forking
+    Worker.generators = [found for found in gc.get_objects() if issubclass(type(found), random.Random)]
     gc.freeze()
     sys.exit(importlib.import_module("uvicorn.main").main(arguments, prog_name="uvicorn"))
