@@ -55,7 +55,7 @@ SEGMENTS = 16
 MAGIC = 0x6D6C666C6F770001
 IN_FLIGHT = 1
 """Word of the file; the series begin after it."""
-SEPARATOR = "\n"
+SEPARATOR = "\0"
 """Between method, route and status in the name of a series."""
 OVERFLOW = ("OTHER", OTHER, OTHER)
 """The series for what has no room, not even as route "other"."""
