@@ -5,7 +5,7 @@ Environment:
     MLOPS_MLFLOW_METRICS_PORT: port (9500) at which each worker answers GET /metrics for all of them.
     MLOPS_MLFLOW_ACCESS_LOG: `json` logs requests on standard output, in the place of uvicorn's access log.
 
-`install` wraps the outermost ASGI application, so that requests which the check of hosts, CORS or logins refuse are
+The outermost ASGI application is wrapped, so that requests which the check of hosts, CORS or logins refuse are
 counted, too. The wrapper runs in the event loop of a worker, which is one thread: nothing here needs a lock, except
 what several processes share. What Flask does runs in other threads, between the same two lines of the wrapper.
 
@@ -34,6 +34,8 @@ import pathlib
 import re
 import sys
 import time
+
+import server_hooks as hooks
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0)
 """Upper bounds of the histograms' buckets in seconds, with the thresholds of the alerts and service levels."""
@@ -71,11 +73,6 @@ CONNECTIONS = 8
 """At a time, to the port of the metrics; more are closed."""
 READ_SECONDS, SEND_SECONDS = 5, 30
 HEAD_BYTES = 8 << 10
-
-
-def log(text):
-    """Write a line to the server's log."""
-    print(f"mlops.mlflow: {text}", file=sys.stderr, flush=True)
 
 
 # Routes
@@ -165,7 +162,7 @@ class Numbers:
             self.grow()
         except OSError as error:
             self.file = None
-            log(f"requests that this worker answers are not in the metrics of the others: {error}")
+            hooks.log(f"requests that this worker answers are not in the metrics of the others: {error}")
             self.grow()
         self.head = self.segments[0]
         self.head[0], self.used = MAGIC, IN_FLIGHT + 1
@@ -477,7 +474,7 @@ class Listener:
         try:
             return await asyncio.start_server(self.answer, "0.0.0.0", self.port, limit=HEAD_BYTES, reuse_port=True)
         except OSError as error:
-            log(f"metrics are not served at port {self.port}: {error}")
+            hooks.log(f"metrics are not served at port {self.port}: {error}")
             return None
 
     async def answer(self, reader, writer):
@@ -605,7 +602,7 @@ class Recorder:
     """Counts and logs the requests of one process, which opens its numbers when it serves, since it may be a fork."""
 
     def __init__(self, folder, version, access_log):
-        self.prefix = os.environ.get("_MLFLOW_STATIC_PREFIX", "").rstrip("/")
+        self.prefix = os.environ.get(hooks.PREFIX, "").rstrip("/")
         self.folder = Folder(folder) if folder else None
         self.version = version
         self.numbers, self.routes, self.ready = None, None, False
@@ -619,11 +616,13 @@ class Recorder:
         """Open this process' numbers, and read the application's routes, which are complete when it serves."""
         if self.folder:
             self.numbers = Numbers(self.folder)
+        if self.access_log:
+            logging.getLogger("uvicorn.access").disabled = True  # here, since uvicorn enables it in each worker
         try:
             self.routes = Routes(application, self.prefix)
         except (AttributeError, ImportError, KeyError, re.error) as error:
             self.routes = None
-            log(f"requests are counted without their routes, which this version of MLflow keeps otherwise: {error!r}")
+            hooks.log(f"requests are counted without their routes, which this version of MLflow keeps otherwise: {error!r}")
         self.ready = True
 
     def begin(self, scope):
@@ -660,30 +659,28 @@ def flask_failed(_sender, **_exception):
 
 
 def start():
-    """Begin at 0: to be called once, by the process that starts the workers."""
-    if os.environ.get("MLOPS_MLFLOW_METRICS"):
+    """Before mlflow.server is loaded, in the process that starts the workers: begin at 0."""
+    if os.environ.get("MLOPS_MLFLOW_METRICS") and os.environ.get(hooks.SERVER) == str(os.getpid()):
         try:
             Folder(os.environ["MLOPS_MLFLOW_METRICS"]).empty()
         except OSError as error:
-            log(f"the folder of the metrics cannot be used: {error}")
+            hooks.log(f"the folder of the metrics cannot be used: {error}")
 
 
-def install(application_class, version):
-    """Count, and log, the requests of a class of ASGI applications, in its outermost instance.
-
-    Args:
-        application_class: FastAPI, whose __call__ builds the middleware; only a wrapper of it is outside of all.
-        version: of MLflow.
-    """
-    folder, access_log = os.environ.get("MLOPS_MLFLOW_METRICS"), os.environ.get("MLOPS_MLFLOW_ACCESS_LOG") == "json"
-    if not folder and not access_log:
-        return
-    recorder = Recorder(folder, version, access_log)
+def install(fastapi_app):
+    """Count the requests of MLflow's application, and log them, outside of everything else that changes FastAPI."""
+    if not hasattr(fastapi_app, "FastAPI"):
+        return hooks.report(
+            requests_counted=f"MLflow {hooks.version()} has no mlflow.server.fastapi_app.FastAPI; its requests are "
+            "neither counted nor logged"
+        )
+    access_log = os.environ.get("MLOPS_MLFLOW_ACCESS_LOG") == "json"
+    recorder = Recorder(os.environ.get("MLOPS_MLFLOW_METRICS"), hooks.version(), access_log)
     os.register_at_fork(after_in_child=recorder.forget)
     importlib.import_module("flask").got_request_exception.connect(flask_failed)
-    if access_log:
-        logging.getLogger("uvicorn.access").disabled = True
-    application_class.__call__ = wrapped(application_class.__call__, recorder)
+    # FastAPI builds its middlewares within __call__.
+    fastapi_app.FastAPI.__call__ = wrapped(fastapi_app.FastAPI.__call__, recorder)
+    return hooks.report(requests_counted="")
 
 
 def wrapped(answer, recorder):

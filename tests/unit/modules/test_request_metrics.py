@@ -32,9 +32,11 @@ NAME, PASSWORD, PROOF = "ana", "s3cret-pass", "only-the-proxy"
 
 @pytest.fixture(scope="module")
 def metrics():
+    sys.path.insert(0, str(SOURCE.parent))  # for server_hooks.py
     spec = importlib.util.spec_from_file_location("request_metrics", SOURCE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    sys.path.remove(str(SOURCE.parent))
     return module
 
 
