@@ -96,7 +96,7 @@ class Routes:
                 else:
                     patterns.setdefault(method, []).append(f"({pattern})")
                     self.labels.setdefault(method, []).append(label)
-        self.patterns = {method: re.compile("|".join(each), re.DOTALL) for method, each in patterns.items()}
+        self.patterns = {method: re.compile("|".join(each)) for method, each in patterns.items()}
 
     def label(self, template):
         """Template of a route without the prefix, variables in braces: /traces/{trace_id}."""
@@ -205,7 +205,7 @@ class Numbers:
             self.series[key] = found
         return found
 
-    def add(self, key, nanoseconds, received, sent, failed):
+    def add(self, key, nanoseconds, received, sent):
         words, start = self.of(key)
         words[start + bisect.bisect_left(BOUNDS_IN_NANOSECONDS, nanoseconds)] += 1
         words[start + NANOSECONDS] += nanoseconds
@@ -213,8 +213,10 @@ class Numbers:
             words[start + RECEIVED] += received
         if sent:
             words[start + SENT] += sent
-        if failed:
-            words[start + EXCEPTIONS] += 1
+
+    def add_exception(self, key):
+        words, start = self.of(key)
+        words[start + EXCEPTIONS] += 1
 
 
 def words_of(length):
@@ -522,9 +524,16 @@ class AccessLog:
     """
 
     def __init__(self, prefix):
+        self.logins = False
         self.gateway = f"{prefix}/gateway/"
         self.header = os.environ.get("AUTH_PROXY_HEADER", "").lower().encode()
         self.proof = os.environ.get("AUTH_PROXY_SECRET", "").encode()
+
+    def prepare(self):
+        """Find out whether this server has logins, and take the place of uvicorn's log, which it enables in each worker."""
+        before = importlib.import_module("mlflow.server").app.before_request_funcs.get(None, ())
+        self.logins = any(function.__module__ == "mlflow.server.auth" for function in before)
+        logging.getLogger("uvicorn.access").disabled = True
 
     def write(self, request, scope, route, status, seconds):
         began = datetime.datetime.fromtimestamp(time.time() - seconds, datetime.timezone.utc)
@@ -546,9 +555,9 @@ class AccessLog:
 
     def user(self, request, scope, status):
         """Name of the user whose login was accepted, or None; as proxy_login.py and MLflow see it."""
-        auth = sys.modules.get("mlflow.server.auth")
-        if auth is None or status == 401 or request.refused_before_login:
+        if not self.logins or status == 401 or request.refused_before_login:
             return None
+        auth = importlib.import_module("mlflow.server.auth")
         if getattr(auth, "is_unprotected_route", lambda _path: False)(scope["path"]):
             return None
         headers = {name: value for name, value in reversed(scope["headers"])}
@@ -588,14 +597,14 @@ def shortened(text, length):
 class Request:
     """A request that is being answered."""
 
-    __slots__ = ("began", "failed", "finished", "gone", "method", "received", "refused_before_login", "sent", "status")
+    __slots__ = ("began", "failed", "gone", "key", "method", "received", "refused_before_login", "sent", "status")
 
     def __init__(self, method):
         self.began = time.perf_counter_ns()
         self.method = method if method in METHODS else "OTHER"
         self.received = self.sent = 0
-        self.status = None
-        self.failed = self.finished = self.gone = self.refused_before_login = False
+        self.status = self.key = None
+        self.failed = self.gone = self.refused_before_login = False
 
 
 class Recorder:
@@ -617,7 +626,7 @@ class Recorder:
         if self.folder:
             self.numbers = Numbers(self.folder)
         if self.access_log:
-            logging.getLogger("uvicorn.access").disabled = True  # here, since uvicorn enables it in each worker
+            self.access_log.prepare()
         try:
             self.routes = Routes(application, self.prefix)
         except (AttributeError, ImportError, KeyError, re.error) as error:
@@ -634,18 +643,27 @@ class Recorder:
 
     def end(self, request, scope):
         """Once, when the last byte has been sent, or the application has returned without."""
-        if request.finished:
+        if request.key:
             return
-        request.finished = True
         nanoseconds = time.perf_counter_ns() - request.began
         status = request.status or (GONE if request.gone else 500)
         route = self.routes.of(request.method, scope["path"]) if self.routes else OTHER
+        request.key = (request.method, route, str(status))
         if self.numbers:
             self.numbers.head[IN_FLIGHT] -= 1
-            key = (request.method, route, str(status))
-            self.numbers.add(key, nanoseconds, request.received, request.sent, request.failed and not request.gone)
+            self.numbers.add(request.key, nanoseconds, request.received, request.sent)
+            if request.failed:
+                self.numbers.add_exception(request.key)
         if self.access_log:
             self.access_log.write(request, scope, route, status, nanoseconds / 1e9)
+
+    def fail(self, request):
+        """An exception nothing handled; FastAPI's 500 is sent before it comes, Flask's after."""
+        if request.gone or request.failed:
+            return
+        request.failed = True
+        if request.key and self.numbers:
+            self.numbers.add_exception(request.key)
 
     def text(self):
         return rendered(*self.folder.sums(self.numbers), self.version)
@@ -734,7 +752,7 @@ def wrapped(answer, recorder):
         try:
             await answer(self, scope, receive_counted, send_counted)
         except Exception:
-            request.failed = True
+            recorder.fail(request)
             raise
         finally:
             recorder.end(request, scope)

@@ -84,9 +84,10 @@ def test_what_a_killed_worker_counted_stays_and_what_it_was_doing_does_not(metri
         numbers = metrics.Numbers(folder)
         numbers.head[metrics.IN_FLIGHT] += 3
         for _request in range(5):
-            numbers.add(KEY, 1000, 10, 20, False)
+            numbers.add(KEY, 1000, 10, 20)
 
-    own.add(KEY, 1000, 1, 2, True)
+    own.add(KEY, 1000, 1, 2)
+    own.add_exception(KEY)
     in_a_worker(work, die=True)
     for _scrape in range(2):
         assert counts(metrics, folder, own) == ({KEY: 6}, 0)
@@ -98,13 +99,13 @@ def test_what_a_killed_worker_counted_stays_and_what_it_was_doing_does_not(metri
 
 def test_files_of_many_workers_become_one_without_a_scrape(metrics, folder, own):
     for _worker in range(12):
-        in_a_worker(lambda: metrics.Numbers(folder).add(KEY, 1, 0, 0, False))
+        in_a_worker(lambda: metrics.Numbers(folder).add(KEY, 1, 0, 0))
     assert len(list(folder.path.iterdir())) <= 6  # lock, started, ended.json, ours, and the last two
     assert counts(metrics, folder, own) == ({KEY: 12}, 0)
 
 
 def test_a_process_that_is_killed_while_it_merges_changes_no_sum(metrics, folder, own, monkeypatch):
-    in_a_worker(lambda: metrics.Numbers(folder).add(KEY, 1, 0, 0, False))
+    in_a_worker(lambda: metrics.Numbers(folder).add(KEY, 1, 0, 0))
 
     def merge():
         monkeypatch.setattr(pathlib.Path, "unlink", lambda *_path, **_options: os.kill(os.getpid(), signal.SIGKILL))
@@ -122,7 +123,7 @@ def test_a_living_worker_is_read_and_left(metrics, folder, own):
     pid = os.fork()
     if not pid:
         numbers = metrics.Numbers(folder)
-        numbers.add(KEY, 1, 0, 0, False)
+        numbers.add(KEY, 1, 0, 0)
         numbers.head[metrics.IN_FLIGHT] += 1
         os.write(ready[1], b".")
         os.read(done[0], 1)
@@ -141,7 +142,7 @@ def test_a_living_worker_is_read_and_left(metrics, folder, own):
 
 def test_a_server_starts_at_0(metrics, tmp_path):
     folder = metrics.Folder(tmp_path / "metrics")
-    in_a_worker(lambda: metrics.Numbers(folder).add(KEY, 1, 0, 0, False))
+    in_a_worker(lambda: metrics.Numbers(folder).add(KEY, 1, 0, 0))
     before = float(folder.started.read_text())
     folder.empty()
     own = metrics.Numbers(folder)
@@ -152,7 +153,7 @@ def test_a_server_starts_at_0(metrics, tmp_path):
 
 def test_numbers_are_bounded_and_their_sum_is_true(metrics, folder, own):
     for number in range(6000):
-        own.add(("GET", f"/made/up/{number:050d}", "200"), 1, 0, 0, False)
+        own.add(("GET", f"/made/up/{number:050d}", "200"), 1, 0, 0)
     assert own.path.stat().st_size == metrics.SEGMENT * metrics.SEGMENTS
     found, _in_flight = counts(metrics, folder, own)
     assert sum(found.values()) == 6000 and len(found) < 6000
@@ -167,7 +168,7 @@ def test_a_full_disk_stops_no_worker(metrics, folder, own, capfd):
         resource.setrlimit(resource.RLIMIT_FSIZE, (metrics.SEGMENT, metrics.SEGMENT))
         numbers = metrics.Numbers(folder)
         for number in range(1000):
-            numbers.add(("GET", f"/made/up/{number:050d}", "200"), 1, 0, 0, False)
+            numbers.add(("GET", f"/made/up/{number:050d}", "200"), 1, 0, 0)
 
     in_a_worker(work)
     assert sum(counts(metrics, folder, own)[0].values()) == 1000
@@ -177,7 +178,7 @@ def test_a_full_disk_stops_no_worker(metrics, folder, own, capfd):
 def test_a_folder_that_cannot_be_had_stops_no_worker(metrics, capfd):
     numbers = metrics.Numbers(metrics.Folder("/proc/no-such-folder"))
     for number in range(1000):
-        numbers.add(("GET", f"/made/up/{number:050d}", "200"), 1, 0, 0, False)
+        numbers.add(("GET", f"/made/up/{number:050d}", "200"), 1, 0, 0)
     sums, _in_flight = metrics.read(numbers.segments)
     assert sum(sum(words[: metrics.NANOSECONDS]) for words in sums.values()) == 1000
     assert "requests that this worker answers are not in the metrics of the others: [Errno" in capfd.readouterr().err
@@ -185,8 +186,9 @@ def test_a_folder_that_cannot_be_had_stops_no_worker(metrics, capfd):
 
 def test_text(metrics, folder, own):
     for milliseconds in (1, 5, 6, 500, 501, 2000, 3000, 40000):
-        own.add(KEY, milliseconds * 1_000_000, 1, 2, False)
-    own.add(("GET", 'a"b\\c\nd', "404"), 5, 0, 0, True)
+        own.add(KEY, milliseconds * 1_000_000, 1, 2)
+    own.add(("GET", 'a"b\\c\nd', "404"), 5, 0, 0)
+    own.add_exception(("GET", 'a"b\\c\nd', "404"))
     found = exposition.parse(metrics.rendered(*folder.sums(own), "3.17.2"))
     labels = {("method", KEY[0]), ("route", KEY[1]), ("status", KEY[2])}
 
@@ -299,7 +301,9 @@ def logged(metrics, monkeypatch, capfd):
             "client": ("192.0.2.7", 5),
             "headers": [(name.lower().encode(), value.encode()) for name, value in headers],
         }
-        metrics.AccessLog("").write(request, scope, "/api/{x}", status, 0.25)
+        access_log = metrics.AccessLog("")
+        access_log.logins = True
+        access_log.write(request, scope, "/api/{x}", status, 0.25)
         out = capfd.readouterr().out
         assert out.count("\n") == 1 and len(out) <= 4096
         for secret in (PASSWORD, PROOF, "hidden", base64.b64encode(PASSWORD.encode()).decode()):
