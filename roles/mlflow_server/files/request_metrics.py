@@ -530,7 +530,7 @@ class AccessLog:
         self.proof = os.environ.get("AUTH_PROXY_SECRET", "").encode()
 
     def prepare(self):
-        """Find out whether this server has logins, and take the place of uvicorn's log, which it enables in each worker."""
+        """In a worker: find out whether it has logins, and switch off uvicorn's log, which each worker enables."""
         before = importlib.import_module("mlflow.server").app.before_request_funcs.get(None, ())
         self.logins = any(function.__module__ == "mlflow.server.auth" for function in before)
         logging.getLogger("uvicorn.access").disabled = True
@@ -631,7 +631,7 @@ class Recorder:
             self.routes = Routes(application, self.prefix)
         except (AttributeError, ImportError, KeyError, re.error) as error:
             self.routes = None
-            hooks.log(f"requests are counted without their routes, which this version of MLflow keeps otherwise: {error!r}")
+            hooks.log(f"requests are counted without routes, which this version of MLflow keeps otherwise: {error!r}")
         self.ready = True
 
     def begin(self, scope):
