@@ -678,7 +678,10 @@ def flask_failed(_sender, **_exception):
 
 def start():
     """Before mlflow.server is loaded, in the process that starts the workers: begin at 0."""
-    if os.environ.get("MLOPS_MLFLOW_METRICS") and os.environ.get(hooks.SERVER) == str(os.getpid()):
+    if os.environ.get(hooks.SERVER) != str(os.getpid()):
+        return
+    hooks.report(requests_counted=None)
+    if os.environ.get("MLOPS_MLFLOW_METRICS"):
         try:
             Folder(os.environ["MLOPS_MLFLOW_METRICS"]).empty()
         except OSError as error:

@@ -16,7 +16,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
 if "preload" not in hooks.DISABLED:
     hooks.add("mlflow.server", before="hook_start:environment", after="hook_start:preload")
-if os.environ.get("MLOPS_MLFLOW_METRICS"):
+requests_counted = os.environ.get("MLOPS_MLFLOW_METRICS") or os.environ.get("MLOPS_MLFLOW_ACCESS_LOG")
+if requests_counted:
     hooks.add("mlflow.server", before="request_metrics:start")
 hooks.add("mlflow.server", before="hook_checks:check")
 if os.environ.get("MLFLOW_ARTIFACTS_PROXIED"):
@@ -32,6 +33,5 @@ if "batch" not in hooks.DISABLED:
     hooks.add("mlflow.store.db.utils", after="hook_serving:batch")
 if "direct" not in hooks.DISABLED:
     hooks.add("mlflow.server.fastapi_app", after="hook_serving:direct")
-# Last, so that it is outside of what the others change.
-if os.environ.get("MLOPS_MLFLOW_METRICS") or os.environ.get("MLOPS_MLFLOW_ACCESS_LOG"):
-    hooks.add("mlflow.server.fastapi_app", after="request_metrics:install")
+if requests_counted:
+    hooks.add("mlflow.server.fastapi_app", after="request_metrics:install")  # last: outside of what the others change
