@@ -22,6 +22,9 @@ NAMES = {path.stem for path in [*ROOT.glob("plugins/modules/*.py"),
                                         "vars") if (path := ROOT / "roles" / role / part / "main.yml").exists()
     for name in yaml.safe_load(path.read_text()) or {}}
 
+NAMES |= set(re.findall(r'"(mlflow_[a-z_]+)"', (ROOT / "roles/mlflow_server/files/request_metrics.py").read_text()))
+"""Metrics, which are named like variables."""
+
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_variables_that_a_page_names_exist(page):

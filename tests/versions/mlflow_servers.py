@@ -30,15 +30,15 @@ VERSIONS = sorted(
 CHIEF = ("chief", "not-the-default-one%")
 
 
-def _load(path: pathlib.Path):
+def load(path: pathlib.Path):
     spec = importlib.util.spec_from_file_location(path.stem + "_of_" + path.parent.name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-_load(ROOT / "tests/unit/conftest.py")  # makes the collection importable
-unit = _load(ROOT / "tests/unit/modules/conftest.py")
+load(ROOT / "tests/unit/conftest.py")  # makes the collection importable
+unit = load(ROOT / "tests/unit/modules/conftest.py")
 
 
 def binaries(version: str) -> pathlib.Path:

@@ -106,6 +106,7 @@ class MlflowServerPart:
         volumes: name, path and source of what is mounted into every pod that opens the stores.
         exclusive: whether one pod at a time can mount the stores.
         store_steps: steps of prepare.py about the artifacts.
+        metrics: whether requests are counted, and the pods' port mlflow_server_metrics_port answers.
     """
 
     name: str
@@ -130,6 +131,7 @@ class MlflowServerPart:
     volumes: list
     exclusive: bool
     store_steps: list
+    metrics: bool
 
 
 class MlflowServer(Component):
@@ -173,7 +175,7 @@ class MlflowServer(Component):
                              if v.mlflow_server_encryption_existing_secret else ENCRYPTION_KEYS),
             volumes=_volumes(v, backend, store),
             exclusive=any(endpoint.claim and not endpoint.shared for endpoint in (backend, store)),
-            store_steps=_store_steps(store.bucket_settings))
+            store_steps=_store_steps(store.bucket_settings), metrics=counted(v))
 
     def templates(self, v: Variables, model: Model) -> list[str]:
         wanted = {"auth.yaml.j2": v.mlflow_server_auth != "none", "config.yaml.j2": True, "server.yaml.j2": True,
@@ -331,6 +333,11 @@ class MlflowServer(Component):
         if not 1024 <= v.mlflow_server_port <= 65535:
             yield f"mlflow_server_port is {v.mlflow_server_port}; it must be a TCP port from 1024 to 65535."
         pod = {"mlflow_server_port": v.mlflow_server_port}  # the containers of a pod share its ports
+        if counted(v):
+            pod["mlflow_server_metrics_port"] = v.mlflow_server_metrics_port
+            if not 1024 <= v.mlflow_server_metrics_port <= 65535:
+                yield (f"mlflow_server_metrics_port is {v.mlflow_server_metrics_port}; it must be a TCP port from 1024 "
+                       "to 65535.")
         if v.database_cloudsql_instance:
             pod |= {"database_port": model.database.port, "the health check of Cloud SQL's proxy": 9801}
         if v.mlflow_server_auth == "oidc":
@@ -358,6 +365,11 @@ class MlflowServer(Component):
                 option = option[:2]  # a value may follow a short option at once
             if option in OWN_ARGUMENTS and not sentences:
                 yield f"mlflow_server_extra_args holds {option}; use {OWN_ARGUMENTS[option]} for that."
+            if option in ("--gunicorn-opts", "--waitress-opts"):
+                for variable in ("mlflow_server_metrics", "mlflow_server_access_log"):
+                    if v[variable]:
+                        yield (f"mlflow_server_extra_args holds {option} while {variable} is {v[variable]}, and only "
+                               f"the requests of uvicorn are counted and logged; leave {option} or {variable} out.")
         given = [entry["name"] for entry in v.mlflow_server_extra_env]
         for name in sorted({name for name in given if given.count(name) > 1}):
             yield f"mlflow_server_extra_env holds {name} twice; Kubernetes takes each name once."
@@ -390,6 +402,8 @@ class MlflowServer(Component):
     def _check_containers(self, v: Variables, model: Model) -> Iterator[str]:
         taken = {"mlflow", "wait", "oauth2-proxy", "cloud-sql-proxy"}
         ports = {model.mlflow_server.port, model.mlflow_server.entry_port}
+        if counted(v):
+            ports.add(v.mlflow_server_metrics_port)
         for variable in ("mlflow_server_extra_init_containers", "mlflow_server_extra_containers"):
             for entry in v[variable]:
                 if entry["name"] in taken:
@@ -507,6 +521,11 @@ class MlflowServer(Component):
                    "https://mlflow.example.com/oauth2/callback, or follow from ingress_type and ingress_hosts, or "
                    "from "
                    f"mlflow_server_publish.")
+
+
+def counted(v: Variables) -> bool:
+    """Whether the server counts its requests."""
+    return v.mlflow_server_metrics
 
 
 def allowed_hosts(names: list[str]) -> list[str]:

@@ -16,6 +16,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
 if "preload" not in hooks.DISABLED:
     hooks.add("mlflow.server", before="hook_start:environment", after="hook_start:preload")
+requests_counted = os.environ.get("MLOPS_MLFLOW_METRICS") or os.environ.get("MLOPS_MLFLOW_ACCESS_LOG")
+if requests_counted:
+    hooks.add("mlflow.server", before="request_metrics:start")
 hooks.add("mlflow.server", before="hook_checks:check")
 if os.environ.get("MLFLOW_ARTIFACTS_PROXIED"):
     hooks.add("mlflow.server.handlers", after="hook_artifacts:proxied")
@@ -30,3 +33,5 @@ if "batch" not in hooks.DISABLED:
     hooks.add("mlflow.store.db.utils", after="hook_serving:batch")
 if "direct" not in hooks.DISABLED:
     hooks.add("mlflow.server.fastapi_app", after="hook_serving:direct")
+if requests_counted:
+    hooks.add("mlflow.server.fastapi_app", after="request_metrics:install")  # last: outside of what the others change

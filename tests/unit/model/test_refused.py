@@ -432,6 +432,30 @@ CASES = {
         },
         "mlflow_server_port is 5000, which is also the port of database_port",
     ),
+    "metrics-port": (
+        {"mlflow_server_metrics": True, "mlflow_server_metrics_port": 5000},
+        "mlflow_server_port is 5000, which is also the port of mlflow_server_metrics_port",
+    ),
+    "metrics-privileged-port": (
+        {"mlflow_server_metrics": True, "mlflow_server_metrics_port": 80},
+        "mlflow_server_metrics_port is 80",
+    ),
+    "metrics-container-port": (
+        {
+            "mlflow_server_metrics": True,
+            "mlflow_server_extra_containers": [{"name": "a", "image": "b", "ports": [{"containerPort": 9500}]}],
+        },
+        "mlflow_server_extra_containers holds the port 9500",
+    ),
+    "metrics-of-gunicorn": (
+        {"mlflow_server_metrics": True, "mlflow_server_extra_args": ["--gunicorn-opts=--timeout=60"]},
+        "only the requests of uvicorn are counted",
+    ),
+    "access-log-of-waitress": (
+        {"mlflow_server_access_log": "json", "mlflow_server_extra_args": ["--waitress-opts=--threads=9"]},
+        "only the requests of uvicorn are counted",
+    ),
+    "access-log": ({"mlflow_server_access_log": "xml"}, "mlflow_server_access_log must be"),
     "oidc-port": (
         {
             "mlflow_server_port": 4180,
