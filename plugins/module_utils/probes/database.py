@@ -33,9 +33,7 @@ def probe(checks, parameters):
         parameters: dialect, host, port, database, user, password, path, connect_timeout, samples, write, environment
             (take what is missing from the server's own environment).
     """
-    if parameters.get("environment"):
-        _from_environment(parameters)
-    dialect = {"postgresql": Postgresql, "mysql": Mysql, "sqlite": Sqlite}[parameters["dialect"]](parameters)
+    dialect = database_of(parameters)
     checks.facts.update(latency_p95_ms=None, size_bytes=None, connections_used=None, connections_max=None,
                         revision=None, revision_wanted=wanted_revision())
     checks.run("connect", lambda: retry(dialect.connect, transient))
@@ -78,6 +76,13 @@ def probe(checks, parameters):
         checks.run(name, function, needs=("connect",))
     if parameters.get("write", True):
         checks.run("write", write, needs=("connect",))
+
+
+def database_of(parameters):
+    """The database that the parameters name, see ``probe``; its ``connect`` is not called yet."""
+    if parameters.get("environment"):
+        _from_environment(parameters)
+    return {"postgresql": Postgresql, "mysql": Mysql, "sqlite": Sqlite}[parameters["dialect"]](parameters)
 
 
 def transient(error):

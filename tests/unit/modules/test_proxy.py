@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the collection's proxy compresses and what it passes on unchanged: the rendered Caddyfile in a real Caddy, before
-a real MLflow and before a server whose answers come slowly."""
+"""What the collection's proxy compresses and what it passes on unchanged: the rendered Caddyfile in a real Caddy,
+before a real MLflow and before a server whose answers come slowly."""
 
 from __future__ import annotations
 
