@@ -32,8 +32,8 @@ unexport PYTHONDONTWRITEBYTECODE
 LINK := .cache/collections/ansible_collections/mlops/mlflow
 PLAY := ansible-playbook --inventory $(INVENTORY)
 
-.PHONY: help quickstart status verify open uninstall clean venv test lint sanity unit versions manifests ansible-versions molecule molecule-ssh build \
-	benchmark-converge benchmark-serve changelog lock tools test-tools packages test-packages
+.PHONY: help quickstart status verify service-levels open uninstall clean venv test lint sanity unit versions manifests ansible-versions molecule molecule-ssh build \
+	benchmark-converge benchmark-serve benchmark-ui changelog lock tools test-tools packages test-packages
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -48,10 +48,11 @@ quickstart: tools ## Install everything that is needed, deploy MLflow and verify
 
 status: tools ## Show pods, version and health
 verify: tools ## Verify an instance, with a round trip of a client
+service-levels: tools ## Measure API, upload, user interface and database, and fail where they are slower than wanted
 open: tools ## Forward a port to the user interface and show its URL
 uninstall: tools ## Remove an instance and keep its data (ARGS='-e mlflow_purge_data=true': remove that too)
-status verify open uninstall:
-	@$(PLAY) playbooks/$@.yml $(ARGS)
+status verify service-levels open uninstall:
+	@$(PLAY) playbooks/$(subst -,_,$@).yml $(ARGS)
 
 # Removes instances of the local inventories only, with their data. Those of other inventories may be in production and are listed.
 clean: ## Undo quickstart: its instances with their data, the images, .venv and .cache
@@ -164,7 +165,7 @@ lint: test-tools test-packages ## yamllint, ansible-lint (profile production), t
 	@yamllint --strict .
 	@ansible-lint
 	@antsibull-changelog lint
-	@shellcheck .ci/run tools/* benchmarks/converge benchmarks/serve plugins/plugin_utils/engines/scripts/*.sh
+	@shellcheck .ci/run tools/* benchmarks/converge benchmarks/serve benchmarks/ui plugins/plugin_utils/engines/scripts/*.sh
 
 # ansible-test requires the collection in a directory of its name, and a repository there, so that the files are not taken for
 # ignored ones. It would download pip for its environments; ensurepip is used instead. It passes no environment variables to
@@ -224,7 +225,8 @@ standalone: test-tools ## Roles alone in another project's play; a component add
 
 benchmark-converge: tools ## Measure runs without changes on the cluster of KUBECONFIG (ARGS=--help: options)
 benchmark-serve: tools ## Measure the server under load, compared with others
-benchmark-converge benchmark-serve:
+benchmark-ui: tools test-packages ## Measure how fast the user interface loads, with and without compression
+benchmark-converge benchmark-serve benchmark-ui:
 	@benchmarks/$(@:benchmark-%=%) $(ARGS)
 
 changelog: test-tools ## Turn changelogs/fragments into CHANGELOG.rst, under the version in galaxy.yml

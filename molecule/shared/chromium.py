@@ -20,7 +20,7 @@ class Chromium:
     """A headless Chromium that trusts an additional CA and resolves one host to an address.
 
     Args:
-        login: user and password for the dialog.
+        login: user and password for the dialog; None leaves requests as they are, where their times matter.
         ca_file: certificate of the CA.
         host: host name.
         address: address that it resolves to.
@@ -29,7 +29,7 @@ class Chromium:
         logins: number of login dialogs that were answered.
     """
 
-    def __init__(self, login: tuple[str, str], ca_file: str, host: str, address: str) -> None:
+    def __init__(self, login: tuple[str, str] | None, ca_file: str, host: str, address: str) -> None:
         self.login, self.logins = login, 0
         # A process of Chromium may still write while it is removed.
         self.home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -71,7 +71,8 @@ class Chromium:
         self.buffer, self.number, self.answers = b"", 0, {}
         page = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
         self.session = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
-        self.call("Fetch.enable", handleAuthRequests=True)
+        if login:
+            self.call("Fetch.enable", handleAuthRequests=True)
 
     session = None
 
@@ -110,6 +111,11 @@ class Chromium:
                 self.logins += 1
                 self.send("Fetch.continueWithAuth", requestId=message["params"]["requestId"], authChallengeResponse={
                     "response": "ProvideCredentials", "username": self.login[0], "password": self.login[1]})
+            else:
+                self.event(message["method"], message["params"])
+
+    def event(self, method: str, parameters: dict) -> None:
+        """An event of a domain that was enabled, for subclasses."""
 
     def read(self, url: str, *words: str) -> str:
         """Open the URL and return the page's text once it has all the words, or what it has after 90 seconds.
@@ -123,11 +129,15 @@ class Chromium:
                 self.send("Page.navigate", url=url)
                 opened = time.monotonic()
             time.sleep(0.5)
-            result = self.call(
-                "Runtime.evaluate", expression="document.body ? document.body.innerText : ''", returnByValue=True
-            )
-            text = str(result["result"].get("value") or "")
+            text = self.text()
         return text
+
+    def text(self) -> str:
+        """The text that the page shows now."""
+        result = self.call(
+            "Runtime.evaluate", expression="document.body ? document.body.innerText : ''", returnByValue=True
+        )
+        return str(result["result"].get("value") or "")
 
     def close(self) -> None:
         """Kill the browser and remove its profile."""

@@ -81,7 +81,10 @@ def page(url: str, ca_file: str) -> None:
     assets = re.findall(r'(?:src|href)="([^"]+)"', answer.text)
     assert len(assets) > 2, answer.text
     for asset in assets:
-        requests.get(urllib.parse.urljoin(f"{url}/", asset), auth=LOGIN, verify=ca_file, timeout=30).raise_for_status()
+        got = requests.get(urllib.parse.urljoin(f"{url}/", asset), auth=LOGIN, verify=ca_file, timeout=30)
+        got.raise_for_status()
+        if asset.endswith((".js", ".css")):
+            assert got.headers.get("Content-Encoding") == "gzip", (asset, got.headers)
     headers = {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "SAMEORIGIN",
                "Strict-Transport-Security": "max-age=31536000", "Content-Security-Policy": "frame-ancestors 'self'"}
     for name, value in headers.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ansible.module_utils.parsing.convert_bool import boolean
 
 from ansible_collections.mlops.mlflow.plugins.module_utils import versions
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, health, status
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, health, service_levels, status
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import (
     INSTANCE_OPTIONS,
     EngineAction,
@@ -34,7 +34,9 @@ class ActionModule(EngineAction):
             if options["health"]:
                 model = self.resolve(task_vars)
                 report = health.measure(engine, model, pods, roundtrip=False) if pods else health.not_installed(model)
-                panel = status.panel(model, pods, report) | {"newer_versions": self._newer(model, report["version"])}
+                panel = status.panel(model, pods, report) | {
+                    "newer_versions": self._newer(model, report["version"]),
+                    "service_levels": service_levels.last(engine)}
                 result.update(health=report, status=panel, lines=status.lines(model, panel))
         return result
 

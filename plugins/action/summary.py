@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import tables
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import ModelAction, plain
 
 REASON = 60
@@ -52,5 +53,4 @@ def table(results: dict[str, dict]) -> list[str]:
         verdict = {True: "yes", False: f"NO: {reason}", None: "not verified"}[result["healthy"]]
         rows.append([result["instance"], result["version"], verdict, "yes" if result["changed"] else "no",
                      result["url"]])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return tables.aligned(rows)

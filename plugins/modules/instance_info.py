@@ -114,6 +114,7 @@ status:
       C(components) and C(pods) of the instance.
     - C(newer_versions) lists newer versions of MLflow with C(mlflow_version=latest), newest first; otherwise it is
       null.
+    - C(service_levels) has the figures that M(mlops.mlflow.service_levels) measured last, or is null.
   type: dict
   returned: when O(health=true)
 lines:

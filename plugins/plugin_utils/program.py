@@ -17,7 +17,7 @@ import json
 import pathlib
 import zlib
 from dataclasses import dataclass, field
-from typing import Any, Iterable
+from typing import Any, Callable, Iterable
 
 from ansible_collections.mlops.mlflow.plugins.module_utils import checks
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines
@@ -84,13 +84,45 @@ def run(engine: engines.Engine, service: str, probes: Iterable[Probe], timeout: 
     Returns:
         For each probe's name its report, see ``Checks.report``. A probe that could not run is not healthy.
     """
-    listed = [{"name": p.name, "module": p.source, "parameters": p.parameters} for p in probes]
-    modules = tuple(sorted({probe["module"] for probe in listed}))
+    parameters = _parameters(probes, timeout)
     try:
-        parameters = {"probes": listed, "timeout": timeout}
-        return _execute(engine, service, "checks", "measure_all", parameters, timeout, modules)
+        return _execute(engine, service, "checks", "measure_all", parameters, timeout, _modules(parameters))
     except engines.EngineError as error:
-        return {probe["name"]: checks.not_run(str(error)) for probe in listed}
+        return {probe["name"]: checks.not_run(str(error)) for probe in parameters["probes"]}
+
+
+def run_on(run_python: Callable[[str], str], probes: Iterable[Probe], timeout: float = 120) -> dict[str, dict]:
+    """Run probes side by side in a Python that is not a pod's, such as that of the inventory host.
+
+    Args:
+        run_python: runs a program and returns what it wrote to standard output; it may raise EngineError.
+        probes: what to measure; their modules need the standard library only.
+        timeout: seconds for all of them together.
+
+    Returns:
+        For each probe's name its report, as ``run``.
+    """
+    parameters = _parameters(probes, timeout)
+    text = source("checks", "measure_all", parameters, _modules(parameters))
+    try:
+        return _result(run_python(text), "The program on the inventory host")
+    except engines.EngineError as error:
+        return {probe["name"]: checks.not_run(str(error)) for probe in parameters["probes"]}
+
+
+def run_here(probes: Iterable[Probe], timeout: float = 120) -> dict[str, dict]:
+    """Run probes side by side in this process, which has an address that others have not: a forwarded port."""
+    return checks.measure_all(_parameters(probes, timeout))
+
+
+def _parameters(probes: Iterable[Probe], timeout: float) -> dict[str, Any]:
+    """Parameters of ``checks.measure_all``."""
+    listed = [{"name": p.name, "module": p.source, "parameters": p.parameters} for p in probes]
+    return {"probes": listed, "timeout": timeout}
+
+
+def _modules(parameters: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(sorted({probe["module"] for probe in parameters["probes"]}))
 
 
 def failures(probes: Iterable[Probe], reports: dict[str, dict]) -> list[str]:
@@ -127,12 +159,16 @@ def call(engine: engines.Engine, service: str, module: str, function: str, param
 def _execute(engine: engines.Engine, service: str, module: str, function: str, parameters: dict, timeout: float,
              further: tuple[str, ...]) -> Any:
     out = engine.execute(service, ["python3", "-"], source(module, function, parameters, further), timeout + MARGIN)
+    return _result(out, f"The program in a pod of Service {service}")
+
+
+def _result(out: str, what: str) -> Any:
+    """What a program printed as its last line."""
     try:
         return json.loads(out.strip().splitlines()[-1])
     except (IndexError, ValueError):
         last = (out.strip().splitlines() or ["nothing"])[-1][:200]
-        reason = f"The program in a pod of Service {service} printed no result, but {last!r}."
-        raise engines.EngineError(reason) from None
+        raise engines.EngineError(f"{what} printed no result, but {last!r}.") from None
 
 
 def source(module: str, function: str, parameters: Any, further: Iterable[str] = ()) -> str:

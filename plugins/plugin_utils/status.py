@@ -83,6 +83,10 @@ def lines(model: Model, panel: dict) -> list[str]:
         label, part = located.get(role, (components.by_role(role).title.removeprefix("The "), None))
         result.append(_row(label, f"{part['type']}, {part['location']}: {about[0]}" if part else about[0]))
         result += [_row("", line) for line in about[1:]]
+    measured = panel.get("service_levels")
+    if measured:
+        verdict = "met" if measured["met"] else f"MISSED: {'; '.join(measured['missed'])}"
+        result.append(_row("service levels", f"{verdict} (measured {measured['time']})"))
     result.append("  pods")
     for pod in panel["pods"]:
         ready = "ready" if pod["ready"] else "NOT ready"

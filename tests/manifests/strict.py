@@ -31,13 +31,20 @@ CRDS = os.environ.get("CRDS", "")
 please them too."""
 
 
+class Loader(yaml.CSafeLoader):
+    """Reads `=`, which is in an enumeration of the Prometheus operator, as text."""
+
+
+Loader.add_constructor("tag:yaml.org,2002:value", Loader.construct_yaml_str)
+
+
 @functools.cache
 def _published() -> dict[tuple[str, str], jsonschema.Draft202012Validator]:
     """By API version and kind, what the definitions in CRDS say, with unknown fields refused as by `kubectl
     --validate=strict`."""
     found = {}
     for path in sorted(pathlib.Path(CRDS).glob("*.y*ml")) if CRDS else []:
-        for definition in yaml.load_all(path.read_text(), yaml.CSafeLoader):
+        for definition in yaml.load_all(path.read_text(), Loader):
             for version in (
                 definition["spec"]["versions"]
                 if definition and definition["kind"] == "CustomResourceDefinition"

@@ -48,6 +48,13 @@ CASES = {
         "ingress_preset": "traefik",
         "ingress_tls": "secret",
         "ingress_tls_secret": "wildcard",
+        "ingress_annotations": {"cert-manager.io/common-name": HOSTS[0]},
+    },
+    "traefik-plain": {
+        "ingress_type": "ingress",
+        "ingress_preset": "traefik",
+        "ingress_compression": False,
+        "ingress_security_headers": False,
     },
     "alb": {"ingress_type": "ingress", "ingress_preset": "alb", "ingress_class": "alb", "ingress_tls": "controller"},
     "gce": {"ingress_type": "ingress", "ingress_preset": "gce", "ingress_tls": "controller"},
@@ -135,6 +142,11 @@ def only(objects: list[dict], kind: str, name: str | None = None) -> dict:
     return found
 
 
+def ingress_of(rendered: dict, case: str) -> dict:
+    """The Ingress of all paths; with Traefik there is another one of static files."""
+    return only(rendered[case], "Ingress", f"{case}-ingress")
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("case", CASES)
 def test_strictly_valid(rendered, case, version):
@@ -153,7 +165,7 @@ def test_an_unknown_kind_and_an_unknown_field_are_rejected(rendered):
 @pytest.mark.parametrize("case", [name for name, case in CASES.items() if case["ingress_type"] == "ingress"])
 def test_an_ingress_routes_every_host_to_the_server(rendered, case):
     objects = rendered[case]
-    rules = only(objects, "Ingress")["spec"]["rules"]
+    rules = ingress_of(rendered, case)["spec"]["rules"]
     assert [rule["host"] for rule in rules] == HOSTS
     server = only(objects, "Deployment")
     for rule in rules:
@@ -176,7 +188,7 @@ def test_an_ingress_routes_every_host_to_the_server(rendered, case):
 
 def test_presets(rendered):
     annotations = {
-        name: only(rendered[name], "Ingress")["metadata"].get("annotations") or {}
+        name: ingress_of(rendered, name)["metadata"].get("annotations") or {}
         for name in ("plain", "nginx", "traefik", "alb", "gce")
     }
     nginx = {name.partition("/")[2]: value for name, value in annotations["nginx"].items()}
@@ -193,7 +205,7 @@ def test_presets(rendered):
     )
     assert (
         "Strict-Transport-Security"
-        in only(rendered["traefik"], "Middleware")["spec"]["headers"]["customResponseHeaders"]
+        in only(rendered["traefik"], "Middleware", "traefik-ingress")["spec"]["headers"]["customResponseHeaders"]
     )
     assert annotations["alb"]["alb.ingress.kubernetes.io/healthcheck-path"] == f"{PATH}/health"
     assert (
@@ -208,6 +220,27 @@ def test_presets(rendered):
         "default": only(rendered["gce"], "BackendConfig")["metadata"]["name"]
     }
     assert annotations["plain"] == {}
+
+
+def test_traefik_compresses_static_files_only(rendered):
+    objects = rendered["traefik"]
+    static, whole = only(objects, "Ingress", "traefik-ingress-static"), ingress_of(rendered, "traefik")
+    assert {path["path"] for rule in static["spec"]["rules"] for path in rule["http"]["paths"]} == {
+        f"{PATH}/static-files"}
+    assert static["spec"]["tls"] == whole["spec"]["tls"]
+    assert "text/javascript" in only(objects, "Middleware", "traefik-ingress-compress")["spec"]["compress"][
+        "includedContentTypes"]
+    middlewares = "traefik.ingress.kubernetes.io/router.middlewares"
+    theirs = {name: ingress["metadata"]["annotations"] for name, ingress in (("static", static), ("whole", whole))}
+    assert theirs["static"].pop(middlewares) == (
+        f"{theirs['whole'].pop(middlewares)},traefik-traefik-ingress-compress@kubernetescrd")
+    assert theirs["whole"].pop("cert-manager.io/common-name") and theirs["static"] == theirs["whole"]
+
+
+def test_compression_of_traefik_can_be_turned_off(rendered):
+    objects = rendered["traefik-plain"]
+    assert not [o for o in objects if o["kind"] == "Middleware"]
+    assert "traefik.ingress.kubernetes.io/router.middlewares" not in only(objects, "Ingress")["metadata"]["annotations"]
 
 
 def test_the_backend_protocol_is_that_of_the_pods(rendered):
@@ -290,7 +323,7 @@ def test_certificates(rendered):
     secret = only(nginx, "Certificate")["spec"]["secretName"]
     assert only(nginx, "Ingress")["spec"]["tls"] == [{"hosts": HOSTS, "secretName": secret}]
     assert only(nginx, "Certificate")["spec"]["dnsNames"] == HOSTS
-    assert only(rendered["traefik"], "Ingress")["spec"]["tls"][0]["secretName"] == "wildcard"
+    assert ingress_of(rendered, "traefik")["spec"]["tls"][0]["secretName"] == "wildcard"
     assert only(rendered["alb"], "Ingress")["spec"]["tls"] == [{"hosts": HOSTS}]
     assert "tls" not in only(rendered["plain"], "Ingress")["spec"]
     grant = only(gateway, "ReferenceGrant")["spec"]
@@ -323,7 +356,7 @@ def test_a_proxy_is_restricted_and_reachable(rendered, case):
     assert selected == [f"Deployment {case}-ingress"]
     caddyfile = only(objects, "ConfigMap", f"{case}-ingress")["data"]["Caddyfile"]
     assert f"reverse_proxy http://{case}-server:5000" in caddyfile
-    assert ("header" in caddyfile.replace("read_header", "").replace("response_header", "")) is (case != "proxy-http")
+    assert ("X-Content-Type-Options" in caddyfile) is (case != "proxy-http")
 
 
 def test_a_proxy_s_keys_are_in_secrets_alone(rendered):

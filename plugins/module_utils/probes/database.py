@@ -34,9 +34,7 @@ def probe(checks, parameters):
             (take what is missing from the server's own environment), connections (workers, pods, and most: how many
             the server may open).
     """
-    if parameters.get("environment"):
-        _from_environment(parameters)
-    dialect = {"postgresql": Postgresql, "mysql": Mysql, "sqlite": Sqlite}[parameters["dialect"]](parameters)
+    dialect = database_of(parameters)
     checks.facts.update(latency_p95_ms=None, size_bytes=None, connections_used=None, connections_max=None,
                         revision=None, revision_wanted=wanted_revision(), messages=[])
     checks.run("connect", lambda: retry(dialect.connect, transient))
@@ -90,6 +88,13 @@ def probe(checks, parameters):
     replica_host = _replica_host() if parameters.get("environment") else {}
     if replica_host:
         checks.run("read replica", read_replica)
+
+
+def database_of(parameters):
+    """The database that the parameters name, see ``probe``; its ``connect`` is not called yet."""
+    if parameters.get("environment"):
+        _from_environment(parameters)
+    return {"postgresql": Postgresql, "mysql": Mysql, "sqlite": Sqlite}[parameters["dialect"]](parameters)
 
 
 def transient(error):

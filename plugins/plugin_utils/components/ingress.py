@@ -25,6 +25,12 @@ PATH = r"(/[A-Za-z0-9][A-Za-z0-9._~-]*)+"
 ORIGIN = r"https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?"
 HTTPS_PORT, HTTP_PORT = 8443, 8080
 """Ports of the proxy's pods, which do not run as root."""
+COMPRESSED_TYPES = ("text/html", "text/css", "text/javascript", "application/javascript", "application/json",
+                    "image/svg+xml")
+"""Content types that are compressed: those of the user interface and of the API's answers."""
+STATIC_FILES = "/static-files"
+"""Path of the user interface's scripts and styles, below the path of the server."""
+TRAEFIK_MIDDLEWARES = "traefik.ingress.kubernetes.io/router.middlewares"
 PRESETS = {"nginx": ("ingress",), "traefik": ("ingress",), "alb": ("ingress",), "gce": ("ingress", "gateway")}
 """The ingress types that a preset is for."""
 WRONG_TLS = {
@@ -57,6 +63,9 @@ class IngressPart:
         connect: address to connect to instead of the URL's, or empty.
         ca_dest: file on the controller for the CA that clients must trust, or empty.
         body_bytes: largest body of a request, or 0.
+        routes: the objects of kind Ingress: name, annotations and path of each.
+        compressed_types: content types that are compressed.
+        compression: name of Traefik's Middleware that compresses, or empty.
     """
 
     name: str
@@ -72,6 +81,9 @@ class IngressPart:
     response_headers: dict
     redirects: bool
     annotations: dict
+    routes: list[dict]
+    compressed_types: tuple[str, ...]
+    compression: str
     image: str
     gateway: dict
 
@@ -105,12 +117,18 @@ class Ingress(Component):
         gateway.setdefault("namespace", model.instance.namespace)
         preset = v.ingress_preset if v.ingress_type == "ingress" else ""
         annotations = {**_preset_annotations(v, model, name, preset, headers, redirects), **v.ingress_annotations}
+        annotations = {key: value for key, value in annotations.items() if value}
+        compression = f"{name}-compress" if preset == "traefik" and v.ingress_compression else ""
+        routes = [{"name": name, "annotations": annotations, "path": v.ingress_path or "/"}]
+        if compression:
+            routes.append(_static_files(v, model, name, annotations, compression))
         return IngressPart(
             name=name, encrypted=encrypted, pod_port=_pod_port(v), service_port=v.ingress_service_port or _pod_port(v),
             certificate_secret=certificate_secret, ca_secret=ca_secret, url=public_url(v), connect=connect,
             ca_dest=v.ingress_ca_dest,
             body_bytes=int(quantity(v.ingress_max_body_size) or 0), response_headers=headers, redirects=redirects,
-            annotations={key: value for key, value in annotations.items() if value}, image=image, gateway=gateway)
+            annotations=annotations, routes=routes, compressed_types=COMPRESSED_TYPES, compression=compression,
+            image=image, gateway=gateway)
 
     def templates(self, v: Variables, model: Model) -> list[str]:
         return [] if v.ingress_type == "none" else [f"{v.ingress_type}.yaml.j2"]
@@ -328,6 +346,19 @@ def _response_headers(v: Variables, encrypted: bool) -> dict[str, str]:
     return {**headers, "Strict-Transport-Security": "max-age=31536000"} if encrypted else headers
 
 
+def _static_files(v: Variables, model: Model, name: str, annotations: dict, compression: str) -> dict:
+    """The Ingress of the user interface's scripts and styles, whose answers Traefik compresses.
+
+    It has no artifacts and no secrets. Traefik could neither leave out artifacts of a compressed type nor tell requests
+    of other sites apart (BREACH), so that answers of the API are not compressed.
+    """
+    middlewares = [annotations.get(TRAEFIK_MIDDLEWARES), f"{model.instance.namespace}-{compression}@kubernetescrd"]
+    # cert-manager would request the certificate of the other Ingress again.
+    kept = {key: value for key, value in annotations.items() if "cert-manager.io/" not in key}
+    return {"name": f"{name}-static", "path": v.ingress_path + STATIC_FILES,
+            "annotations": {**kept, TRAEFIK_MIDDLEWARES: ",".join(filter(None, middlewares))}}
+
+
 def _preset_annotations(
     v: Variables, model: Model, name: str, preset: str, headers: dict, redirects: bool
 ) -> dict[str, str]:
@@ -344,7 +375,7 @@ def _preset_annotations(
         prefix = "traefik.ingress.kubernetes.io"
         return {f"{prefix}/router.entrypoints": "websecure" if encrypted else "web",
                 f"{prefix}/router.tls": str(encrypted).lower(),
-                f"{prefix}/router.middlewares": f"{model.instance.namespace}-{name}@kubernetescrd" if headers else ""}
+                TRAEFIK_MIDDLEWARES: f"{model.instance.namespace}-{name}@kubernetescrd" if headers else ""}
     if preset == "alb":
         prefix = "alb.ingress.kubernetes.io"
         return {f"{prefix}/scheme": "internal", f"{prefix}/target-type": "ip", f"{prefix}/backend-protocol": scheme,

@@ -49,6 +49,13 @@ KUBERNETES_TYPES = {
     "mlflow_server_extra_containers": "[v1.Container]",
 }
 """Variables that hold parts of Kubernetes' objects, and their types there."""
+SERVICE_LEVELS = {
+    "mlflow_service_level_api_p95": (1, 600_000, "ms"), "mlflow_service_level_upload": (1, 100_000, "MB/s"),
+    "mlflow_service_level_ui_load": (1, 600_000, "ms"), "mlflow_service_level_database_p95": (1, 600_000, "ms"),
+    "mlflow_service_levels_requests": (20, 100_000, "requests"),
+    "mlflow_service_levels_artifact_size": (1, 1024, "MiB"),
+}
+"""Least and greatest value of the variables about service levels, and their units."""
 SECRET_KEYS = ("database_existing_secret_keys", "object_storage_existing_secret_keys",
                "mlflow_server_auth_existing_secret_keys",
                "mlflow_server_encryption_existing_secret_keys")
@@ -107,6 +114,7 @@ def check(model: Model) -> Iterator[str]:
     v = model.variables
     yield from _names(model, v)
     yield from _version(v)
+    yield from _service_levels(v)
     yield from _images(v)
     yield from _secret_store(v)
     yield from _lists(v)
@@ -152,6 +160,14 @@ def _names(model: Model, v: Variables) -> Iterator[str]:
         if not common.matches(common.OBJECT_NAME, secret):
             yield (f"mlflow_image_pull_secrets holds {secret!r}; it must be a Secret's name: lower-case letters, "
                    "digits, '-' and '.'.")
+
+
+def _service_levels(v: Variables) -> Iterator[str]:
+    for variable, (least, most, unit) in SERVICE_LEVELS.items():
+        if not least <= v[variable] <= most:
+            yield f"{variable} is {v[variable]}; it must be at least {least} {unit}, and at most {most}."
+    if not v.mlflow_service_levels_from:
+        yield "mlflow_service_levels_from is empty; name outside, inside, or both."
 
 
 def _version(v: Variables) -> Iterator[str]:

@@ -28,7 +28,7 @@ ROLES = pathlib.Path(__file__).parents[3] / "roles"
 OWN_PREFIXES = ("mlflow_server_", "object_storage_")
 """Prefixes that no other software's variables carry; with the others only a near miss counts as a misspelling."""
 PLAYBOOK_VARIABLES = frozenset(("mlflow_hosts", "mlflow_open_port", "mlflow_open_seconds", "mlflow_model",
-                                "mlflow_status",
+                                "mlflow_status", "mlflow_service_levels", "mlflow_service_levels_token",
                                 "mlflow_results", "mlflow_failure"))
 """Variables of playbooks and facts that they set, which no role declares."""
 INTERNAL = ("_database_login",)

@@ -643,6 +643,20 @@ CASES = {
         },
         "service.serversscheme: https to mlflow_server_service_annotations",
     ),
+    "service-level-zero": (
+        {"mlflow_service_level_api_p95": 0},
+        "mlflow_service_level_api_p95 is 0; it must be at least 1 ms",
+    ),
+    "service-level-artifact": (
+        {"mlflow_service_levels_artifact_size": 4096},
+        "mlflow_service_levels_artifact_size is 4096; it must be at least 1 MiB, and at most 1024",
+    ),
+    "service-level-requests": (
+        {"mlflow_service_levels_requests": 5},
+        "mlflow_service_levels_requests is 5; it must be at least 20 requests",
+    ),
+    "service-levels-from-nowhere": ({"mlflow_service_levels_from": []}, "mlflow_service_levels_from is empty"),
+    "service-levels-from-elsewhere": ({"mlflow_service_levels_from": ["moon"]}, "mlflow_service_levels_from"),
     "no-patience": ({"mlflow_wait_timeout": 0}, "mlflow_wait_timeout is 0; it must be at least 1 second"),
     "ingress-no-pem": (
         {
