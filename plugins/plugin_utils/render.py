@@ -55,10 +55,7 @@ def render(component: Component, model: Model, labels: dict[str, str]) -> list[d
     environment = _environment(component.role)
     context = {**v, **model.parts, "instance": model.instance}
     names = component.templates(v, model)
-    texts = []
-    policy = _policy(component, model)
-    if policy:
-        texts.append(environment.get_template(NETWORK_POLICY).render(policy=policy))
+    texts = [environment.get_template(NETWORK_POLICY).render(policy=policy) for policy in _policies(component, model)]
     texts += [environment.get_template(name).render(context) for name in names]
     objects = manifests.load([text for text in texts if text.strip()], f"The templates of role {component.role}")
     manifests.complete_pods(objects, model.instance.pod_spec)
@@ -68,15 +65,20 @@ def render(component: Component, model: Model, labels: dict[str, str]) -> list[d
     return objects
 
 
-def _policy(component: Component, model: Model) -> Policy | None:
-    network = component.network(model.variables, model)
-    if not network or not (network.always or model.variables.mlflow_network_policy):
-        return None
+def _policies(component: Component, model: Model) -> list[Policy]:
+    declared = component.network(model.variables, model) or []
+    networks = [declared] if isinstance(declared, Network) else declared
+    return [_policy(component, model, network) for network in networks
+            if network.always or model.variables.mlflow_network_policy]
+
+
+def _policy(component: Component, model: Model, network: Network) -> Policy:
     selector: dict = {"matchLabels": model.instance.selector(component.name)}
     if network.components:
         selector = {"matchLabels": model.instance.labels, "matchExpressions": [
             {"key": "app.kubernetes.io/component", "operator": "In", "values": list(network.components)}]}
-    return Policy(f"{model.instance.name}-{component.name}", selector, network)
+    end = f"-{network.name}" if network.name else ""
+    return Policy(f"{model.instance.name}-{component.name}{end}", selector, network)
 
 
 _ENVIRONMENTS: dict[str, jinja2.Environment] = {}

@@ -50,7 +50,7 @@ class Project:
         shutil.copytree(pathlib.Path(__file__).parent / "echo", copy, dirs_exist_ok=True)
         components = copy / "plugins" / "plugin_utils" / "components" / "__init__.py"
         before = components.read_text()
-        after = before.replace("Ingress())", "Ingress(), Echo())")
+        after = before.replace("Monitoring())", "Monitoring(), Echo())")
         after = after.replace("import Database\n", f"import Database\n{IMPORT}\n")
         assert after.count("Echo") == 2
         components.write_text(after)

@@ -10,9 +10,10 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base impor
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.database import Database
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.ingress import Ingress
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.mlflow_server import MlflowServer
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.monitoring import Monitoring
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.object_storage import ObjectStorage
 
-COMPONENTS: tuple[Component, ...] = (ObjectStorage(), Database(), MlflowServer(), Ingress())
+COMPONENTS: tuple[Component, ...] = (ObjectStorage(), Database(), MlflowServer(), Ingress(), Monitoring())
 """Each after those that it needs."""
 
 

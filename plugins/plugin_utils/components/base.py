@@ -23,6 +23,7 @@ class Network:
     """Which connections a component's pods take part in; from it the shared template writes the NetworkPolicy.
 
     Attributes:
+        name: end of the policy's name, where a component has several.
         ingress: rules of a NetworkPolicy's ``ingress``.
         egress: rules of its ``egress``.
         components: labels of the pods that it is for, where they are more than the component's own.
@@ -35,6 +36,7 @@ class Network:
     components: tuple[str, ...] = ()
     egress_closed: bool = True
     always: bool = False
+    name: str = ""
 
 
 class Component:
@@ -83,8 +85,9 @@ class Component:
         """Images that role images builds for it, where the instance builds its images."""
         return []
 
-    def network(self, v: Variables, model: Model) -> Network | None:
-        """Its connections, or None where only the instance's default policy is for it."""
+    def network(self, v: Variables, model: Model) -> Network | list[Network] | None:
+        """Its connections, one entry for each kind of its pods, or None where only the instance's default policy is
+        for it."""
         return None
 
     def probes(self, v: Variables, model: Model) -> list[Probe]:

@@ -31,6 +31,8 @@ def contents(v: Variables) -> dict[str, list[str]]:
         "mariadb": [v.images_mariadb_version],
         "seaweedfs": [v.images_seaweedfs_version, v.images_uv_version],
         "caddy": [v.images_caddy_version, v.images_uv_version],
+        "prometheus": [v.images_prometheus_version],
+        "alertmanager": [v.images_alertmanager_version],
     }
 
 

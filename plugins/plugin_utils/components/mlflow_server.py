@@ -17,6 +17,7 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.connection
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import strategic_merge
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import scraping
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.program import Probe
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class MlflowServerPart:
         exclusive: whether one pod at a time can mount the stores.
         store_steps: steps of prepare.py about the artifacts.
         metrics: whether requests are counted, and the pods' port mlflow_server_metrics_port answers.
+        pod_annotations: of the server's pods, those by which a cluster's Prometheus finds them included.
     """
 
     name: str
@@ -132,6 +134,7 @@ class MlflowServerPart:
     exclusive: bool
     store_steps: list
     metrics: bool
+    pod_annotations: dict
 
 
 class MlflowServer(Component):
@@ -175,7 +178,8 @@ class MlflowServer(Component):
                              if v.mlflow_server_encryption_existing_secret else ENCRYPTION_KEYS),
             volumes=_volumes(v, backend, store),
             exclusive=any(endpoint.claim and not endpoint.shared for endpoint in (backend, store)),
-            store_steps=_store_steps(store.bucket_settings), metrics=counted(v))
+            store_steps=_store_steps(store.bucket_settings), metrics=counted(v),
+            pod_annotations=_pod_annotations(v))
 
     def templates(self, v: Variables, model: Model) -> list[str]:
         wanted = {"auth.yaml.j2": v.mlflow_server_auth != "none", "config.yaml.j2": True, "server.yaml.j2": True,
@@ -191,8 +195,13 @@ class MlflowServer(Component):
         """The server, its migration and its cleaning: all that opens the stores."""
         ports = sorted({v.mlflow_server_port, model.mlflow_server.entry_port},
                        key=lambda port: port != v.mlflow_server_port)
+        ingress = [{"ports": [{"port": port, "protocol": "TCP"} for port in ports], "from": common.clients(v)}]
+        if v.monitoring_type != "none":
+            own = {"podSelector": {"matchLabels": model.instance.selector("monitoring-prometheus")}}
+            ingress.append({**_to_ports([v.mlflow_server_metrics_port]),
+                            "from": [own, *map(common.peer, v.monitoring_clients)]})
         return Network(
-            ingress=[{"ports": [{"port": port, "protocol": "TCP"} for port in ports], "from": common.clients(v)}],
+            ingress=ingress,
             egress=[common.DNS, {"to": [{"podSelector": {"matchLabels": model.instance.labels}}]},
                     *self._egress(v, model)],
             components=("server", "migration", "gc"))
@@ -525,7 +534,12 @@ class MlflowServer(Component):
 
 def counted(v: Variables) -> bool:
     """Whether the server counts its requests."""
-    return v.mlflow_server_metrics
+    return v.mlflow_server_metrics or v.monitoring_type != "none"
+
+
+def _pod_annotations(v: Variables) -> dict[str, str]:
+    own = scraping.annotations(v.mlflow_server_metrics_port) if v.monitoring_type == "annotations" else {}
+    return {**own, **v.mlflow_server_pod_annotations}
 
 
 def allowed_hosts(names: list[str]) -> list[str]:

@@ -35,7 +35,7 @@ LOST = "lost"
 PACKAGES = ("podman", "runc", "netavark", "aardvark-dns", "iptables", "catatonit", "uidmap", "slirp4netns",
             "fuse-overlayfs")
 """Debian packages that podman needs for pods of root and of users; Debian only recommends most of them."""
-PUBLISHED_BY = {"server": "mlflow_server_publish", "ingress": "ingress_publish"}
+PUBLISHED_BY = {"server": "mlflow_server_publish", "ingress": "ingress_publish", "monitoring": "monitoring_publish"}
 
 UNIT = """\
 [Unit]

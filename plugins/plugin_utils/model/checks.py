@@ -28,15 +28,18 @@ LONGEST_INSTANCE = 37
 """A StatefulSet's pods carry its name and eleven characters more as a label of at most 63."""
 TEXTS = ("mlflow_labels", "mlflow_annotations", "mlflow_node_selector", "mlflow_server_pod_labels",
          "mlflow_server_pod_annotations",
-         "mlflow_server_service_annotations", "mlflow_server_service_account_annotations", "ingress_annotations")
+         "mlflow_server_service_annotations", "mlflow_server_service_account_annotations", "ingress_annotations",
+         "monitoring_labels")
 OWN_LABELS = tuple(f"app.kubernetes.io/{name}" for name in ("name", "instance", "component", "managed-by"))
 """Labels by which the collection finds its objects."""
-LABELS = ("mlflow_labels", "mlflow_node_selector", "mlflow_server_pod_labels")
+OBJECT_LABELS = ("mlflow_labels", "mlflow_server_pod_labels", "monitoring_labels")
+LABELS = (*OBJECT_LABELS, "mlflow_node_selector")
 OBJECT_NAMES = (
     "database_existing_secret", "database_ca_secret", "object_storage_existing_secret", "object_storage_existing_claim",
     "mlflow_server_auth_existing_secret", "mlflow_server_encryption_existing_secret", "mlflow_server_tls_secret",
     "mlflow_server_service_account", "mlflow_priority_class",
-    "ingress_tls_secret", "ingress_class", "database_storage_class", "object_storage_storage_class", "ingress_issuer")
+    "ingress_tls_secret", "ingress_class", "database_storage_class", "object_storage_storage_class", "ingress_issuer",
+    "monitoring_storage_class")
 """Variables that name an object of the cluster."""
 RESOURCES = ("cpu", "memory", "ephemeral-storage")
 KUBERNETES_TYPES = {
@@ -62,7 +65,7 @@ SECRET_KEYS = ("database_existing_secret_keys", "object_storage_existing_secret_
 """Variables that name keys of Secrets."""
 IMAGES = ("database_image", "database_cloudsql_image", "object_storage_image", "mlflow_server_image",
           "mlflow_server_oidc_image",
-          "ingress_image")
+          "ingress_image", "monitoring_prometheus_image", "monitoring_alertmanager_image")
 
 
 class Findings:
@@ -180,7 +183,7 @@ def _version(v: Variables) -> Iterator[str]:
 
 def _images(v: Variables) -> Iterator[str]:
     """What builds of images are given; it goes to a shell in the build."""
-    for program in ("postgresql", "mariadb", "seaweedfs", "caddy", "uv"):
+    for program in ("postgresql", "mariadb", "seaweedfs", "caddy", "prometheus", "alertmanager", "uv"):
         variable = f"images_{program}_version"
         if not common.matches(r"[0-9][0-9A-Za-z.+~-]*", v[variable]):
             yield f"{variable} is {v[variable]!r}; it must be a version such as {SPECS[variable]['default']}."
@@ -251,7 +254,7 @@ def _object_metadata(v: Variables) -> Iterator[str]:
                 yield (f"{variable}: the value of {name} is {value!r}; a label's value has at most 63 letters, "
                        "digits, '-', '_' and '.', "
                        f"beginning and ending with a letter or digit.")
-            elif variable in ("mlflow_labels", "mlflow_server_pod_labels") and name in OWN_LABELS:
+            elif variable in OBJECT_LABELS and name in OWN_LABELS:
                 yield f"{variable} has the key {name}, by which the collection finds its objects; choose another key."
     for key in v.mlflow_server_spread:
         if not common.label_key(key):
@@ -260,14 +263,15 @@ def _object_metadata(v: Variables) -> Iterator[str]:
 
 
 def _network_policy(v: Variables) -> Iterator[str]:
-    for client in v.mlflow_network_policy_clients:
-        if not (common.network(client) if "/" in client else common.matches(common.DNS_LABEL, client)):
-            yield (f"mlflow_network_policy_clients holds {client!r}; it must be a namespace's name, or a network such "
-                   "as 10.0.0.0/16.")
+    for variable in ("mlflow_network_policy_clients", "monitoring_clients"):
+        for client in v[variable]:
+            if not (common.network(client) if "/" in client else common.matches(common.DNS_LABEL, client)):
+                yield (f"{variable} holds {client!r}; it must be a namespace's name, or a network such as "
+                       "10.0.0.0/16.")
 
 
 def _sizes(v: Variables) -> Iterator[str]:
-    for variable in ("database_size", "object_storage_size"):
+    for variable in ("database_size", "object_storage_size", "monitoring_size"):
         size = quantity(v[variable])
         if size is None or not 2**20 <= size <= 2**60 or v[variable][-1] in "mun":
             yield f"{variable} is {v[variable]!r}; it must be a Kubernetes quantity of storage such as 10Gi."

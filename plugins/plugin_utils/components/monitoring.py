@@ -1,0 +1,360 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Monitoring: the exporter, and what collects metrics, evaluates rules and sends alerts."""
+
+from __future__ import annotations
+
+import urllib.parse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Iterator
+
+import yaml
+
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import mlflow_server
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import quantity
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import (
+    alertmanager,
+    dashboards,
+    metrics,
+    rules,
+    scraping,
+)
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.program import Probe
+
+if TYPE_CHECKING:
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import Variables
+
+PROMETHEUS_IMAGE = "docker.io/prom/prometheus:v3.5.0"
+ALERTMANAGER_IMAGE = "docker.io/prom/alertmanager:v0.28.1"
+PROMETHEUS_PORT, ALERTMANAGER_PORT, EXPORTER_PORT = 9090, 9093, 9501
+ALERTMANAGER_SIZE = "1Gi"
+"""Of the volume with silences and the log of notifications, a few MiB."""
+SHORTEST_INTERVAL, LONGEST_INTERVAL = 5, 60
+"""Seconds. Rules take rates over five minutes; the verification waits for the first scrape."""
+DISK_SHARE = 0.8
+"""Of its volume that Prometheus fills with blocks; the write-ahead log and compaction take room, too."""
+SECRETS = "/etc/alertmanager"
+ADDRESS = r"[^\s@,]+@[^\s@,]+"
+WEBHOOKS = ("monitoring_alert_webhook_url", "monitoring_alert_slack_url")
+EMAIL = ("monitoring_alert_email_from", "monitoring_alert_email_smarthost", "monitoring_alert_email_username",
+         "monitoring_alert_email_password")
+RECEIVERS = (*WEBHOOKS, "monitoring_alert_slack_channel", "monitoring_alert_email_to", *EMAIL)
+OF_PROMETHEUS = (*RECEIVERS, "monitoring_alertmanager_config", "monitoring_publish")
+"""Variables that only the collection's own Prometheus and Alertmanager have."""
+
+
+@dataclass(frozen=True)
+class MonitoringPart:
+    """What the component's templates and the verification read.
+
+    Attributes:
+        name: beginning of the names of its objects.
+        jobs: what is scraped.
+        annotations: of the exporter's pod, where the cluster's Prometheus finds pods by them.
+        environment: variables of the exporter besides those of the server.
+        unseen: names of the server's volumes that the exporter does not mount.
+        settings: what the rules depend on.
+        objects: for the Prometheus operator: PodMonitors, the PrometheusRule.
+        dashboards: JSON models of Grafana's dashboards, by name.
+        prometheus, alertmanager: content of their files, by name.
+        retention_bytes: most that Prometheus keeps.
+        external_url: by which users reach Prometheus, or empty.
+    """
+
+    name: str
+    jobs: tuple[scraping.Job, ...]
+    annotations: dict
+    environment: dict
+    unseen: tuple[str, ...]
+    settings: rules.Settings
+    objects: list
+    dashboards: dict
+    prometheus: dict
+    alertmanager: dict
+    prometheus_image: str
+    alertmanager_image: str
+    alertmanager_size: str
+    retention_bytes: int
+    external_url: str
+    exporter_port: int
+    prometheus_port: int
+    alertmanager_port: int
+
+
+class Monitoring(Component):
+    name = "monitoring"
+    role = "monitoring"
+    title = "The monitoring"
+    needs = ("mlflow_server",)
+    secrets = ("monitoring_alert_webhook_url", "monitoring_alert_email_password", "monitoring_alert_slack_url",
+               "monitoring_alertmanager_config")
+
+    def resolve(self, v: Variables, model: Model) -> MonitoringPart:
+        name, kind = f"{model.instance.name}-monitoring", v.monitoring_type
+        prometheus, alerts = v.monitoring_prometheus_image, v.monitoring_alertmanager_image
+        if prometheus is None:
+            prometheus = built(v)["prometheus"] if model.instance.build else PROMETHEUS_IMAGE
+        if alerts is None:
+            alerts = built(v)["alertmanager"] if model.instance.build else ALERTMANAGER_IMAGE
+        jobs, settings = _jobs(v, model, name), _settings(v, model)
+        published = common.host_port(v.monitoring_publish) if v.monitoring_publish else None
+        return MonitoringPart(
+            name=name, jobs=jobs, annotations=scraping.annotations(EXPORTER_PORT), environment=_environment(v, model), unseen=_unseen(v, model), settings=settings,
+            objects=_operator_objects(v, model, name, jobs, settings) if kind == "operator" else [],
+            dashboards=dashboards.dashboards() if kind == "operator" else {},
+            prometheus=_prometheus_files(v, name, jobs, settings) if kind == "prometheus" else {},
+            alertmanager=_alertmanager_files(v) if kind == "prometheus" else {},
+            prometheus_image=prometheus, alertmanager_image=alerts, alertmanager_size=ALERTMANAGER_SIZE,
+            retention_bytes=int((quantity(v.monitoring_size) or 0) * DISK_SHARE),
+            external_url=f"http://{v.monitoring_publish}/" if published and published[0] != "0.0.0.0" else "",
+            exporter_port=EXPORTER_PORT, prometheus_port=PROMETHEUS_PORT, alertmanager_port=ALERTMANAGER_PORT)
+
+    def templates(self, v: Variables, model: Model) -> list[str]:
+        return {"none": [], "annotations": ["exporter.yaml.j2"], "operator": ["exporter.yaml.j2", "operator.yaml.j2"],
+                "prometheus": ["exporter.yaml.j2", "prometheus.yaml.j2", "alertmanager.yaml.j2"]}[v.monitoring_type]
+
+    def images(self, v: Variables, model: Model) -> list[str]:
+        return ["prometheus", "alertmanager"] if v.monitoring_type == "prometheus" else []
+
+    def network(self, v: Variables, model: Model) -> list[Network]:
+        if v.monitoring_type == "none":
+            return []
+        inside = [{"podSelector": {"matchLabels": model.instance.labels}}]
+        clients = [*inside, *map(common.peer, v.monitoring_clients)]
+        # The exporter opens what the server opens.
+        server = mlflow_server.MlflowServer().network(v, model)
+        networks = [Network(name="exporter", components=("monitoring-exporter",), egress=server.egress,
+                            ingress=[_from(clients, EXPORTER_PORT)])]
+        if v.monitoring_type == "prometheus":
+            networks += [
+                Network(name="prometheus", components=("monitoring-prometheus",),
+                        ingress=[_from(clients, PROMETHEUS_PORT)], egress=[common.DNS, {"to": inside}]),
+                Network(name="alertmanager", components=("monitoring-alertmanager",),
+                        ingress=[_from(clients, ALERTMANAGER_PORT)], egress=[common.DNS, *_egress(v)],
+                        egress_closed=not v.monitoring_alertmanager_config)]
+        return networks
+
+    def probes(self, v: Variables, model: Model) -> list[Probe]:
+        part, kind = model.monitoring, v.monitoring_type
+        if kind == "none":
+            return []
+        parameters = {"metrics": {metrics.SERVER_JOB: f"http://127.0.0.1:{v.mlflow_server_metrics_port}/metrics",
+                                  metrics.EXPORTER_JOB: f"http://{part.name}-exporter:{EXPORTER_PORT}/metrics"}}
+        if kind == "prometheus":
+            parameters |= {"prometheus": f"http://{part.name}-prometheus:{PROMETHEUS_PORT}",
+                           "jobs": [job.name for job in part.jobs], "rules": len(rules.groups(part.settings)),
+                           "patience": v.monitoring_interval + 15}
+        return [Probe(self.role, self.title, "roles/monitoring/files/probe.py", parameters)]
+
+    def status(self, v: Variables, model: Model, report: dict) -> list[str]:
+        if "firing" not in report:
+            return []
+        firing = report["firing"]
+        lines = [f"{report['targets']} targets are up, {len(firing) or 'no'} firing alert{'s' * (len(firing) != 1)}"]
+        return lines + [f"{alert['name']} ({alert['severity']}, since {alert['since']}): {alert['summary']}"
+                        for alert in firing]
+
+    def unsupported(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.mlflow_engine == "podman" and v.monitoring_type in ("annotations", "operator"):
+            yield (f"monitoring_type is {v.monitoring_type} while mlflow_engine is podman, where no Prometheus of a "
+                   "cluster runs; set monitoring_type to prometheus.")
+
+    def _check_type(self, v: Variables, model: Model) -> Iterator[str]:
+        kind = v.monitoring_type
+        if kind != "prometheus":
+            for variable in OF_PROMETHEUS:
+                if v[variable]:
+                    yield (f"{variable} is set while monitoring_type is {kind}; set monitoring_type to prometheus, or "
+                           "leave it empty.")
+        if kind != "operator" and v.monitoring_labels:
+            yield (f"monitoring_labels is set while monitoring_type is {kind}; set monitoring_type to operator, or "
+                   "leave it empty.")
+        if v.mlflow_network_policy and kind in ("annotations", "operator") and not v.monitoring_clients:
+            yield (f"monitoring_clients is empty while mlflow_network_policy is true and monitoring_type is {kind}; "
+                   "name the namespace of the cluster's Prometheus.")
+
+    def _check_numbers(self, v: Variables, model: Model) -> Iterator[str]:
+        if not SHORTEST_INTERVAL <= v.monitoring_interval <= LONGEST_INTERVAL:
+            yield (f"monitoring_interval is {v.monitoring_interval}; it must be a number of seconds from "
+                   f"{SHORTEST_INTERVAL} to {LONGEST_INTERVAL}.")
+        if not 1 <= v.monitoring_retention_days <= 3650:
+            yield (f"monitoring_retention_days is {v.monitoring_retention_days}; it must be a number of days from 1 to "
+                   "3650.")
+
+    def _check_receivers(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.monitoring_alertmanager_config:
+            for variable in RECEIVERS:
+                if v[variable]:
+                    yield f"monitoring_alertmanager_config and {variable} are both set; keep one of them."
+            for key in ("route", "receivers"):
+                if not v.monitoring_alertmanager_config.get(key):
+                    yield f"monitoring_alertmanager_config has no {key}; give Alertmanager's whole configuration."
+        for variable in WEBHOOKS:
+            if v[variable] and not _port(v[variable]):
+                yield f"{variable} is no URL; give the whole of it, such as https://hooks.example.com/alerts."
+        if v.monitoring_alert_slack_channel and not v.monitoring_alert_slack_url:
+            yield ("monitoring_alert_slack_channel is set while monitoring_alert_slack_url is empty; give the URL of an "
+                   "incoming webhook.")
+
+    def _check_email(self, v: Variables, model: Model) -> Iterator[str]:
+        if not v.monitoring_alert_email_to:
+            for variable in EMAIL:
+                if v[variable]:
+                    yield (f"{variable} is set while monitoring_alert_email_to is empty; name there who gets the mails, "
+                           "or leave it empty.")
+            return
+        for variable in ("monitoring_alert_email_to", "monitoring_alert_email_from"):
+            if not all(common.matches(ADDRESS, part.strip()) for part in v[variable].split(",")):
+                yield f"{variable} is {v[variable]!r}; it must be a mail address, such as mlops@example.com."
+        if not common.matches(rf"({common.HOST_OR_ADDRESS}):[0-9]{{1,5}}", v.monitoring_alert_email_smarthost):
+            yield (f"monitoring_alert_email_smarthost is {v.monitoring_alert_email_smarthost!r}; it must be host and "
+                   "port of the SMTP server, such as mail.example.com:587.")
+        if bool(v.monitoring_alert_email_username) != bool(v.monitoring_alert_email_password):
+            yield ("only one of monitoring_alert_email_username and monitoring_alert_email_password is set; the two go "
+                   "together.")
+
+    def _check_publish(self, v: Variables, model: Model) -> Iterator[str]:
+        if not v.monitoring_publish:
+            return
+        address = common.host_port(v.monitoring_publish)
+        if not address:
+            yield (f"monitoring_publish is {v.monitoring_publish!r}; it must be an address and a port such as "
+                   "127.0.0.1:9090.")
+            return
+        others = ["mlflow_server_publish", *(["ingress_publish"] if v.ingress_type == "proxy" else [])]
+        for variable in others:
+            other = common.host_port(v[variable])
+            if other and other[1] == address[1] and (other[0] == address[0] or "0.0.0.0" in (other[0], address[0])):
+                yield (f"monitoring_publish is {v.monitoring_publish}, whose port {variable} takes; choose another "
+                       "port for one of them.")
+
+
+def _jobs(v: Variables, model: Model, name: str) -> tuple[scraping.Job, ...]:
+    server, port = model.mlflow_server.name, v.mlflow_server_metrics_port
+    if v.mlflow_engine == "podman":
+        # The pods are known by name, so that a stopped one stays a target that is down.
+        pods = tuple(f"{server}-{index}" for index in range(v.mlflow_server_replicas))
+        first = scraping.Job(metrics.SERVER_JOB, port, "server", pods)
+    else:
+        first = scraping.Job(metrics.SERVER_JOB, port, "server", discovery=f"{name}-server")
+    jobs = (first, scraping.Job(metrics.EXPORTER_JOB, EXPORTER_PORT, "monitoring-exporter", (f"{name}-exporter",)))
+    if v.monitoring_type != "prometheus":
+        return jobs
+    return (*jobs, scraping.Job("prometheus", PROMETHEUS_PORT, "monitoring-prometheus", ("localhost",)),
+            scraping.Job("alertmanager", ALERTMANAGER_PORT, "monitoring-alertmanager", (f"{name}-alertmanager",)))
+
+
+def _settings(v: Variables, model: Model) -> rules.Settings:
+    thresholds = rules.Thresholds()
+    if v.ingress_type == "proxy" and v.ingress_tls == "self_signed":
+        # Caddy's own certificates are valid for twelve hours, and renewed four hours before they end.
+        thresholds = rules.Thresholds(certificate_seconds=2 * 3600, certificate_critical_seconds=3600)
+    return rules.Settings(model.instance.namespace, model.instance.name, thresholds=thresholds)
+
+
+def _unseen(v: Variables, model: Model) -> tuple[str, ...]:
+    """Volumes of the server that a pod beside it must not or cannot use.
+
+    A volume that one node at a time mounts would keep the server on the node of the exporter; a folder of a pod is of
+    that pod alone.
+    """
+    backend, store = model.mlflow_server.database, model.mlflow_server.artifact_store
+    exclusive = v.mlflow_engine == "kubernetes"
+    unseen = {"database": exclusive and backend.claim and not backend.shared,
+              "artifacts": store.ephemeral or exclusive and store.claim and not store.shared}
+    return tuple(name for name, is_unseen in unseen.items() if is_unseen)
+
+
+def _environment(v: Variables, model: Model) -> dict[str, str]:
+    server, unseen = model.mlflow_server, _unseen(v, model)
+    volumes = [f"{volume['name']}={volume['path']}" for volume in server.volumes
+               if volume["name"] in ("database", "artifacts") and volume["name"] not in unseen]
+    off = {"database": ("DATABASE", "COUNTS"), "artifacts": ("OBJECT_STORE", "ARTIFACTS")}
+    environment = {"MLFLOW_TRACKING_URI": server.cluster_url}
+    if v.mlflow_server_tls_secret:
+        environment["MLFLOW_TRACKING_INSECURE_TLS"] = "true"
+    for volume in unseen:
+        environment |= {f"MLOPS_EXPORTER_{collector}_INTERVAL": "0" for collector in off[volume]}
+    certificates = _certificates(v, model)
+    if certificates:
+        environment |= {"MLOPS_EXPORTER_CERTIFICATES": ",".join(certificates),
+                        "MLOPS_EXPORTER_CERTIFICATES_INTERVAL": "600"}
+    if volumes:
+        environment["MLOPS_EXPORTER_VOLUMES"] = ",".join(volumes)
+    return environment
+
+
+def _certificates(v: Variables, model: Model) -> list[str]:
+    server, certificates = model.mlflow_server, []
+    if v.mlflow_server_tls_secret:
+        certificates.append(f"{server.name}:{v.mlflow_server_port}")
+    if v.ingress_type == "proxy" and v.ingress_tls != "none":
+        certificates += [f"{host}@{model.ingress.name}:{model.ingress.service_port}" for host in v.ingress_hosts
+                         if "*" not in host]
+    return certificates
+
+
+def _operator_objects(v: Variables, model: Model, name: str, jobs: tuple[scraping.Job, ...],
+                      settings: rules.Settings) -> list[dict]:
+    instance = model.instance
+    monitors = [scraping.pod_monitor(job, f"{name}-{job.component.removeprefix('monitoring-')}", instance.namespace,
+                                     instance.name, v.monitoring_interval, v.monitoring_labels) for job in jobs]
+    return [*monitors, rules.prometheus_rule(settings, name, v.monitoring_labels)]
+
+
+def _prometheus_files(v: Variables, name: str, jobs: tuple[scraping.Job, ...],
+                      settings: rules.Settings) -> dict[str, str]:
+    labels = scraping.series_labels(settings.namespace, settings.instance_name)
+    main = scraping.configuration(jobs, labels, v.monitoring_interval, "rules.yml",
+                                  f"{name}-alertmanager:{ALERTMANAGER_PORT}")
+    return {"prometheus.yml": _yaml(main), "rules.yml": _yaml(rules.rule_file(settings)),
+            "overview.html": dashboards.overview(settings)}
+
+
+def _alertmanager_files(v: Variables) -> dict[str, str]:
+    """Files of the Secret; the configuration itself holds the URL of the webhook, which is often a secret."""
+    if v.monitoring_alertmanager_config:
+        return {"alertmanager.yml": _yaml(v.monitoring_alertmanager_config)}
+    secrets = {"email-password": v.monitoring_alert_email_password, "slack-url": v.monitoring_alert_slack_url}
+    files = {key: value for key, value in secrets.items() if value}
+    receivers = alertmanager.Receivers(
+        webhook_url=v.monitoring_alert_webhook_url, email_to=v.monitoring_alert_email_to,
+        email_from=v.monitoring_alert_email_from, email_smarthost=v.monitoring_alert_email_smarthost,
+        email_username=v.monitoring_alert_email_username, email_tls=v.monitoring_alert_email_tls,
+        email_password_file=f"{SECRETS}/email-password" if "email-password" in files else "",
+        slack_url_file=f"{SECRETS}/slack-url" if "slack-url" in files else "",
+        slack_channel=v.monitoring_alert_slack_channel)
+    return {"alertmanager.yml": _yaml(alertmanager.configuration(receivers)), **files}
+
+
+def _yaml(value: dict) -> str:
+    """A file of configuration, as people write it."""
+    return yaml.safe_dump(value, sort_keys=False, width=120)
+
+
+def _from(peers: list[dict], port: int) -> dict:
+    return {"ports": [{"port": port, "protocol": "TCP"}], "from": peers}
+
+
+def _port(url: str) -> int:
+    """The port of a URL, or 0 where it is none."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        valid = parts.scheme in ("http", "https") and parts.hostname and not any(c.isspace() for c in url)
+        return (parts.port or (80 if parts.scheme == "http" else 443)) if valid else 0
+    except ValueError:  # a port above 65535, or brackets around no address
+        return 0
+
+
+def _egress(v: Variables) -> list[dict]:
+    """Rules for what Alertmanager sends to."""
+    ports = [_port(v[variable]) for variable in WEBHOOKS if v[variable]]
+    if v.monitoring_alert_email_to:
+        ports.append(int(v.monitoring_alert_email_smarthost.rpartition(":")[2]))
+    return [{"ports": [{"port": port, "protocol": "TCP"} for port in dict.fromkeys(ports)]}] if ports else []
