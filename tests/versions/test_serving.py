@@ -130,9 +130,10 @@ def normal(server, answer):
         body = json.dumps(json.loads(body), sort_keys=True).encode()
     text = re.sub(rb"\b[0-9a-f]{32}\b", b"ID", body)
     text = re.sub(rb"\b1[0-9]{12}\b", b"TIME", text)
+    text = re.sub(rb'(name="csrf_token"[^>]*value=")[^"]*', rb"\1TOKEN", text)
     text = text.replace(server.url.split("/")[2].encode(), b"SERVER").replace(str(server.folder).encode(), b"FOLDER")
     headers = sorted(
-        (name, ", ".join(sorted(set(value.split(", ")))) if name in ("vary", "allow") else value)
+        (name, ", ".join(sorted(set(value.split(", ")))) if name in ("vary", "allow") else re.sub("^session=[^;]*", "session", value))
         for name, value in answer.headers
         if name not in ("date", "content-length")
     )
