@@ -130,9 +130,10 @@ def normal(server, answer):
         body = json.dumps(json.loads(body), sort_keys=True).encode()
     text = re.sub(rb"\b[0-9a-f]{32}\b", b"ID", body)
     text = re.sub(rb"\b1[0-9]{12}\b", b"TIME", text)
+    text = re.sub(rb'(name="csrf_token"[^>]*value=")[^"]*', rb"\1TOKEN", text)
     text = text.replace(server.url.split("/")[2].encode(), b"SERVER").replace(str(server.folder).encode(), b"FOLDER")
     headers = sorted(
-        (name, ", ".join(sorted(set(value.split(", ")))) if name in ("vary", "allow") else value)
+        (name, ", ".join(sorted(set(value.split(", ")))) if name in ("vary", "allow") else re.sub("^session=[^;]*", "session", value))
         for name, value in answer.headers
         if name not in ("date", "content-length")
     )
@@ -586,3 +587,350 @@ def test_users_and_workspaces_of_concurrent_requests_are_kept_apart(users):
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         assert min(pool.map(client, range(16))) > 0
+
+
+class Counting:
+    """Between a server and PostgreSQL: counts the statements that the server sends, each a message of PostgreSQL's protocol."""
+
+    def __init__(self, host, port):
+        self.upstream, self.count = (host, port), 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _address = self.listener.accept()
+                server = socket.create_connection(self.upstream)
+                threading.Thread(target=self.pump, args=(client, server, self.seen()), daemon=True).start()
+                threading.Thread(target=self.pump, args=(server, client, None), daemon=True).start()
+
+    def seen(self):
+        """Takes what the server sends, piece by piece; the first message has no type."""
+        held, typed = b"", False
+        while True:
+            held += yield
+            while len(held) >= 4 + typed:
+                length = struct.unpack("!I", held[typed : typed + 4])[0] + typed
+                if len(held) < length:
+                    break
+                self.count += typed and held[:1] == b"Q"
+                held, typed = held[length:], True
+
+    @staticmethod
+    def pump(source, target, seen):
+        if seen:
+            next(seen)
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if seen:
+                    seen.send(data)
+                target.sendall(data)
+        for each in (source, target):  # wakes the other direction; closing alone would not
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture(scope="module")
+def stored(postgresql, newest, tmp_path_factory):
+    """Servers of two workers on PostgreSQL, with all hooks and with none, and the connections to their databases."""
+    starts, counters = [], []
+    for name, disabled in (("hooked", ""), ("plain", ALL)):
+        folder = tmp_path_factory.mktemp(name)
+        url = "postgresql://{user}:{password}@{host}:{port}/".format(**postgresql)
+        with psycopg.connect(url + "postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        counters.append(Counting(postgresql["host"], postgresql["port"]))
+        # psycopg2's sslmode: the messages are to be counted.
+        store = f"postgresql+psycopg2://mlflow:right@127.0.0.1:{counters[-1].port}/{name}?sslmode=disable"
+        variables = {"MLFLOW_BACKEND_STORE_URI": store, "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "2"}
+        servers.prepare(newest, folder, "database", "migrate", **variables)
+        starts.append(
+            servers.mlflow(
+                newest,
+                folder,
+                f"--expose-prometheus={folder}/metrics",
+                workers=2,
+                MLOPS_MLFLOW_DISABLED_HOOKS=disabled,
+                **variables,
+            )
+        )
+    with together(*starts) as pair:
+        for server, counter, name in zip(pair, counters, ("hooked", "plain"), strict=True):
+            server.counter, server.database = counter, f"{url}{name}"
+        yield pair
+
+
+def new_run(server, **more):
+    made = server.ask("POST", RUN, json={"experiment_id": "0", "start_time": 1, **more})
+    assert made.status_code == 200, made.text
+    return made.json()["run"]["info"]
+
+
+def logged(server, run, metrics=(), params=(), tags=()):
+    """The answer to log-batch, and the statements that it took."""
+    server.ask("GET", GET + "?experiment_name=Default")
+    before = server.counter.count
+    body = {"run_id": run, "metrics": list(metrics), "params": list(params), "tags": list(tags)}
+    answer = server.ask("POST", BATCH, json=body)
+    return answer, server.counter.count - before
+
+
+def test_batched_statements(stored):
+    """The same values and sentences as without, and fewer messages to PostgreSQL."""
+    results, statements = [], []
+    for server in stored:
+        run = new_run(server, run_name="batched")["run_id"]
+        for _again in range(2):  # connections of the pools are open then
+            logged(server, run, tags=[{"key": "warm", "value": "1"}])
+        counts, texts = [], []
+        for step in (1, 2, 1):
+            metrics = [{"key": f"m{n}", "value": n + step / 8, "timestamp": step, "step": step} for n in range(200)]
+            answer, count = logged(server, run, metrics)
+            assert answer.status_code == 200, answer.text
+            counts.append(count)
+        params = [{"key": f"p{n}", "value": f"{n}"} for n in range(100)]
+        texts.append(logged(server, run, params=params)[0])
+        texts.append(logged(server, run, params=params)[0])  # the same again is allowed
+        texts.append(logged(server, run, params=[*params[:3], {"key": "p3", "value": "other"}])[0])
+        texts.append(logged(server, run, tags=[{"key": f"t{n}", "value": f"{n}"} for n in range(50)])[0])
+        texts.append(logged(server, run, tags=[{"key": f"t{n}", "value": f"{n + 1}"} for n in range(50)])[0])
+        texts.append(logged(server, "0" * 32, params=params)[0])
+        got = server.ask("GET", f"/api/2.0/mlflow/runs/get?run_id={run}").json()["run"]["data"]
+        history = server.ask("GET", f"/api/2.0/mlflow/metrics/get-history?run_id={run}&metric_key=m7").json()
+        results.append(
+            (
+                [(text.status_code, text.text.replace(run, "RUN")) for text in texts],
+                {kind: sorted((each["key"], each["value"]) for each in got[kind]) for kind in ("metrics", "params", "tags")},
+                sorted(map(str, history["metrics"])),
+            )
+        )
+        statements.append(counts)
+    assert results[0] == results[1]
+    values = dict(results[0][1]["metrics"])
+    assert len(values) == 200 and values["m7"] == 7.25 and len(results[0][1]["params"]) == 100
+    # The second time each of 200 rows of latest_metrics is updated.
+    assert statements[1][1] > 200 > 60 > statements[0][1], statements
+
+
+def pids(parent):
+    """Workers of a server's process: its children that serve."""
+    found = map(int, pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+    return [pid for pid in found if b"resource_tracker" not in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def tree(parent):
+    """All processes below one, itself included."""
+    found = [parent]
+    for pid in found:
+        with contextlib.suppress(OSError):
+            found += map(int, pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return found
+
+
+def peers(pid):
+    """Ports that a process is connected to."""
+    inodes = {os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
+    lines = [line.split() for line in pathlib.Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return {int(line[2].split(":")[1], 16) for line in lines if f"socket:[{line[9]}]" in inodes and line[3] == "01"}
+
+
+def wait_for(condition, seconds):
+    ends = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_slow_requests_hold_up_no_others(stored):
+    """A lock holds all threads of the direct way in both workers, and more requests wait for one."""
+    server = stored[0]
+    with psycopg.connect(server.database) as connection, concurrent.futures.ThreadPoolExecutor(20) as pool:
+        connection.execute("LOCK TABLE experiments IN ACCESS EXCLUSIVE MODE")
+        # PostgreSQL's connections here are few: 16 threads hold what two pools have and wait for the rest.
+        slow = [pool.submit(server.ask, "POST", SEARCH, json={"max_results": 1}) for _number in range(16)]
+        time.sleep(0.5)
+        begun = time.monotonic()
+        for _number in range(10):
+            assert server.ask("GET", "/health").status_code == 200
+        assert time.monotonic() - begun < 1
+        # Of the API, what needs no connection of the full pools.
+        for _number in range(4):
+            begun = time.monotonic()
+            answer = server.ask("POST", CREATE, json={"name": ""})
+            assert answer.status_code == 400 and time.monotonic() - begun < 2.5
+        assert not any(task.done() for task in slow)
+        connection.rollback()
+        assert {task.result().status_code for task in slow} == {200}
+
+
+def test_workers_are_forked(stored):
+    server, plain = stored
+    assert server.report["behaviours"]["preload"] == ""
+    workers = pids(server.pid)
+    assert len(workers) == 2 and len(tree(server.pid)) == 3 < len(tree(plain.pid))
+    command = pathlib.Path(f"/proc/{server.pid}/cmdline").read_bytes()
+    assert all(pathlib.Path(f"/proc/{pid}/cmdline").read_bytes() == command for pid in workers)
+    assert len(os.listdir(f"/proc/{server.pid}/task")) == 1
+    new_run(server)
+    assert server.counter.port not in peers(server.pid)
+    assert any(server.counter.port in peers(pid) for pid in workers)
+
+
+def test_workers_are_not_alike(stored):
+    made = [new_run(stored[0]) for _number in range(60)]
+    assert len({each["run_id"] for each in made}) == 60
+    names = [each["run_name"] for each in made]
+    # Two workers with one state of the generator would give most names twice.
+    assert len(set(names)) > 55, names
+
+
+def test_the_log_says_the_same(stored):
+    """What is refused is logged once, whoever loaded MLflow."""
+    found = []
+    for server in stored:
+        before = len(server.log)
+        assert server.ask("POST", SEARCH, json={}, headers={"Host": "evil.example.org"}).status_code == 403
+        assert server.ask("GET", "/api/2.0/mlflow/runs/get?run_id=nothing").status_code == 404
+        time.sleep(0.3)
+        lines = server.log[before:].splitlines()
+        found.append([re.sub(r"127\.0\.0\.1:\d+|^[0-9/: ]+", "", line).rpartition("WARNING")[2] for line in lines])
+    assert [len(lines) for lines in found] == [3, 3] or found[0] == found[1], found
+
+
+def test_metrics_are_summed_over_workers(stored):
+    server = stored[0]
+    before = sum(counted(server).values())
+    for _number in range(40):
+        assert requests.get(server.url + "/version", timeout=20).status_code == 200
+    assert sum(counted(server).values()) - before >= 40
+
+
+def test_a_killed_worker_is_replaced(stored):
+    server = stored[0]
+    for signal_ in (signal.SIGKILL, signal.SIGQUIT, signal.SIGSEGV):
+        before = pids(server.pid)
+        os.kill(before[0], signal_)
+        begun = time.monotonic()
+        assert wait_for(lambda: len(set(pids(server.pid)) - set(before)) == 1, 2), signal_
+        new = (set(pids(server.pid)) - set(before)).pop()
+        assert wait_for(lambda: f"[{new}]" in server.log or time.monotonic() - begun > 1, 2)
+        assert {new_run(server)["status"] for _number in range(10)} == {"RUNNING"}
+
+
+def test_sighup_replaces_the_workers(stored):
+    server = stored[0]
+    before = pids(server.pid)
+    os.kill(server.pid, signal.SIGHUP)
+    assert wait_for(lambda: len(pids(server.pid)) == 2 and not set(before) & set(pids(server.pid)), 20)
+    assert server.ask("GET", "/health").status_code == 200 and new_run(server)
+
+
+def launch(version, folder, *options, workers=2, **variables):
+    """The process of a server, of which nobody waits for anything."""
+    port = servers.unit.free_port()
+    command = [servers.binaries(version) / "mlflow", "server", "--host=127.0.0.1", f"--port={port}", f"--workers={workers}"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, *options], env=servers.environment(version, folder, **variables), cwd=folder, stdout=log, stderr=log
+        )
+    return process, port
+
+
+def alive(pids_):
+    """Those of some processes that still run."""
+    return [pid for pid in pids_ if pathlib.Path(f"/proc/{pid}").exists() and "Z" not in state(pid)]
+
+
+def state(pid):
+    with contextlib.suppress(OSError):
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return "Z"
+
+
+@pytest.mark.parametrize("after", ["start", "fork", "load"])
+def test_sigterm_ends_every_process(newest, tmp_path, after):
+    """While MLflow is loaded, in the moments of the forks, and under load."""
+    process, port = launch(newest, tmp_path, workers=3)
+    try:
+        if after == "start":
+            time.sleep(random.uniform(0.2, 3))
+        else:
+            assert wait_for(lambda: pids(process.pid), 60)
+            time.sleep(random.uniform(0, 0.2))
+        if after == "load":
+            assert wait_for(lambda: not socket.socket().connect_ex(("127.0.0.1", port)), 60)
+            pool = concurrent.futures.ThreadPoolExecutor(8)
+            for _number in range(200):
+                pool.submit(requests.post, f"http://127.0.0.1:{port}{SEARCH}", json={"max_results": 1}, timeout=20)
+            time.sleep(0.5)
+        every = tree(process.pid)
+        process.terminate()
+        assert wait_for(lambda: process.poll() is not None, 10)
+        assert wait_for(lambda: not alive(every), 5), alive(every)
+    finally:
+        for pid in alive(tree(process.pid)):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_another_app_with_a_middleware_and_a_thread(newest, tmp_path):
+    """Neither is passed by: all goes MLflow's own way, and the report says why."""
+    path = plugin(tmp_path, "guarded", GUARD, "app")
+    with servers.mlflow(newest, tmp_path, "--app-name=guarded", PYTHONPATH=path, workers=2) as server:
+        answer = server.ask("POST", SEARCH, json={"max_results": 1})
+        assert answer.status_code == 200 and answer.headers["x-guard"] == "was here"
+        said = server.report["behaviours"]
+        assert said["preload"] == "each worker loads MLflow anew: 2 threads run already"
+        assert said["direct"].endswith("Flask does nothing in place of the middleware Guard")
+        assert server.log.count("Flask does nothing") == 1
+
+
+@pytest.mark.parametrize("disabled", ["", "preload"])
+def test_an_app_that_fails_ends_the_server(newest, tmp_path, disabled):
+    """As MLflow's own way does."""
+    path = plugin(tmp_path, "broken", BROKEN)
+    said = servers.refused(newest, tmp_path, "--app-name=broken", PYTHONPATH=path, MLOPS_MLFLOW_DISABLED_HOOKS=disabled)
+    assert "this app is broken" in said
+    process, _port = launch(newest, tmp_path, "--app-name=broken", PYTHONPATH=path, MLOPS_MLFLOW_DISABLED_HOOKS=disabled)
+    try:
+        assert process.wait(60) is not None
+        assert (tmp_path / "log").read_text().count("this app is broken") <= 2
+    finally:
+        process.kill()
+
+
+def round_trips(server, context, count=25):
+    """Median seconds of a request to /health on connections kept open and on new ones."""
+    kept, fresh = [], []
+    asked = message("GET", "/health")
+    for _connection in range(4):
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(connect(server))
+            if context:
+                connection = stack.enter_context(context.wrap_socket(connection))
+            reader = stack.enter_context(connection.makefile("rb"))
+            for number in range(count):
+                begun = time.perf_counter()
+                connection.sendall(asked)
+                assert Answer(reader).status == 200
+                (kept if number else []).append(time.perf_counter() - begun)
+    for _number in range(count):
+        begun = time.perf_counter()
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(connect(server))
+            if context:
+                connection = stack.enter_context(context.wrap_socket(connection))
+            connection.sendall(asked)
+            assert Answer(stack.enter_context(connection.makefile("rb"))).status == 200
+        fresh.append(time.perf_counter() - begun)
+    return statistics.median(kept), statistics.median(fresh)
+
+
+def test_no_stall_on_connections_that_stay_open(stored):
+    kept, fresh = round_trips(stored[0], None)
+    assert kept < 3 * fresh + 0.01 and kept < 0.03, (kept, fresh)
+    kept, fresh = round_trips(stored[1], None)
+    assert kept > 0.035, f"without the hook there is no stall ({kept}); if uvicorn ended it, the hook is not needed"

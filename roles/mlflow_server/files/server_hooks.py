@@ -32,7 +32,7 @@ class Hook(importlib.abc.MetaPathFinder):
 
     Arguments:
         name: the module.
-        before, after: "module:function" of a file beside this one, which is loaded only then; ``after`` gets the module.
+        before, after: "module:function" of a file beside this one, loaded only then; ``after`` gets the module.
     """
 
     def __init__(self, name, before="", after=""):
@@ -64,8 +64,10 @@ def _function(name):
 
 
 def add(name, before="", after=""):
-    """Have functions called when a module is loaded. Of several for one module, what was added last is called first before
-    and last after."""
+    """Have functions called when a module is loaded.
+
+    Of several for one module, what was added last is called first before and last after.
+    """
     sys.meta_path.insert(0, Hook(name, before, after))
 
 
