@@ -255,7 +255,12 @@ def _settings(v: Variables, model: Model) -> rules.Settings:
     if v.ingress_type == "proxy" and v.ingress_tls == "self_signed":
         # Caddy's own certificates are valid for twelve hours, and renewed four hours before they end.
         thresholds = rules.Thresholds(certificate_seconds=2 * 3600, certificate_critical_seconds=3600)
-    return rules.Settings(model.instance.namespace, model.instance.name, thresholds=thresholds)
+    backend, store = model.mlflow_server.database, model.mlflow_server.artifact_store
+    claims = {model.database.volume: model.database.managed or backend.claim == model.database.volume,
+              model.object_storage.volume: model.object_storage.managed or store.claim == model.object_storage.volume}
+    # An operator's Prometheus scrapes the kubelet, too.
+    measured = tuple(name for name, ours in claims.items() if ours) if v.monitoring_type == "operator" else ()
+    return rules.Settings(model.instance.namespace, model.instance.name, claims=measured, thresholds=thresholds)
 
 
 def _unseen(v: Variables, model: Model) -> tuple[str, ...]:
@@ -333,9 +338,16 @@ def _alertmanager_files(v: Variables) -> dict[str, str]:
     return {"alertmanager.yml": _yaml(alertmanager.configuration(receivers)), **files}
 
 
+class _Plain(yaml.SafeDumper):
+    """YAML without anchors, as people write it."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
 def _yaml(value: dict) -> str:
-    """A file of configuration, as people write it."""
-    return yaml.safe_dump(value, sort_keys=False, width=120)
+    """The text of a file of configuration."""
+    return yaml.dump(value, Dumper=_Plain, sort_keys=False, width=120)
 
 
 def _from(peers: list[dict], port: int) -> dict:

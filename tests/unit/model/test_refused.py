@@ -15,6 +15,8 @@ from model_tests import refused
 OIDC = {"mlflow_server_auth": "oidc", "mlflow_server_oidc_issuer": "https://i", "mlflow_server_oidc_client_id": "m",
         "mlflow_server_oidc_client_secret": "s", "mlflow_server_oidc_redirect_url": "https://m/x"}
 INGRESS = {"ingress_type": "ingress", "ingress_hosts": ["a.test"]}
+EMAIL = {"monitoring_type": "prometheus", "monitoring_alert_email_to": "a@b.test",
+         "monitoring_alert_email_from": "c@b.test", "monitoring_alert_email_smarthost": "mail.b.test:587"}
 
 CASES = {
     "sqlite-replicas": (
@@ -657,6 +659,75 @@ CASES = {
     ),
     "service-levels-from-nowhere": ({"mlflow_service_levels_from": []}, "mlflow_service_levels_from is empty"),
     "service-levels-from-elsewhere": ({"mlflow_service_levels_from": ["moon"]}, "mlflow_service_levels_from"),
+    "monitoring-off": (
+        {"monitoring_alert_webhook_url": "https://hooks.test/x"},
+        "monitoring_alert_webhook_url is set while monitoring_type is none",
+    ),
+    "monitoring-publish-off": (
+        {"monitoring_type": "operator", "mlflow_engine": "kubernetes", "monitoring_publish": "127.0.0.1:9090"},
+        "monitoring_publish is set while monitoring_type is operator",
+    ),
+    "monitoring-labels": (
+        {"monitoring_type": "prometheus", "monitoring_labels": {"release": "x"}},
+        "monitoring_labels is set while monitoring_type is prometheus",
+    ),
+    "monitoring-label": (
+        {"mlflow_engine": "kubernetes", "monitoring_type": "operator", "monitoring_labels": {"release": "a b"}},
+        "monitoring_labels: the value of release is 'a b'",
+    ),
+    "monitoring-on-podman": ({"monitoring_type": "operator"}, "monitoring_type is operator while mlflow_engine is podman"),
+    "monitoring-clients": (
+        {"mlflow_engine": "kubernetes", "mlflow_network_policy": True, "monitoring_type": "annotations"},
+        "monitoring_clients is empty while mlflow_network_policy is true",
+    ),
+    "monitoring-client": ({"monitoring_clients": ["a_b"]}, "monitoring_clients holds 'a_b'"),
+    "monitoring-interval": ({"monitoring_interval": 300}, "monitoring_interval is 300"),
+    "monitoring-retention": ({"monitoring_retention_days": 0}, "monitoring_retention_days is 0"),
+    "monitoring-size": ({"monitoring_size": "ten"}, "monitoring_size is 'ten'"),
+    "monitoring-image": ({"monitoring_prometheus_image": "a b"}, "monitoring_prometheus_image"),
+    "monitoring-webhook": (
+        {"monitoring_type": "prometheus", "monitoring_alert_webhook_url": "hooks.test"},
+        "monitoring_alert_webhook_url is no URL",
+    ),
+    "monitoring-slack": (
+        {"monitoring_type": "prometheus", "monitoring_alert_slack_channel": "#a"},
+        "monitoring_alert_slack_channel is set while monitoring_alert_slack_url is empty",
+    ),
+    "monitoring-email-to": (
+        {"monitoring_type": "prometheus", "monitoring_alert_email_from": "a@b.test"},
+        "monitoring_alert_email_from is set while monitoring_alert_email_to is empty",
+    ),
+    "monitoring-email-from": (
+        {**EMAIL, "monitoring_alert_email_from": "mlops"}, "monitoring_alert_email_from is 'mlops'"
+    ),
+    "monitoring-smarthost": (
+        {**EMAIL, "monitoring_alert_email_smarthost": "mail.test"},
+        "monitoring_alert_email_smarthost is 'mail.test'",
+    ),
+    "monitoring-email-login": (
+        {**EMAIL, "monitoring_alert_email_username": "a"},
+        "only one of monitoring_alert_email_username and monitoring_alert_email_password is set",
+    ),
+    "monitoring-two-configurations": (
+        {
+            "monitoring_type": "prometheus",
+            "monitoring_alert_webhook_url": "https://hooks.test/x",
+            "monitoring_alertmanager_config": {"route": {"receiver": "a"}, "receivers": [{"name": "a"}]},
+        },
+        "monitoring_alertmanager_config and monitoring_alert_webhook_url are both set",
+    ),
+    "monitoring-half-a-configuration": (
+        {"monitoring_type": "prometheus", "monitoring_alertmanager_config": {"route": {"receiver": "a"}}},
+        "monitoring_alertmanager_config has no receivers",
+    ),
+    "monitoring-publish": (
+        {"monitoring_type": "prometheus", "monitoring_publish": "9090"},
+        "monitoring_publish is '9090'",
+    ),
+    "monitoring-port-taken": (
+        {"monitoring_type": "prometheus", "monitoring_publish": "0.0.0.0:5000", "mlflow_server_publish": "127.0.0.1:5000"},
+        "monitoring_publish is 0.0.0.0:5000, whose port mlflow_server_publish takes",
+    ),
     "no-patience": ({"mlflow_wait_timeout": 0}, "mlflow_wait_timeout is 0; it must be at least 1 second"),
     "ingress-no-pem": (
         {
