@@ -1,0 +1,207 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the component monitoring renders, held against the programs that read it: promtool, amtool, Prometheus."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from typing import Iterator
+
+import exporters
+import promtool
+import pytest
+import yaml
+from ansible_collections.mlops.mlflow.plugins.module_utils.checks import Checks
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, model, render
+
+ROOT = pathlib.Path(__file__).parents[3]
+SECRETS = {"monitoring_alert_webhook_url": "https://hooks.test/Sentinel-webhook",
+           "monitoring_alert_slack_url": "https://slack.test/Sentinel-slack",
+           "monitoring_alert_email_password": "Sentinel-password"}
+RECEIVERS = {**SECRETS, "monitoring_alert_email_to": "a@b.test", "monitoring_alert_email_from": "c@b.test",
+             "monitoring_alert_email_smarthost": "mail.b.test:587", "monitoring_alert_email_username": "c"}
+OWN = {"route": {"receiver": "mine"}, "receivers": [{"name": "mine"}]}
+probe = exporters.load(ROOT / "roles/monitoring/files/probe.py", "probe_of_monitoring")
+
+
+def rendered(**variables) -> tuple[model.Model, list[dict]]:
+    """The model of an instance with its own Prometheus, and the objects of the component."""
+    values = {"monitoring_type": "prometheus", **variables}
+    resolved = model.resolve(values.__getitem__, values, "sound")
+    return resolved, render.render(components.by_role("monitoring"), resolved, {})
+
+
+def files(objects: list[dict], kind: str, end: str) -> dict[str, str]:
+    (found,) = [obj for obj in objects if obj["kind"] == kind and obj["metadata"]["name"].endswith(end)]
+    return found.get("stringData") or {key: base64.b64decode(value).decode() if kind == "Secret" else value
+                                       for key, value in found["data"].items()}
+
+
+@pytest.mark.parametrize("engine", ["podman", "kubernetes"])
+def test_prometheus_takes_its_files(tmp_path, engine):
+    _model, objects = rendered(mlflow_engine=engine, mlflow_server_replicas=2)
+    for name, text in files(objects, "ConfigMap", "-prometheus").items():
+        (tmp_path / name).write_text(text)
+    promtool.run("check", "config", str(tmp_path / "prometheus.yml"))
+    (server, *others) = yaml.safe_load((tmp_path / "prometheus.yml").read_text())["scrape_configs"]
+    if engine == "podman":
+        assert server["static_configs"] == [{"targets": ["sound-server-0:9500", "sound-server-1:9500"]}]
+    else:
+        (service,) = [o for o in objects if o["metadata"]["name"] == server["dns_sd_configs"][0]["names"][0]]
+        assert service["spec"]["clusterIP"] == "None" and service["spec"]["publishNotReadyAddresses"] is True
+    for job in (server, *others):
+        assert {r["target_label"]: r["replacement"] for r in job["relabel_configs"]} == {
+            "namespace": "sound", "instance_name": "sound"}
+    assert [job["job_name"] for job in others] == ["mlflow-exporter", "prometheus", "alertmanager"]
+
+
+@pytest.mark.parametrize("variables", [{}, RECEIVERS, {"monitoring_alertmanager_config": OWN}], ids=["none", "all", "own"])
+def test_alertmanager_takes_its_file(tmp_path, variables):
+    _model, objects = rendered(**variables)
+    for name, text in files(objects, "Secret", "-alertmanager").items():
+        (tmp_path / name).write_text(text)
+    text = (tmp_path / "alertmanager.yml").read_text()
+    (tmp_path / "alertmanager.yml").write_text(text.replace("/etc/alertmanager", str(tmp_path)))
+    done = subprocess.run(["amtool", "check-config", str(tmp_path / "alertmanager.yml")], capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (yaml.safe_load(text) == OWN) is ("monitoring_alertmanager_config" in variables)
+
+
+def test_secrets_of_receivers_are_in_the_secret_alone():
+    _model, objects = rendered(**RECEIVERS)
+    texts = files(objects, "Secret", "-alertmanager").values()
+    for value in SECRETS.values():
+        assert any(value in text for text in texts)
+        assert not [obj["kind"] for obj in objects if obj["kind"] != "Secret" and value in json.dumps(obj)]
+
+
+def test_the_exporter_has_all_its_files():
+    _model, objects = rendered()
+    wanted = {"exporter.py", "collectors.py", *(path.split("/")[-1] for path in exporters.collectors.FILES)}
+    assert set(files(objects, "ConfigMap", "-exporter")) == wanted
+
+
+def test_the_exporter_knows_certificates_and_volumes():
+    resolved, _objects = rendered(ingress_type="proxy", ingress_hosts=["a.test", "*.a.test"], ingress_tls="self_signed",
+                                  database_type="sqlite", object_storage_type="volume")
+    environment = resolved.monitoring.environment
+    assert environment["MLOPS_EXPORTER_CERTIFICATES"] == "a.test@sound-ingress:8443"
+    volumes = dict(entry.split("=") for entry in environment["MLOPS_EXPORTER_VOLUMES"].split(","))
+    assert volumes == {volume["name"]: volume["path"] for volume in resolved.mlflow_server.volumes}
+    assert set(volumes) == {"database", "artifacts"} and not resolved.monitoring.unseen
+    assert resolved.monitoring.settings.thresholds.certificate_seconds < 4 * 3600, "Caddy renews its own four hours before"
+
+
+def test_requests_are_counted_where_they_are_collected():
+    assert rendered()[0].mlflow_server.metrics and not rendered(monitoring_type="none")[0].mlflow_server.metrics
+
+
+def test_only_what_receivers_need_is_open_to_alertmanager():
+    def policy(**variables):
+        _model, objects = rendered(mlflow_engine="kubernetes", mlflow_network_policy=True, **variables)
+        return next(o["spec"] for o in objects if o["metadata"]["name"].endswith("-alertmanager"))
+
+    ports = [[port["port"] for port in rule["ports"]] for rule in policy(**RECEIVERS)["egress"]]
+    assert ports == [[53, 53], [443, 587]]
+    assert policy(monitoring_alertmanager_config=OWN)["policyTypes"] == ["Ingress"]
+
+
+@contextlib.contextmanager
+def prometheus(folder: pathlib.Path, target: str) -> Iterator[str]:
+    """URL of a Prometheus with the rules of an instance, which scrapes itself and a target."""
+    _model, objects = rendered()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    for name, text in files(objects, "ConfigMap", "-prometheus").items():
+        (folder / name).write_text(text)
+    configuration = yaml.safe_load((folder / "prometheus.yml").read_text())
+    configuration["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    for job, address in (("prometheus", f"127.0.0.1:{port}"), ("mlflow-exporter", target)):
+        (found,) = [entry for entry in configuration["scrape_configs"] if entry["job_name"] == job]
+        found["static_configs"] = [{"targets": [address]}]
+    configuration["scrape_configs"] = [entry for entry in configuration["scrape_configs"]
+                                       if entry["job_name"] in ("prometheus", "mlflow-exporter")]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+    program = subprocess.Popen(
+        ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
+         f"--web.listen-address=127.0.0.1:{port}", f"--web.console.templates={folder}"],
+        stdout=subprocess.DEVNULL, stderr=(folder / "log").open("w"))
+    try:
+        for _second in range(60):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=1).close()
+                break
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        program.terminate()
+        program.wait()
+
+
+def report(url: str, groups: int, jobs: tuple[str, ...] = ("prometheus", "mlflow-exporter")) -> dict:
+    checks = Checks()
+    probe.probe(checks, {"metrics": {}, "prometheus": url, "jobs": jobs, "rules": groups, "patience": 8})
+    return checks.report()
+
+
+def test_the_probe_of_a_real_prometheus(tmp_path):
+    groups = len(rendered()[0].monitoring.settings and yaml.safe_load(
+        files(rendered()[1], "ConfigMap", "-prometheus")["rules.yml"])["groups"])
+    with exporters_metrics() as (target, stop), prometheus(tmp_path, target) as url:
+        found = report(url, groups)
+        assert found["healthy"], found["failures"]
+        assert found["targets"] == "2 of 2"
+        page = urllib.request.urlopen(f"{url}/consoles/overview.html", timeout=5).read().decode()
+        assert '"instance_name": "sound"' in page
+        assert report(url, groups + 1)["failures"] == [
+            f"rules: Prometheus has {groups} groups of rules instead of {groups + 1}"]
+        assert report(url, groups, ("elsewhere",))["failures"] == ["targets: elsewhere has no target"]
+        stop()
+        time.sleep(2)
+        (failure,) = report(url, groups)["failures"]
+        assert failure.startswith(f"targets: mlflow-exporter {target}: ") and "refused" in failure
+
+
+@contextlib.contextmanager
+def exporters_metrics() -> Iterator[tuple]:
+    """Address of a page of metrics, and what ends it."""
+    code = ("import http.server\n"
+            "class Page(http.server.BaseHTTPRequestHandler):\n"
+            "    def do_GET(self):\n"
+            "        self.send_response(200); self.send_header('Content-Type', 'text/plain'); self.end_headers()\n"
+            "        self.wfile.write(b'mlflow_database_up 1\\n')\n"
+            "server = http.server.HTTPServer(('127.0.0.1', 0), Page)\n"
+            "print(server.server_port, flush=True)\n"
+            "server.serve_forever()\n")
+    program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    def stop():
+        program.kill()
+        program.wait()
+
+    try:
+        yield f"127.0.0.1:{program.stdout.readline().strip()}", stop
+    finally:
+        stop()
+        program.stdout.close()
+
+
+def test_status_names_firing_alerts():
+    resolved, _objects = rendered()
+    alert = {"name": "MLflowServerDown", "severity": "critical", "since": "2026-11-24T01:00:00Z", "summary": "It is down."}
+    lines = components.by_role("monitoring").status(
+        resolved.variables, resolved, {"targets": "3 of 4", "firing": [alert]})
+    assert lines == ["3 of 4 targets are up, 1 firing alert",
+                     "MLflowServerDown (critical, since 2026-11-24T01:00:00Z): It is down."]
