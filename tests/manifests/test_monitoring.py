@@ -110,7 +110,8 @@ def test_pod_monitors_find_the_pods(rendered):
 def test_the_operator_gets_the_rules_of_the_own_prometheus(rendered):
     (rule,) = named(rendered["operator"], "PrometheusRule").values()
     assert rule["metadata"]["labels"]["release"] == "stack"
-    file = yaml.safe_load(named(rendered["prometheus"], "ConfigMap")["mlflow-monitoring-prometheus"]["data"]["rules.yml"])
+    files = named(rendered["prometheus"], "ConfigMap")["mlflow-monitoring-prometheus"]["data"]
+    file = yaml.safe_load(files["rules.yml"])
 
     def without_claims(groups: list[dict]) -> list[dict]:
         """Where an operator's Prometheus is, it also knows the claims' use from the kubelet."""

@@ -12,6 +12,7 @@ import re
 import pytest
 import yaml
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import PLAYBOOK_VARIABLES
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -22,7 +23,7 @@ NAMES = {path.stem for path in [*ROOT.glob("plugins/modules/*.py"),
                                         "vars") if (path := ROOT / "roles" / role / part / "main.yml").exists()
     for name in yaml.safe_load(path.read_text()) or {}}
 
-NAMES |= set(re.findall(r'"(mlflow_[a-z_]+)"', (ROOT / "roles/mlflow_server/files/request_metrics.py").read_text()))
+NAMES |= set(metrics.BY_SERIES) | {metric.name for metric in metrics.METRICS}
 """Metrics, which are named like variables."""
 
 

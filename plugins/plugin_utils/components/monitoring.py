@@ -105,7 +105,8 @@ class Monitoring(Component):
         jobs, settings = _jobs(v, model, name), _settings(v, model)
         published = common.host_port(v.monitoring_publish) if v.monitoring_publish else None
         return MonitoringPart(
-            name=name, jobs=jobs, annotations=scraping.annotations(EXPORTER_PORT), environment=_environment(v, model), unseen=_unseen(v, model), settings=settings,
+            name=name, jobs=jobs, annotations=scraping.annotations(EXPORTER_PORT), environment=_environment(v, model),
+            unseen=_unseen(v, model), settings=settings,
             objects=_operator_objects(v, model, name, jobs, settings) if kind == "operator" else [],
             dashboards=dashboards.dashboards() if kind == "operator" else {},
             prometheus=_prometheus_files(v, name, jobs, settings) if kind == "prometheus" else {},
@@ -199,15 +200,15 @@ class Monitoring(Component):
             if v[variable] and not _port(v[variable]):
                 yield f"{variable} is no URL; give the whole of it, such as https://hooks.example.com/alerts."
         if v.monitoring_alert_slack_channel and not v.monitoring_alert_slack_url:
-            yield ("monitoring_alert_slack_channel is set while monitoring_alert_slack_url is empty; give the URL of an "
-                   "incoming webhook.")
+            yield ("monitoring_alert_slack_channel is set while monitoring_alert_slack_url is empty; give the URL of "
+                   "an incoming webhook.")
 
     def _check_email(self, v: Variables, model: Model) -> Iterator[str]:
         if not v.monitoring_alert_email_to:
             for variable in EMAIL:
                 if v[variable]:
-                    yield (f"{variable} is set while monitoring_alert_email_to is empty; name there who gets the mails, "
-                           "or leave it empty.")
+                    yield (f"{variable} is set while monitoring_alert_email_to is empty; name there who gets the "
+                           "mails, or leave it empty.")
             return
         for variable in ("monitoring_alert_email_to", "monitoring_alert_email_from"):
             if not all(common.matches(ADDRESS, part.strip()) for part in v[variable].split(",")):

@@ -675,7 +675,10 @@ CASES = {
         {"mlflow_engine": "kubernetes", "monitoring_type": "operator", "monitoring_labels": {"release": "a b"}},
         "monitoring_labels: the value of release is 'a b'",
     ),
-    "monitoring-on-podman": ({"monitoring_type": "operator"}, "monitoring_type is operator while mlflow_engine is podman"),
+    "monitoring-on-podman": (
+        {"monitoring_type": "operator"},
+        "monitoring_type is operator while mlflow_engine is podman",
+    ),
     "monitoring-clients": (
         {"mlflow_engine": "kubernetes", "mlflow_network_policy": True, "monitoring_type": "annotations"},
         "monitoring_clients is empty while mlflow_network_policy is true",
@@ -725,7 +728,11 @@ CASES = {
         "monitoring_publish is '9090'",
     ),
     "monitoring-port-taken": (
-        {"monitoring_type": "prometheus", "monitoring_publish": "0.0.0.0:5000", "mlflow_server_publish": "127.0.0.1:5000"},
+        {
+            "monitoring_type": "prometheus",
+            "monitoring_publish": "0.0.0.0:5000",
+            "mlflow_server_publish": "127.0.0.1:5000",
+        },
         "monitoring_publish is 0.0.0.0:5000, whose port mlflow_server_publish takes",
     ),
     "no-patience": ({"mlflow_wait_timeout": 0}, "mlflow_wait_timeout is 0; it must be at least 1 second"),

@@ -23,6 +23,7 @@ import pytest
 import yaml
 from ansible_collections.mlops.mlflow.plugins.module_utils.checks import Checks
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, model, render
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import rules
 
 ROOT = pathlib.Path(__file__).parents[3]
 SECRETS = {"monitoring_alert_webhook_url": "https://hooks.test/Sentinel-webhook",
@@ -65,15 +66,16 @@ def test_prometheus_takes_its_files(tmp_path, engine):
     assert [job["job_name"] for job in others] == ["mlflow-exporter", "prometheus", "alertmanager"]
 
 
-@pytest.mark.parametrize("variables", [{}, RECEIVERS, {"monitoring_alertmanager_config": OWN}], ids=["none", "all", "own"])
+@pytest.mark.parametrize("variables", [{}, RECEIVERS, {"monitoring_alertmanager_config": OWN}],
+                         ids=["none", "all", "own"])
 def test_alertmanager_takes_its_file(tmp_path, variables):
     _model, objects = rendered(**variables)
     for name, text in files(objects, "Secret", "-alertmanager").items():
         (tmp_path / name).write_text(text)
     text = (tmp_path / "alertmanager.yml").read_text()
     (tmp_path / "alertmanager.yml").write_text(text.replace("/etc/alertmanager", str(tmp_path)))
-    done = subprocess.run(["amtool", "check-config", str(tmp_path / "alertmanager.yml")], capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(["amtool", "check-config", str(tmp_path / "alertmanager.yml")], capture_output=True,
+                          text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (yaml.safe_load(text) == OWN) is ("monitoring_alertmanager_config" in variables)
 
@@ -100,7 +102,8 @@ def test_the_exporter_knows_certificates_and_volumes():
     volumes = dict(entry.split("=") for entry in environment["MLOPS_EXPORTER_VOLUMES"].split(","))
     assert volumes == {volume["name"]: volume["path"] for volume in resolved.mlflow_server.volumes}
     assert set(volumes) == {"database", "artifacts"} and not resolved.monitoring.unseen
-    assert resolved.monitoring.settings.thresholds.certificate_seconds < 4 * 3600, "Caddy renews its own four hours before"
+    # Caddy renews its own four hours before they end.
+    assert resolved.monitoring.settings.thresholds.certificate_seconds < 4 * 3600
 
 
 def test_requests_are_counted_where_they_are_collected():
@@ -157,8 +160,7 @@ def report(url: str, groups: int, jobs: tuple[str, ...] = ("prometheus", "mlflow
 
 
 def test_the_probe_of_a_real_prometheus(tmp_path):
-    groups = len(rendered()[0].monitoring.settings and yaml.safe_load(
-        files(rendered()[1], "ConfigMap", "-prometheus")["rules.yml"])["groups"])
+    groups = len(rules.groups(rendered()[0].monitoring.settings))
     with exporters_metrics() as (target, stop), prometheus(tmp_path, target) as url:
         found = report(url, groups)
         assert found["healthy"], found["failures"]
@@ -185,7 +187,8 @@ def exporters_metrics() -> Iterator[tuple]:
             "server = http.server.HTTPServer(('127.0.0.1', 0), Page)\n"
             "print(server.server_port, flush=True)\n"
             "server.serve_forever()\n")
-    program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               text=True)
 
     def stop():
         program.kill()
@@ -200,7 +203,8 @@ def exporters_metrics() -> Iterator[tuple]:
 
 def test_status_names_firing_alerts():
     resolved, _objects = rendered()
-    alert = {"name": "MLflowServerDown", "severity": "critical", "since": "2026-11-24T01:00:00Z", "summary": "It is down."}
+    alert = {"name": "MLflowServerDown", "severity": "critical", "since": "2026-11-24T01:00:00Z",
+             "summary": "It is down."}
     lines = components.by_role("monitoring").status(
         resolved.variables, resolved, {"targets": "3 of 4", "firing": [alert]})
     assert lines == ["3 of 4 targets are up, 1 firing alert",

@@ -46,7 +46,7 @@ READERS = {
     "mysql": ("CREATE USER reader@localhost IDENTIFIED BY 'reads' WITH MAX_USER_CONNECTIONS 5",
               "GRANT SELECT ON mlflow.* TO reader@localhost"),
 }
-"""What docs/monitoring-exporter.md says that creates a login that may only read."""
+"""What docs/monitoring.md says that creates a login that may only read."""
 
 
 @pytest.fixture(scope="module")
