@@ -1,0 +1,508 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Recording rules and alerts of an instance: the one source of rule files and of PrometheusRule objects.
+
+Alerts compare values that exist, so that what is off, or a server without requests (0 / 0 is NaN), fires nothing. Where
+absence itself is the failure (no target, no backup), the expression says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import metrics
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring.metrics import Series
+
+RUNBOOKS_URL = "https://example.com/mlops/mlflow/docs/runbooks.md"
+"""docs/runbooks.md below the documentation URL of galaxy.yml."""
+SECONDS = {"5m": 300, "30m": 1800, "1h": 3600, "2h": 7200, "6h": 21600, "1d": 86400, "3d": 259200, "30d": 2592000}
+SHORT_WINDOWS = ("5m", "30m", "1h", "2h", "6h")
+LONG_WINDOWS = ("1d", "3d", "30d")
+"""Windows of the service levels; the long ones are evaluated less often."""
+PAGE = ((14.4, "1h", "5m"), (6, "6h", "30m"))
+TICKET = ((3, "1d", "2h"), (1, "3d", "6h"))
+"""Burn rates of a budget of 30 days, with their long and short windows: 2 % in an hour and 5 % in six hours (page),
+10 % in a day and in three days (ticket). See "Alerting on SLOs" in Google's SRE workbook."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When alerts fire. Ratios are between 0 and 1.
+
+    Attributes:
+        latency_seconds: 95th percentile of API requests.
+        error_ratio: requests with a status from 500 on.
+        minimum_requests: requests in five minutes below which neither is judged.
+        connections_ratio: connections to the database of those that it accepts.
+        volume_ratio, volume_critical_ratio: used space of a volume.
+        volume_full_seconds: time until a volume is full, by the trend of the last six hours.
+        certificate_seconds, certificate_critical_seconds: remaining validity. Certificates that are renewed every few
+            hours, such as those of Caddy's own CA, need lower values.
+        backup_late_factor: age of the newest backup, in intervals.
+        backup_verified_seconds: age of the newest verified backup.
+    """
+
+    latency_seconds: float = 2
+    error_ratio: float = 0.10
+    minimum_requests: int = 10
+    connections_ratio: float = 0.80
+    volume_ratio: float = 0.85
+    volume_critical_ratio: float = 0.95
+    volume_full_seconds: int = 24 * 3600
+    certificate_seconds: int = 21 * 86400
+    certificate_critical_seconds: int = 3 * 86400
+    backup_late_factor: float = 1.5
+    backup_verified_seconds: int = 8 * 86400
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """Service levels over 30 days. Ratios are the fraction of good events, between 0 and 1.
+
+    Attributes:
+        api_availability: API requests without a status from 500 on.
+        api_latency: API requests faster than api_seconds, which must be a bucket of the histogram.
+        upload_availability: uploads of artifacts without a status from 500 on.
+        upload_speed: time in which large uploads reach upload_bytes_per_second. An upload is large from
+            upload_large_bytes on; below that, its duration says nothing about the speed.
+        ui_latency: files of the user interface that are served faster than ui_seconds, a bucket of the histogram.
+        database_latency: measurements in which the database's query takes at most database_seconds.
+    """
+
+    api_availability: float = 0.995
+    api_latency: float = 0.99
+    api_seconds: float = 0.5
+    upload_availability: float = 0.995
+    upload_speed: float = 0.95
+    upload_bytes_per_second: float = 10e6
+    upload_large_bytes: float = 8e6
+    ui_latency: float = 0.99
+    ui_seconds: float = 3
+    database_latency: float = 0.95
+    database_seconds: float = 0.1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the rules of one instance depend on.
+
+    Attributes:
+        namespace, instance_name: values of the labels of all series.
+        backups: whether backups are made; without them, no alert is about backups.
+        backup_interval_seconds: time between two backups, where the metric of it is missing.
+        claims: PersistentVolumeClaims whose use the kubelet measures; empty where no kubelet is scraped.
+        runbooks_url: URL of the page of runbooks; the anchor of the alert is appended.
+        thresholds, objectives: see there.
+    """
+
+    namespace: str
+    instance_name: str
+    backups: bool = False
+    backup_interval_seconds: int = 86400
+    claims: tuple[str, ...] = ()
+    runbooks_url: str = RUNBOOKS_URL
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    objectives: Objectives = field(default_factory=Objectives)
+
+
+@dataclass(frozen=True)
+class ServiceLevel:
+    """One service level.
+
+    Attributes:
+        slo: value of the label slo.
+        alert: name of its alerts.
+        title: for summaries, such as "API requests without errors".
+        bad: what a bad event is, for descriptions: "of the API requests failed".
+        objective: fraction of good events.
+        events, bad_events: PromQL: events per second, or 1 and 0 for a level that judges time.
+        minimum: bad events in the long window (seconds for a level that judges time) below which nothing fires, so that
+            a single failed request of a quiet night does not.
+        page: whether the fast burn rates alert with severity critical, too.
+    """
+
+    slo: str
+    alert: str
+    title: str
+    bad: str
+    objective: float
+    events: str
+    bad_events: str
+    minimum: int = 5
+    page: bool = True
+
+
+def groups(settings: Settings) -> list[dict]:
+    """The rule groups of an instance, for a rule file (``{"groups": …}``) or the spec of a PrometheusRule."""
+    levels = service_levels(settings)
+    named = {
+        "requests": _recorded_requests(settings),
+        "service-levels": [rule for level in levels for rule in _recorded_events(settings, level)],
+        "service-levels-long": [
+            rule for level in levels for rule in _recorded_windows(settings, level, LONG_WINDOWS)
+        ],
+        "server": _server_alerts(settings),
+        "database-and-stores": [*_database_alerts(settings), *_store_alerts(settings), *_volume_alerts(settings)],
+        "backups": _backup_alerts(settings) if settings.backups else [],
+        "exporter": _exporter_alerts(settings),
+        "burn-rates": [rule for level in levels for rule in _burn_rate_alerts(settings, level)],
+    }
+    made = []
+    for name, rules in named.items():
+        if rules:
+            # Long averages change slowly; two minutes are well below the five after which a series is stale.
+            interval = {"interval": "2m"} if name == "service-levels-long" else {}
+            made.append({"name": f"{settings.namespace}-{settings.instance_name}-{name}", **interval, "rules": rules})
+    return made
+
+
+def rule_file(settings: Settings) -> dict:
+    """Content of a rule file of Prometheus."""
+    return {"groups": groups(settings)}
+
+
+def prometheus_rule(settings: Settings, name: str, labels: dict[str, str]) -> dict:
+    """A PrometheusRule of the Prometheus operator with the same rules.
+
+    Args:
+        settings: see there.
+        name: of the object; its namespace is that of the instance.
+        labels: of the object, which the ruleSelector of the operator's Prometheus selects.
+    """
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": name, "namespace": settings.namespace, "labels": labels},
+        "spec": rule_file(settings),
+    }
+
+
+def alert_names(settings: Settings) -> list[str]:
+    """Names of all alerts, sorted."""
+    return sorted({rule["alert"] for group in groups(settings) for rule in group["rules"] if "alert" in rule})
+
+
+def service_levels(settings: Settings) -> list[ServiceLevel]:
+    """The service levels of an instance."""
+    series, wanted = _series(settings), settings.objectives
+    size = f"{_rate(series, 'mlflow_http_request_bytes_total', 'uploads')} / {_requests(series, 'uploads')}"
+    large = f"(({size}) >= bool {_number(wanted.upload_large_bytes)})"
+    slow = f"(({_upload_speed(series)}) < bool {_number(wanted.upload_bytes_per_second)})"
+    query = f"max({series('mlflow_database_query_duration_seconds')})"
+    return [
+        ServiceLevel("api-availability", "MLflowApiAvailabilityBudgetBurn", "API requests without errors",
+                     "of the API requests failed with a status from 500 on", wanted.api_availability,
+                     _requests(series, "api"), _errors(series, "api")),
+        ServiceLevel("api-latency", "MLflowApiLatencyBudgetBurn",
+                     f"API requests faster than {_number(wanted.api_seconds)} s",
+                     f"of the API requests took longer than {_number(wanted.api_seconds)} s", wanted.api_latency,
+                     _requests(series, "api"), _slower(series, "api", wanted.api_seconds)),
+        ServiceLevel("upload-availability", "MLflowUploadAvailabilityBudgetBurn", "uploads of artifacts without errors",
+                     "of the uploads of artifacts failed with a status from 500 on", wanted.upload_availability,
+                     _requests(series, "uploads"), _errors(series, "uploads")),
+        ServiceLevel("upload-speed", "MLflowUploadSpeedBudgetBurn",
+                     f"large uploads with {_number(wanted.upload_bytes_per_second / 1e6)} MB/s",
+                     f"of the time with large uploads they were slower than "
+                     f"{_number(wanted.upload_bytes_per_second / 1e6)} MB/s", wanted.upload_speed,
+                     large, f"{large} * {slow}", minimum=900, page=False),
+        ServiceLevel("ui-latency", "MLflowUiLatencyBudgetBurn",
+                     f"files of the user interface within {_number(wanted.ui_seconds)} s",
+                     f"of the files of the user interface took longer than {_number(wanted.ui_seconds)} s",
+                     wanted.ui_latency,
+                     _requests(series, "ui"), _slower(series, "ui", wanted.ui_seconds), page=False),
+        ServiceLevel("database-latency", "MLflowDatabaseLatencyBudgetBurn",
+                     f"database queries within {_number(wanted.database_seconds)} s",
+                     f"of the time the database's query took longer than {_number(wanted.database_seconds)} s",
+                     wanted.database_latency,
+                     f"{query} >= bool 0", f"{query} > bool {_number(wanted.database_seconds)}",
+                     minimum=900, page=False),
+    ]
+
+
+# Expressions
+
+def _series(settings: Settings) -> Series:
+    return Series(settings.namespace, settings.instance_name)
+
+
+def _number(value: float) -> str:
+    """A number of PromQL without an exponent: 0.5, 2, 10000000."""
+    return f"{value:.10f}".rstrip("0").rstrip(".")
+
+
+def _rate(series: Series, name: str, kind: str, *matchers: str) -> str:
+    return f"sum(rate({series(name, *metrics.KINDS[kind], *matchers, window='5m')}))"
+
+
+def _requests(series: Series, kind: str) -> str:
+    return _rate(series, "mlflow_http_request_total", kind)
+
+
+def _errors(series: Series, kind: str) -> str:
+    """Failed requests per second; 0, not absent, while there are requests and none failed."""
+    failed = _rate(series, "mlflow_http_request_total", kind, 'status=~"5.."')
+    return f"({failed} or 0 * {_requests(series, kind)})"
+
+
+def _slower(series: Series, kind: str, seconds: float) -> str:
+    name = "mlflow_http_request_duration_seconds"
+    if seconds not in metrics.DURATION_BUCKETS:
+        raise ValueError(f"{seconds} s is no bucket of {name}; buckets are {metrics.DURATION_BUCKETS}")
+    # Clients of Prometheus write the bound 3 as "3" or "3.0", as Prometheus 3 does when it scrapes.
+    bound = _number(seconds).replace(".", "[.]")
+    bound = bound if "." in bound else f"{bound}([.]0)?"
+    total, fast = _rate(series, f"{name}_count", kind), _rate(series, f"{name}_bucket", kind, f'le=~"{bound}"')
+    return f"clamp_min({total} - {fast}, 0)"
+
+
+def _upload_speed(series: Series) -> str:
+    return (f"{_rate(series, 'mlflow_http_request_bytes_total', 'uploads')}"
+            f" / {_rate(series, 'mlflow_http_request_duration_seconds_sum', 'uploads')}")
+
+
+# Rules
+
+def _record(settings: Settings, name: str, expression: str, **labels: str) -> dict:
+    metric = metrics.BY_SERIES[f"instance_name:{name}"]
+    assert set(labels) == set(metric.labels), (metric, labels)
+    return {"record": metric.name, "expr": expression,
+            "labels": {"namespace": settings.namespace, "instance_name": settings.instance_name, **labels}}
+
+
+def _alert(settings: Settings, name: str, severity: str, expression: str, summary: str, description: str, *,
+           wait: str = "", keep: str = "", **labels: str) -> dict:
+    """An alert; wait is ``for``, keep is ``keep_firing_for``. Rules of the same name and severity need another label."""
+    instance = f"{settings.instance_name} (namespace {settings.namespace})"
+    return {
+        "alert": name,
+        "expr": expression,
+        **({"for": wait} if wait else {}),
+        **({"keep_firing_for": keep} if keep else {}),
+        "labels": {"severity": severity, "namespace": settings.namespace, "instance_name": settings.instance_name,
+                   **labels},
+        "annotations": {
+            "summary": f"{summary}: {instance}",
+            "description": f"MLflow {instance}: {description}",
+            "runbook_url": f"{settings.runbooks_url}#{name.lower()}",
+        },
+    }
+
+
+def _recorded_requests(settings: Settings) -> list[dict]:
+    series = _series(settings)
+    p95 = ("histogram_quantile(0.95, sum by (le) (rate("
+           f"{series('mlflow_http_request_duration_seconds_bucket', *metrics.KINDS['api'], window='5m')})))")
+    requests = [_record(settings, "mlflow_http_requests:rate5m", _requests(series, kind), kind=kind)
+                for kind in ("all", "api", "artifacts", "ui")]
+    return [
+        *requests,
+        _record(settings, "mlflow_http_errors:ratio5m", f"{_errors(series, 'all')} / {_requests(series, 'all')}"),
+        _record(settings, "mlflow_api_request_duration_seconds:p95_5m", p95),
+        _record(settings, "mlflow_upload_bytes_per_second:rate5m", _upload_speed(series)),
+    ]
+
+
+def _recorded_events(settings: Settings, level: ServiceLevel) -> list[dict]:
+    return [
+        _record(settings, "mlflow_slo_objective:ratio", f"vector({_number(level.objective)})", slo=level.slo),
+        _record(settings, "mlflow_slo_events:rate5m", level.events, slo=level.slo),
+        _record(settings, "mlflow_slo_bad_events:rate5m", level.bad_events, slo=level.slo),
+        *_recorded_windows(settings, level, SHORT_WINDOWS),
+    ]
+
+
+def _recorded_windows(settings: Settings, level: ServiceLevel, windows: tuple[str, ...]) -> list[dict]:
+    """Fractions of bad events. Averages of recorded rates weigh each event the same, and read one series."""
+    series, matcher = _series(settings), f'slo="{level.slo}"'
+    rules = []
+    for window in windows:
+        bad = series("instance_name:mlflow_slo_bad_events:rate5m", matcher, window=window)
+        events = series("instance_name:mlflow_slo_events:rate5m", matcher, window=window)
+        rules.append(_record(settings, "mlflow_slo_errors:ratio", f"avg_over_time({bad}) / avg_over_time({events})",
+                             slo=level.slo, window=window))
+    return rules
+
+
+def _server_alerts(settings: Settings) -> list[dict]:
+    series, limit = _series(settings), settings.thresholds
+    up = series("up", f'job="{metrics.SERVER_JOB}"')
+    many_api, many = (_many(settings, kind) for kind in ("api", "all"))
+    expiry = f"min by (host) ({series('mlflow_certificate_expiry_timestamp_seconds')}) - time()"
+    return [
+        _alert(settings, "MLflowServerDown", "critical", f"(sum({up}) or vector(0)) == 0",
+               "The MLflow server is down",
+               "{{ $value }} pods of the server answered Prometheus in the last two minutes.", wait="2m"),
+        _alert(settings, "MLflowReplicaDown", "warning",
+               f"(count({up} == 0) > 0) and (sum({up}) > 0)",
+               "A replica of the MLflow server is down",
+               "{{ $value }} pods of the server do not answer Prometheus; others do.", wait="10m"),
+        _alert(settings, "MLflowLatencyHigh", "warning",
+               f"(max({series('instance_name:mlflow_api_request_duration_seconds:p95_5m')})"
+               f" > {_number(limit.latency_seconds)}) and ({many_api})",
+               "API requests are slow",
+               "the slowest 5 % of the API requests take {{ $value | humanizeDuration }} or longer; the threshold is "
+               f"{_number(limit.latency_seconds)} s.", wait="5m", keep="5m"),
+        _alert(settings, "MLflowErrorRatioHigh", "critical",
+               f"(max({series('instance_name:mlflow_http_errors:ratio5m')}) > {_number(limit.error_ratio)})"
+               f" and ({many})",
+               "Requests fail",
+               "{{ $value | humanizePercentage }} of the requests fail with a status from 500 on; the threshold is "
+               f"{_number(100 * limit.error_ratio)} %.", wait="5m", keep="5m"),
+        _alert(settings, "MLflowRoundTripFailing", "critical",
+               f"max({series('mlflow_round_trip_success')}) == 0",
+               "Clients cannot use MLflow",
+               "the last round trip of a client (run, metrics, artifact, registered model) failed; "
+               "mlflow_round_trip_success is {{ $value }}.", wait="5m"),
+        *[_alert(settings, "MLflowCertificateExpiring", severity, f"{expiry} < {seconds}",
+                 "A certificate expires",
+                 "the certificate of {{ $labels.host }} expires in {{ $value | humanizeDuration }}.", wait="15m")
+          for severity, seconds in (("warning", limit.certificate_seconds),
+                                    ("critical", limit.certificate_critical_seconds))],
+    ]
+
+
+def _many(settings: Settings, kind: str) -> str:
+    """Condition that there were enough requests in the last five minutes."""
+    recorded = _series(settings)("instance_name:mlflow_http_requests:rate5m", f'kind="{kind}"')
+    return f"{SECONDS['5m']} * sum({recorded}) >= {settings.thresholds.minimum_requests}"
+
+
+def _database_alerts(settings: Settings) -> list[dict]:
+    series, limit = _series(settings), settings.thresholds
+    used = f"max({series('mlflow_database_connections_used')})"
+    allowed = f"(max({series('mlflow_database_connections_allowed')}) > 0)"
+    revisions = f"max by (found, wanted) ({series('mlflow_schema_info')})"
+    return [
+        _alert(settings, "MLflowDatabaseDown", "critical", f"max({series('mlflow_database_up')}) == 0",
+               "The database of MLflow does not answer",
+               "the exporter cannot query the database; mlflow_database_up is {{ $value }}.", wait="2m"),
+        _alert(settings, "MLflowDatabaseConnectionsHigh", "warning",
+               f"{used} / {allowed} > {_number(limit.connections_ratio)}",
+               "The database runs out of connections",
+               "{{ $value | humanizePercentage }} of the connections that the database accepts are used; the threshold "
+               f"is {_number(100 * limit.connections_ratio)} %.", wait="10m", keep="5m"),
+        _alert(settings, "MLflowSchemaNotCurrent", "warning",
+               f"{revisions} and on () (max({series('mlflow_schema_current')}) == 0)",
+               "The database schema is not that of MLflow",
+               "the schema has revision {{ $labels.found }}, this version of MLflow needs {{ $labels.wanted }}.",
+               wait="15m"),
+    ]
+
+
+def _store_alerts(settings: Settings) -> list[dict]:
+    series = _series(settings)
+    return [
+        _alert(settings, "MLflowObjectStoreDown", "critical", f"max({series('mlflow_object_store_up')}) == 0",
+               "The artifact store of MLflow does not answer",
+               "the exporter cannot write and read an object; mlflow_object_store_up is {{ $value }}.", wait="5m"),
+    ]
+
+
+def _volume_alerts(settings: Settings) -> list[dict]:
+    series = _series(settings)
+    rules = _filling(settings, "exporter", "volume", series("mlflow_volume_free_bytes"),
+                     series("mlflow_volume_size_bytes"), series("mlflow_volume_free_bytes", window="6h"))
+    if settings.claims:
+        # The kubelet knows the claims of all pods; those of the database and the object store have pods of their own.
+        claim = f'persistentvolumeclaim=~"{"|".join(settings.claims)}"'
+        free = "kubelet_volume_stats_available_bytes"
+        rules += _filling(settings, "kubelet", "persistentvolumeclaim", series(free, claim),
+                          series("kubelet_volume_stats_capacity_bytes", claim), series(free, claim, window="6h"))
+    return rules
+
+
+def _filling(settings: Settings, measured_by: str, label: str, free: str, size: str, history: str) -> list[dict]:
+    """Alerts of volumes that the label tells apart."""
+    limit, volume = settings.thresholds, f"{{{{ $labels.{label} }}}}"
+    used = f"max by ({label}) (1 - {free} / {size})"
+    # Positive only where the free space decreases.
+    left = f"min by ({label}) (({free} / -deriv({history})) > 0)"
+    return [
+        *[_alert(settings, "MLflowVolumeFilling", severity, f"{used} > {_number(ratio)}",
+                 "A volume is nearly full",
+                 f"the volume {volume} is {{{{ $value | humanizePercentage }}}} full; the threshold is "
+                 f"{_number(100 * ratio)} %.", wait="10m", keep="5m", measured_by=measured_by)
+          for severity, ratio in (("warning", limit.volume_ratio), ("critical", limit.volume_critical_ratio))],
+        _alert(settings, "MLflowVolumeFullPredicted", "warning",
+               f"({left} < {limit.volume_full_seconds}) and ({used} > 0.5)",
+               "A volume will be full soon",
+               f"at the rate of the last six hours the volume {volume} is full in "
+               "{{ $value | humanizeDuration }}.", wait="1h", keep="15m", measured_by=measured_by),
+    ]
+
+
+def _backup_alerts(settings: Settings) -> list[dict]:
+    series, limit = _series(settings), settings.thresholds
+    last = f"max({series('mlflow_backup_last_timestamp_seconds')})"
+    verified = f"max({series('mlflow_backup_last_verified_timestamp_seconds')})"
+    failed = f"max({series('mlflow_backup_last_failed_timestamp_seconds')})"
+    up = series("up", f'job="{metrics.EXPORTER_JOB}"')
+    interval = (f"(max({series('mlflow_backup_expected_interval_seconds')}) or "
+                f"vector({settings.backup_interval_seconds}))")
+    first = f"{int(settings.backup_interval_seconds * limit.backup_late_factor)}s"
+    return [
+        _alert(settings, "MLflowBackupLate", "critical",
+               f"(time() - ({last} > 0)) > {_number(limit.backup_late_factor)} * {interval}",
+               "The backup is late",
+               "the newest backup is {{ $value | humanizeDuration }} old, more than "
+               f"{_number(limit.backup_late_factor)} times the interval of backups.", reason="old"),
+        _alert(settings, "MLflowBackupLate", "critical",
+               f"({interval} unless ({last} > 0)) and (sum({up}) > 0)",
+               "There is no backup",
+               "backups are on, one is expected every {{ $value | humanizeDuration }}, and there is none.",
+               wait=first, reason="none"),
+        _alert(settings, "MLflowBackupFailed", "warning",
+               f"{failed} > ({last} or vector(0))",
+               "The backup failed",
+               "the backup of {{ $value | humanizeTimestamp }} failed, and none has succeeded since."),
+        _alert(settings, "MLflowBackupUnverified", "warning",
+               f"(time() - ({verified} > 0)) > {limit.backup_verified_seconds}",
+               "Backups are not verified",
+               "the newest backup that was verified is {{ $value | humanizeDuration }} old.", wait="15m", reason="old"),
+        _alert(settings, "MLflowBackupUnverified", "warning",
+               f"({last} > 0) unless ({verified} > 0)",
+               "Backups are not verified",
+               "there are backups, the newest of {{ $value | humanizeTimestamp }}, and none was ever verified.",
+               wait=f"{limit.backup_verified_seconds}s", reason="none"),
+    ]
+
+
+def _exporter_alerts(settings: Settings) -> list[dict]:
+    series = _series(settings)
+    up = series("up", f'job="{metrics.EXPORTER_JOB}"')
+    return [
+        _alert(settings, "MLflowExporterDown", "warning", f"(sum({up}) or vector(0)) == 0",
+               "The exporter of MLflow is down",
+               "{{ $value }} exporters answer Prometheus: database, artifact store, volumes, certificates and backups "
+               "are not watched.", wait="5m"),
+        _alert(settings, "MLflowExporterCollectionFailing", "warning",
+               f"max by (collector) ({series('mlflow_exporter_collection_success')}) == 0",
+               "The exporter of MLflow cannot collect metrics",
+               "the collector {{ $labels.collector }} fails (success is {{ $value }}); its metrics are missing or old.",
+               wait="15m"),
+    ]
+
+
+def _burn_rate_alerts(settings: Settings, level: ServiceLevel) -> list[dict]:
+    severities = [("critical", PAGE, "2m"), ("warning", TICKET, "15m")] if level.page else [("warning", TICKET, "15m")]
+    rules = []
+    for severity, windows, wait in severities:
+        conditions = " or ".join(_burns(settings, level, *window) for window in windows)
+        long = " or ".join(window[1] for window in windows)
+        rules.append(_alert(
+            settings, level.alert, severity, f"max by (slo) ({conditions})",
+            f"The error budget of {level.title} burns",
+            f"{{{{ $value | humanizePercentage }}}} {level.bad} in the last {long}; the objective allows "
+            f"{_number(100 - 100 * level.objective)} % over 30 days.", wait=wait, keep="5m"))
+    return rules
+
+
+def _burns(settings: Settings, level: ServiceLevel, factor: float, long: str, short: str) -> str:
+    series, slo = _series(settings), f'slo="{level.slo}"'
+    ratios = [series("instance_name:mlflow_slo_errors:ratio", slo, f'window="{window}"') for window in (long, short)]
+    limit = _number(factor * (1 - level.objective))
+    bad = series("instance_name:mlflow_slo_bad_events:rate5m", slo, window=long)
+    return (f"({ratios[0]} > {limit} and on (slo) {ratios[1]} > {limit}"
+            f" and on (slo) {SECONDS[long]} * avg_over_time({bad}) >= {level.minimum})")
