@@ -17,8 +17,10 @@ UV_VERSION := 0.13.8
 DEBIAN_PACKAGES := python3-venv podman runc netavark aardvark-dns iptables catatonit uidmap slirp4netns fuse-overlayfs \
 	mmdebstrap debian-archive-keyring $(if $(wildcard /run/systemd/system),dbus-user-session) \
 	$(if $(filter-out 0,$(shell id -u)),containers-storage)
-# Additional packages for tests: databases (programs only, no service), a linter, and a browser with the tool for its CA certificates.
-DEBIAN_TEST_PACKAGES := postgresql docker-registry mariadb-server-core mariadb-client-core shellcheck chromium libnss3-tools
+# Additional packages for tests: databases (programs only, no service), a linter, a browser with the tool for its CA certificates, and
+# promtool and amtool with their servers.
+DEBIAN_TEST_PACKAGES := postgresql docker-registry mariadb-server-core mariadb-client-core shellcheck chromium libnss3-tools \
+	prometheus prometheus-alertmanager
 
 # Tools, collection and configuration of the clone, whatever the environment is. Ansible does not run in a locale other than UTF-8,
 # such as that of a new installation.

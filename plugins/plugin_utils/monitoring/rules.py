@@ -17,7 +17,6 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring.metrics im
 
 RUNBOOKS_URL = "https://example.com/mlops/mlflow/docs/runbooks.md"
 """docs/runbooks.md below the documentation URL of galaxy.yml."""
-SECONDS = {"5m": 300, "30m": 1800, "1h": 3600, "2h": 7200, "6h": 21600, "1d": 86400, "3d": 259200, "30d": 2592000}
 SHORT_WINDOWS = ("5m", "30m", "1h", "2h", "6h")
 LONG_WINDOWS = ("1d", "3d", "30d")
 """Windows of the service levels; the long ones are evaluated less often."""
@@ -366,7 +365,7 @@ def _server_alerts(settings: Settings) -> list[dict]:
 def _many(settings: Settings, kind: str) -> str:
     """Condition that there were enough requests in the last five minutes."""
     recorded = _series(settings)("instance_name:mlflow_http_requests:rate5m", f'kind="{kind}"')
-    return f"{SECONDS['5m']} * sum({recorded}) >= {settings.thresholds.minimum_requests}"
+    return f"300 * sum({recorded}) >= {settings.thresholds.minimum_requests}"
 
 
 def _database_alerts(settings: Settings) -> list[dict]:
@@ -503,6 +502,8 @@ def _burns(settings: Settings, level: ServiceLevel, factor: float, long: str, sh
     series, slo = _series(settings), f'slo="{level.slo}"'
     ratios = [series("instance_name:mlflow_slo_errors:ratio", slo, f'window="{window}"') for window in (long, short)]
     limit = _number(factor * (1 - level.objective))
-    bad = series("instance_name:mlflow_slo_bad_events:rate5m", slo, window=long)
+    # Rates of five minutes, every five minutes: each event is counted once, also where the instance is younger than the
+    # window, which an average would extrapolate.
+    bad = series("instance_name:mlflow_slo_bad_events:rate5m", slo, window=f"{long}:5m")
     return (f"({ratios[0]} > {limit} and on (slo) {ratios[1]} > {limit}"
-            f" and on (slo) {SECONDS[long]} * avg_over_time({bad}) >= {level.minimum})")
+            f" and on (slo) 300 * sum_over_time({bad}) >= {level.minimum})")
