@@ -131,6 +131,9 @@ METRICS = (
 
 BY_SERIES = {series: metric for metric in METRICS for series in metric.series()}
 
+SIMPLE_QUERIES = 'query=~"ping|schema"'
+"""The exporter's queries that read one row, by whose duration the database is judged."""
+
 # Classes of routes. A route is the template that the framework matched, without the prefix of the server. Requests
 # whose duration depends on the size of an artifact or on a model of somebody else are not part of the API's latency.
 PROBES = "/(health|version|metrics)"

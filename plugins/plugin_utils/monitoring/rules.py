@@ -17,6 +17,7 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring.metrics im
 
 RUNBOOKS_URL = "https://example.com/mlops/mlflow/docs/runbooks.md"
 """docs/runbooks.md below the documentation URL of galaxy.yml."""
+BACKUPS = 'collector="backups"'
 SHORT_WINDOWS = ("5m", "30m", "1h", "2h", "6h")
 LONG_WINDOWS = ("1d", "3d", "30d")
 """Windows of the service levels; the long ones are evaluated less often."""
@@ -36,7 +37,7 @@ class Thresholds:
         minimum_requests: requests in five minutes below which neither is judged.
         connections_ratio: connections to the database of those that it accepts.
         volume_ratio, volume_critical_ratio: used space of a volume.
-        volume_full_seconds: time until a volume is full, by the trend of the last six hours.
+        volume_full_seconds: time until a volume is full, by the trends of the last six hours and of the last hour.
         certificate_seconds, certificate_critical_seconds: remaining validity. Certificates that are renewed every few
             hours, such as those of Caddy's own CA, need lower values.
         backup_late_factor: age of the newest backup, in intervals.
@@ -67,7 +68,7 @@ class Objectives:
         upload_speed: time in which large uploads reach upload_bytes_per_second. An upload is large from
             upload_large_bytes on; below that, its duration says nothing about the speed.
         ui_latency: files of the user interface that are served faster than ui_seconds, a bucket of the histogram.
-        database_latency: measurements in which the database's query takes at most database_seconds.
+        database_latency: time in which simple queries (not those that count rows) take at most database_seconds.
     """
 
     api_availability: float = 0.995
@@ -189,7 +190,7 @@ def service_levels(settings: Settings) -> list[ServiceLevel]:
     size = f"{_rate(series, 'mlflow_http_request_bytes_total', 'uploads')} / {_requests(series, 'uploads')}"
     large = f"(({size}) >= bool {_number(wanted.upload_large_bytes)})"
     slow = f"(({_upload_speed(series)}) < bool {_number(wanted.upload_bytes_per_second)})"
-    query = f"max({series('mlflow_database_query_duration_seconds')})"
+    query = f"max({series('mlflow_database_query_duration_seconds', metrics.SIMPLE_QUERIES)})"
     return [
         ServiceLevel("api-availability", "MLflowApiAvailabilityBudgetBurn", "API requests without errors",
                      "of the API requests failed with a status from 500 on", wanted.api_availability,
@@ -213,7 +214,8 @@ def service_levels(settings: Settings) -> list[ServiceLevel]:
                      _requests(series, "ui"), _slower(series, "ui", wanted.ui_seconds), page=False),
         ServiceLevel("database-latency", "MLflowDatabaseLatencyBudgetBurn",
                      f"database queries within {_number(wanted.database_seconds)} s",
-                     f"of the time the database's query took longer than {_number(wanted.database_seconds)} s",
+                     f"of the time simple queries of the database took longer than "
+                     f"{_number(wanted.database_seconds)} s",
                      wanted.database_latency,
                      f"{query} >= bool 0", f"{query} > bool {_number(wanted.database_seconds)}",
                      minimum=900, page=False),
@@ -272,7 +274,7 @@ def _record(settings: Settings, name: str, expression: str, **labels: str) -> di
 
 def _alert(settings: Settings, name: str, severity: str, expression: str, summary: str, description: str, *,
            wait: str = "", keep: str = "", **labels: str) -> dict:
-    """An alert; wait is ``for``, keep is ``keep_firing_for``. Rules of the same name and severity need another label."""
+    """An alert; wait is ``for``, keep is ``keep_firing_for``. Rules of one name and severity differ in labels."""
     instance = f"{settings.instance_name} (namespace {settings.namespace})"
     return {
         "alert": name,
@@ -349,11 +351,12 @@ def _server_alerts(settings: Settings) -> list[dict]:
                "Requests fail",
                "{{ $value | humanizePercentage }} of the requests fail with a status from 500 on; the threshold is "
                f"{_number(100 * limit.error_ratio)} %.", wait="5m", keep="5m"),
+        # The exporter makes a round trip every five minutes: two have to fail.
         _alert(settings, "MLflowRoundTripFailing", "critical",
                f"max({series('mlflow_round_trip_success')}) == 0",
                "Clients cannot use MLflow",
                "the last round trip of a client (run, metrics, artifact, registered model) failed; "
-               "mlflow_round_trip_success is {{ $value }}.", wait="5m"),
+               "mlflow_round_trip_success is {{ $value }}.", wait="6m"),
         *[_alert(settings, "MLflowCertificateExpiring", severity, f"{expiry} < {seconds}",
                  "A certificate expires",
                  "the certificate of {{ $labels.host }} expires in {{ $value | humanizeDuration }}.", wait="15m")
@@ -400,32 +403,33 @@ def _store_alerts(settings: Settings) -> list[dict]:
 
 
 def _volume_alerts(settings: Settings) -> list[dict]:
-    series = _series(settings)
-    rules = _filling(settings, "exporter", "volume", series("mlflow_volume_free_bytes"),
-                     series("mlflow_volume_size_bytes"), series("mlflow_volume_free_bytes", window="6h"))
+    rules = _filling(settings, "exporter", "volume", "mlflow_volume_free_bytes", "mlflow_volume_size_bytes")
     if settings.claims:
         # The kubelet knows the claims of all pods; those of the database and the object store have pods of their own.
-        claim = f'persistentvolumeclaim=~"{"|".join(settings.claims)}"'
-        free = "kubelet_volume_stats_available_bytes"
-        rules += _filling(settings, "kubelet", "persistentvolumeclaim", series(free, claim),
-                          series("kubelet_volume_stats_capacity_bytes", claim), series(free, claim, window="6h"))
+        rules += _filling(settings, "kubelet", "persistentvolumeclaim", "kubelet_volume_stats_available_bytes",
+                          "kubelet_volume_stats_capacity_bytes",
+                          f'persistentvolumeclaim=~"{"|".join(settings.claims)}"')
     return rules
 
 
-def _filling(settings: Settings, measured_by: str, label: str, free: str, size: str, history: str) -> list[dict]:
-    """Alerts of volumes that the label tells apart."""
-    limit, volume = settings.thresholds, f"{{{{ $labels.{label} }}}}"
-    used = f"max by ({label}) (1 - {free} / {size})"
-    # Positive only where the free space decreases.
-    left = f"min by ({label}) (({free} / -deriv({history})) > 0)"
+def _filling(settings: Settings, measured_by: str, label: str, free: str, size: str, *matchers: str) -> list[dict]:
+    """Alerts of volumes that the label tells apart; free and size are names of series."""
+    series, limit, volume = _series(settings), settings.thresholds, f"{{{{ $labels.{label} }}}}"
+    used = f"max by ({label}) (1 - {series(free, *matchers)} / {series(size, *matchers)})"
+    # Seconds until the volume is full, only where its free space decreases.
+    left = {window: f"min by ({label}) "
+                    f"(({series(free, *matchers)} / -deriv({series(free, *matchers, window=window)})) > 0)"
+            for window in ("6h", "1h")}
     return [
         *[_alert(settings, "MLflowVolumeFilling", severity, f"{used} > {_number(ratio)}",
                  "A volume is nearly full",
                  f"the volume {volume} is {{{{ $value | humanizePercentage }}}} full; the threshold is "
                  f"{_number(100 * ratio)} %.", wait="10m", keep="5m", measured_by=measured_by)
           for severity, ratio in (("warning", limit.volume_ratio), ("critical", limit.volume_critical_ratio))],
+        # The last hour ends the alert after a burst of writes, which the trend of six hours contains for long.
         _alert(settings, "MLflowVolumeFullPredicted", "warning",
-               f"({left} < {limit.volume_full_seconds}) and ({used} > 0.5)",
+               f"({left['6h']} < {limit.volume_full_seconds}) and ({left['1h']} < {limit.volume_full_seconds})"
+               f" and ({used} > 0.5)",
                "A volume will be full soon",
                f"at the rate of the last six hours the volume {volume} is full in "
                "{{ $value | humanizeDuration }}.", wait="1h", keep="15m", measured_by=measured_by),
@@ -438,6 +442,7 @@ def _backup_alerts(settings: Settings) -> list[dict]:
     verified = f"max({series('mlflow_backup_last_verified_timestamp_seconds')})"
     failed = f"max({series('mlflow_backup_last_failed_timestamp_seconds')})"
     up = series("up", f'job="{metrics.EXPORTER_JOB}"')
+    collected = f"max({series('mlflow_exporter_collection_success', BACKUPS)})"
     interval = (f"(max({series('mlflow_backup_expected_interval_seconds')}) or "
                 f"vector({settings.backup_interval_seconds}))")
     first = f"{int(settings.backup_interval_seconds * limit.backup_late_factor)}s"
@@ -448,7 +453,7 @@ def _backup_alerts(settings: Settings) -> list[dict]:
                "the newest backup is {{ $value | humanizeDuration }} old, more than "
                f"{_number(limit.backup_late_factor)} times the interval of backups.", reason="old"),
         _alert(settings, "MLflowBackupLate", "critical",
-               f"({interval} unless ({last} > 0)) and (sum({up}) > 0)",
+               f"({interval} unless ({last} > 0) unless ({collected} == 0)) and (sum({up}) > 0)",
                "There is no backup",
                "backups are on, one is expected every {{ $value | humanizeDuration }}, and there is none.",
                wait=first, reason="none"),
