@@ -113,6 +113,7 @@ METRICS = (
     _exporter("mlflow_exporter_collection_success", ("collector",), "Whether the last collection succeeded."),
 
     Metric("up", "gauge", "prometheus", ("job", "instance"), "Whether the last scrape of a target succeeded."),
+    Metric("ALERTS", "gauge", "prometheus", ("alertname", "alertstate", "severity"), "Pending and firing alerts."),
     Metric("kubelet_volume_stats_available_bytes", "gauge", "kubelet", ("persistentvolumeclaim",),
            "Free space of the volume of a claim."),
     Metric("kubelet_volume_stats_capacity_bytes", "gauge", "kubelet", ("persistentvolumeclaim",),

@@ -39,7 +39,7 @@ def test_recorded_series_are_those_of_the_recording_rules():
 def test_names_in_expressions_are_in_the_list():
     for group in rules.groups(SETTINGS):
         for rule in group["rules"]:
-            used = set(re.findall(r"([a-z_:0-9]+)\{", rule["expr"]))
+            used = set(re.findall(r"([A-Za-z_:0-9]+)\{", rule["expr"]))
             assert used <= set(metrics.BY_SERIES), (rule, used - set(metrics.BY_SERIES))
             assert used or rule["expr"].startswith("vector("), rule
 
