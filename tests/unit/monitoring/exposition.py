@@ -30,8 +30,8 @@ OWN = {"namespace": NAMESPACE, "instance_name": INSTANCE}
 ROUTES = (
     # method, route, status, requests per second, seconds, bytes in, bytes out
     ("POST", "/api/2.0/mlflow/runs/log-batch", "200", 9.0, 0.03, 2000, 2),
-    ("POST", "/api/2.0/mlflow/runs/search", "200", 3.0, 0.2, 300, 40000),
-    ("GET", "/ajax-api/2.0/mlflow/metrics/get-history", "200", 1.0, 0.4, 0, 90000),
+    ("POST", "/api/2.0/mlflow/runs/search", "200", 3.0, 0.07, 300, 40000),
+    ("GET", "/ajax-api/2.0/mlflow/metrics/get-history", "200", 1.0, 0.09, 0, 90000),
     ("POST", "/api/2.0/mlflow/runs/create", "200", 0.3, 0.04, 200, 900),
     ("POST", "/api/2.0/mlflow/experiments/create", "200", 0.01, 0.04, 200, 90),
     ("POST", "/api/2.0/mlflow/model-versions/create", "200", 0.02, 0.06, 300, 900),
@@ -58,7 +58,7 @@ GAUGES = {
     "mlflow_certificate_expiry_timestamp_seconds": [({"host": "mlflow.example.com"}, "now+5000000")],
     "mlflow_volume_size_bytes": [({"volume": "database"}, 8e9), ({"volume": "artifacts"}, 1e12)],
     "mlflow_volume_free_bytes": [({"volume": "database"}, 5.1e9), ({"volume": "artifacts"}, 5.6e11)],
-    "mlflow_backup_last_timestamp_seconds": "now-9000", "mlflow_backup_last_verified_timestamp_seconds": "now-90000",
+    "mlflow_backup_last_timestamp_seconds": "now-140000", "mlflow_backup_last_verified_timestamp_seconds": "now-150000",
     "mlflow_backup_last_failed_timestamp_seconds": "now-900000", "mlflow_backup_expected_interval_seconds": 86400,
     "mlflow_exporter_collection_duration_seconds": [({"collector": "database"}, 0.05), ({"collector": "counts"}, 0.4)],
     "mlflow_exporter_collection_success": [({"collector": "database"}, 1), ({"collector": "counts"}, 1)],
@@ -153,7 +153,7 @@ class Prometheus:
 @contextlib.contextmanager
 def prometheus(folder: pathlib.Path, port: int, rule_file: dict, consoles: pathlib.Path, *, history: float = 0,
                prefix: str = ""):
-    """Run a Prometheus that scrapes the samples every second.
+    """Run a Prometheus that scrapes the samples every second, until its rules have results and an alert fires.
 
     Args:
         folder: for its data and configuration.
@@ -189,10 +189,14 @@ def prometheus(folder: pathlib.Path, port: int, rule_file: dict, consoles: pathl
         targets.server_close()
 
 
+READY = ('instance_name:mlflow_slo_errors:ratio{slo="api-latency",window="30d"} >= 0', 'ALERTS{alertstate="firing"}',
+         "rate(mlflow_http_request_total[1m])", "mlflow_database_up")
+
+
 def ready(found: Prometheus, process: subprocess.Popen) -> bool:
     assert process.poll() is None, "Prometheus ended"
     try:
-        return bool(found.get("query", query="instance_name:mlflow_slo_errors:ratio")["result"])
+        return all(found.get("query", query=query)["result"] for query in READY)
     except OSError:
         return False
 
@@ -214,7 +218,7 @@ def write_history(folder: pathlib.Path, seconds: float, target: str) -> None:
             for job, samples in ((metrics.SERVER_JOB, server(at)), (metrics.EXPORTER_JOB, exporter(at))):
                 stream.write(text([*samples, ("up", {}, 1)], {**OWN, "job": job, "instance": target}, at))
             for slo, objective in objectives.items():
-                bad = (1 - objective) * max(0.0, wave(at, slo) - 0.5) * 0.7
+                bad = (1 - objective) * (0.3 + 0.2 * math.sin(at / 3000 + len(slo)))
                 stream.write(text([("instance_name:mlflow_slo_events:rate5m", {"slo": slo}, 1.0),
                                    ("instance_name:mlflow_slo_bad_events:rate5m", {"slo": slo}, bad),
                                    ("instance_name:mlflow_slo_objective:ratio", {"slo": slo}, objective),
