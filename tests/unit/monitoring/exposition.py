@@ -45,7 +45,8 @@ GAUGES = {
     "mlflow_runs": [({"status": status, "stage": "active"}, value) for status, value in
                     (("FINISHED", 18240), ("FAILED", 611), ("RUNNING", 14), ("KILLED", 98))],
     "mlflow_registered_models": 17, "mlflow_model_versions": 93, "mlflow_model_aliases": 21, "mlflow_prompts": 8,
-    "mlflow_users": 12, "mlflow_traces_last_day": 2210, "mlflow_active_experiments": 42, "mlflow_artifacts_stored": 58123,
+    "mlflow_users": 12, "mlflow_traces_last_day": 2210, "mlflow_active_experiments": 42,
+    "mlflow_artifacts_stored": 58123,
     "mlflow_artifacts_bytes": 4.1e11, "mlflow_artifacts_counted_fraction": 1, "mlflow_database_up": 1,
     "mlflow_database_query_duration_seconds": [({"query": "ping"}, 0.002), ({"query": "schema"}, 0.004),
                                                ({"query": "runs"}, 0.09)],

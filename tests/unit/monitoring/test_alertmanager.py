@@ -82,7 +82,8 @@ def test_causes_arrive_and_consequences_do_not(tmp_path):
               ("MLflowVolumeFilling", "critical", "b", {"volume": "x"}),
               ("MLflowVolumeFilling", "warning", "b", {"volume": "x"}),
               ("MLflowVolumeFilling", "warning", "b", {"volume": "y"})], tmp_path / "log")
-        wanted = {("MLflowDatabaseDown", "critical", "a", "firing"), ("MLflowRoundTripFailing", "critical", "b", "firing"),
+        wanted = {("MLflowDatabaseDown", "critical", "a", "firing"),
+                  ("MLflowRoundTripFailing", "critical", "b", "firing"),
                   ("MLflowVolumeFilling", "critical", "b", "firing"), ("MLflowVolumeFilling", "warning", "b", "firing")}
         wait_for(wanted)
         time.sleep(3)
@@ -101,8 +102,10 @@ def test_causes_arrive_and_consequences_do_not(tmp_path):
 
 def send(alerts, log, resolved: bool = False) -> None:
     ends = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + (-1 if resolved else 600)))
-    body = [{"labels": {"alertname": name, "severity": severity, "namespace": "team", "instance_name": instance, **labels},
-             "endsAt": ends} for name, severity, instance, labels in alerts]
+    body = []
+    for name, severity, instance, labels in alerts:
+        identity = {"alertname": name, "severity": severity, "namespace": "team", "instance_name": instance}
+        body.append({"labels": {**identity, **labels}, "endsAt": ends})
     deadline = time.monotonic() + 30
     while True:
         request = urllib.request.Request(f"http://127.0.0.1:{PORT}/api/v2/alerts", json.dumps(body).encode(),
@@ -116,8 +119,12 @@ def send(alerts, log, resolved: bool = False) -> None:
 
 
 def arrived() -> set[tuple[str, str, str, str]]:
-    return {(alert["labels"]["alertname"], alert["labels"]["severity"], alert["labels"]["instance_name"], alert["status"])
-            for message in Webhook.received for alert in message["alerts"]}
+    found = set()
+    for message in Webhook.received:
+        for alert in message["alerts"]:
+            labels = alert["labels"]
+            found.add((labels["alertname"], labels["severity"], labels["instance_name"], alert["status"]))
+    return found
 
 
 def wait_for(wanted) -> None:
