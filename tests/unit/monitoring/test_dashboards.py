@@ -153,7 +153,7 @@ def test_page_has_no_action_of_templates_and_loads_nothing():
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium = Chromium(("", ""), None, "prometheus.invalid", "127.0.0.1")
+    chromium = Chromium(None, None, "prometheus.invalid", "127.0.0.1")
     yield chromium
     chromium.close()
 
