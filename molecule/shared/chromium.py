@@ -21,7 +21,7 @@ class Chromium:
 
     Args:
         login: user and password for the dialog; None leaves requests as they are, where their times matter.
-        ca_file: certificate of the CA.
+        ca_file: certificate of the CA, or None.
         host: host name.
         address: address that it resolves to.
 
@@ -29,13 +29,14 @@ class Chromium:
         logins: number of login dialogs that were answered.
     """
 
-    def __init__(self, login: tuple[str, str] | None, ca_file: str, host: str, address: str) -> None:
+    def __init__(self, login: tuple[str, str] | None, ca_file: str | None, host: str, address: str) -> None:
         self.login, self.logins = login, 0
         # A process of Chromium may still write while it is removed.
         self.home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         trusted = pathlib.Path(self.home.name, ".pki", "nssdb")
         trusted.mkdir(parents=True)
-        for arguments in (["-N", "--empty-password"], ["-A", "-t", "C,,", "-n", "ingress", "-i", ca_file]):
+        trust = [["-A", "-t", "C,,", "-n", "ingress", "-i", ca_file]] if ca_file else []
+        for arguments in (["-N", "--empty-password"], *trust):
             subprocess.run(["certutil", "-d", f"sql:{trusted}", *arguments], check=True)
         (theirs_in, self.out), (self.back, theirs_out) = os.pipe(), os.pipe()
 

@@ -25,7 +25,7 @@ COLUMNS = 24
 """Width of Grafana's grid."""
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 PAGE = pathlib.Path(__file__).with_name("overview.html")
-GREEN, ORANGE, RED = "green", "orange", "red"
+GREEN, ORANGE, RED, NEUTRAL = "green", "orange", "red", "text"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Panel:
     unit: str
     queries: tuple[tuple[str, str], ...]
     width: int = 12
-    steps: tuple[tuple[float | None, str], ...] = ((None, GREEN),)
+    steps: tuple[tuple[float | None, str], ...] = ((None, NEUTRAL),)
     overview: bool = False
     names: bool = False
 

@@ -21,6 +21,9 @@ BACKUPS = 'collector="backups"'
 SHORT_WINDOWS = ("5m", "30m", "1h", "2h", "6h")
 LONG_WINDOWS = ("1d", "3d", "30d")
 """Windows of the service levels; the long ones are evaluated less often."""
+CADDY_CERTIFICATES = {"certificate_seconds": 2 * 3600, "certificate_critical_seconds": 3600}
+"""Thresholds for certificates of Caddy's own CA (``ingress_tls: self_signed``): they are valid for 12 hours and renewed
+when 4 hours are left, which the exporter sees within an hour."""
 PAGE = ((14.4, "1h", "5m"), (6, "6h", "30m"))
 TICKET = ((3, "1d", "2h"), (1, "3d", "6h"))
 """Burn rates of a budget of 30 days, with their long and short windows: 2 % in an hour and 5 % in six hours (page),
@@ -38,8 +41,7 @@ class Thresholds:
         connections_ratio: connections to the database of those that it accepts.
         volume_ratio, volume_critical_ratio: used space of a volume.
         volume_full_seconds: time until a volume is full, by the trends of the last six hours and of the last hour.
-        certificate_seconds, certificate_critical_seconds: remaining validity. Certificates that are renewed every few
-            hours, such as those of Caddy's own CA, need lower values.
+        certificate_seconds, certificate_critical_seconds: remaining validity; see CADDY_CERTIFICATES.
         backup_late_factor: age of the newest backup, in intervals.
         backup_verified_seconds: age of the newest verified backup.
     """
