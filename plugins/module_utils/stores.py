@@ -147,6 +147,14 @@ class Bucket:
         """Raise StoreError unless the bucket is there and may be read; return what was found."""
         raise NotImplementedError
 
+    def sizes(self, beginning=""):
+        """Name and bytes of each object whose name begins so, page by page as they are asked for."""
+        raise NotImplementedError
+
+    def folders(self, beginning=""):
+        """Names up to the next slash, and with it, of what begins so; ``beginning`` is empty or ends with a slash."""
+        raise NotImplementedError
+
 
 class S3(Bucket):
     """AWS S3 and other S3 endpoints, by boto3.
@@ -214,6 +222,20 @@ class S3(Bucket):
         with self.errors():
             found = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.key(beginning))
         return [self.name(entry["Key"]) for entry in found.get("Contents") or []]
+
+    def sizes(self, beginning=""):
+        with self.errors():
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket,
+                                                                              Prefix=self.key(beginning)):
+                for entry in page.get("Contents") or []:
+                    yield self.name(entry["Key"]), entry["Size"]
+
+    def folders(self, beginning=""):
+        with self.errors():
+            for page in self.client.get_paginator("list_objects_v2").paginate(
+                    Bucket=self.bucket, Prefix=self.key(beginning), Delimiter="/"):
+                for entry in page.get("CommonPrefixes") or []:
+                    yield self.name(entry["Prefix"])
 
     def delete(self, name):
         with self.errors():
@@ -289,6 +311,19 @@ class Gcs(Bucket):
             found = self.client.list_blobs(self.bucket, prefix=self.key(beginning), max_results=most, **self.OPTIONS)
             return [self.name(blob.name) for blob in found]
 
+    def sizes(self, beginning=""):
+        with self.errors():
+            for blob in self.client.list_blobs(self.bucket, prefix=self.key(beginning), **self.OPTIONS):
+                yield self.name(blob.name), blob.size
+
+    def folders(self, beginning=""):
+        with self.errors():
+            found = self.client.list_blobs(self.bucket, prefix=self.key(beginning), delimiter="/", **self.OPTIONS)
+            for page in found.pages:
+                list(page)  # the folders are known when a page is read
+            for name in sorted(found.prefixes):
+                yield self.name(name)
+
     def delete(self, name):
         with self.errors():
             self._blob(name).delete(**self.OPTIONS)
@@ -363,6 +398,19 @@ class Azure(Bucket):
         with self.errors():
             return [self.name(key) for key in self.client.list_blob_names(name_starts_with=self.key(beginning))]
 
+    def sizes(self, beginning=""):
+        with self.errors():
+            for blob in self.client.list_blobs(name_starts_with=self.key(beginning)):
+                yield self.name(blob.name), blob.size
+
+    def folders(self, beginning=""):
+        from azure.storage.blob import BlobPrefix
+
+        with self.errors():
+            for found in self.client.walk_blobs(name_starts_with=self.key(beginning)):
+                if isinstance(found, BlobPrefix):
+                    yield self.name(found.name)
+
     def delete(self, name):
         with self.errors():
             self.client.delete_blob(self.key(name))
@@ -404,6 +452,32 @@ class Volume:
 
     def names(self, beginning=""):
         return [name for name in os.listdir(self.path) if name.startswith(beginning)]
+
+    def sizes(self, beginning=""):
+        """As of a bucket: files, by their paths below the folder."""
+        for path, entry in self._entries(beginning):
+            if entry.is_dir(follow_symlinks=False):
+                yield from self.sizes(path + "/")
+            elif entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):
+                    yield path, entry.stat(follow_symlinks=False).st_size
+
+    def folders(self, beginning=""):
+        for path, entry in self._entries(beginning):
+            if entry.is_dir(follow_symlinks=False):
+                yield path + "/"
+
+    def _entries(self, beginning):
+        """Paths and entries of one folder; of one that was removed meanwhile, none."""
+        folder, slash, start = beginning.rpartition("/")
+        try:
+            with os.scandir(os.path.join(self.path, folder)) as entries:
+                found = [(folder + slash + entry.name, entry) for entry in entries if entry.name.startswith(start)]
+        except (FileNotFoundError, NotADirectoryError):
+            if not folder:
+                raise
+            found = []
+        yield from found
 
     def delete(self, name):
         os.unlink(os.path.join(self.path, name))

@@ -2,13 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The probe of a tracking database.
+"""The probe of a tracking database; its clients of databases are the exporter's, too.
 
 Of the collection it imports only what plugin_utils/program.py can bring into a pod.
 """
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import importlib.util
 import os
@@ -90,13 +91,6 @@ def probe(checks, parameters):
         checks.run("read replica", read_replica)
 
 
-def database_of(parameters):
-    """The database that the parameters name, see ``probe``; its ``connect`` is not called yet."""
-    if parameters.get("environment"):
-        _from_environment(parameters)
-    return {"postgresql": Postgresql, "mysql": Mysql, "sqlite": Sqlite}[parameters["dialect"]](parameters)
-
-
 def transient(error):
     """Whether another attempt to connect may succeed: nobody listened, or the host's name did not resolve."""
     return any(text in str(error) for text in TRANSIENT)
@@ -123,15 +117,26 @@ def _replica_host():
     return {"host": uri.hostname, "port": uri.port} if uri.hostname else {}
 
 
-def _from_environment(parameters):
-    """Complete the parameters from the server's environment: address, login and TLS, as its SQLAlchemy URI has them."""
-    uri = urllib.parse.urlsplit(os.environ["MLFLOW_BACKEND_STORE_URI"])
+def from_environment(environment):
+    """Parameters that the server's environment gives: address, login and TLS, as its SQLAlchemy URI has them.
+
+    Args:
+        environment: variables of the server: MLFLOW_BACKEND_STORE_URI, and where the URI has no login, PGUSER and
+            PGPASSWORD, or DATABASE_USER and DATABASE_PASSWORD.
+
+    Returns:
+        Those parameters of ``database_of`` that are known.
+    """
+    uri = urllib.parse.urlsplit(environment["MLFLOW_BACKEND_STORE_URI"])
     query = dict(urllib.parse.parse_qsl(uri.query))
+    dialect = {"postgres": "postgresql", "mariadb": "mysql"}.get(uri.scheme.split("+")[0], uri.scheme.split("+")[0])
+    user, password = (environment.get(name) for name in (
+        ("PGUSER", "PGPASSWORD") if dialect == "postgresql" else ("DATABASE_USER", "DATABASE_PASSWORD")))
     found = {
-        "dialect": uri.scheme.split("+")[0], "host": uri.hostname, "port": uri.port, "path": uri.path[1:],
+        "dialect": dialect, "host": uri.hostname, "port": uri.port, "path": uri.path[1:],
         "database": urllib.parse.unquote(uri.path.lstrip("/")),
-        "user": os.environ.get("PGUSER") or urllib.parse.unquote(uri.username or "") or None,
-        "password": os.environ.get("PGPASSWORD") or urllib.parse.unquote(uri.password or "") or None,
+        "user": user or urllib.parse.unquote(uri.username or "") or None,
+        "password": password or urllib.parse.unquote(uri.password or "") or None,
         "sslmode": query.get("sslmode"), "ca_file": query.get("sslrootcert"),
     }
     tls = {}
@@ -141,7 +146,27 @@ def _from_environment(parameters):
     if tls:
         tls["check_hostname"] = tls.get("check_hostname") == "true"
         found["ssl"] = tls
-    parameters.update({key: value for key, value in found.items() if value is not None})
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def database_of(parameters):
+    """The client of a database; no connection is made yet.
+
+    Args:
+        parameters: dialect (postgresql, mysql or sqlite), host, port, database, user, password, path (of SQLite's
+            file), sslmode, ca_file, ssl, connect_timeout in seconds, read_only (every query is a transaction of its
+            own that cannot write), statement_timeout in seconds (the server ends queries of a read_only client that
+            take longer), environment (take what is missing from the server's own environment; they are added).
+
+    Raises:
+        ValueError: there is no client for that dialect.
+    """
+    if parameters.get("environment"):
+        parameters.update(from_environment(os.environ))
+    kinds = {"postgresql": Postgresql, "mysql": Mysql, "sqlite": Sqlite}
+    if parameters["dialect"] not in kinds:
+        raise ValueError(f"The database is {parameters['dialect']}; {', '.join(kinds)} are known here.")
+    return kinds[parameters["dialect"]](parameters)
 
 
 def wanted_revision():
@@ -164,11 +189,43 @@ def wanted_revision():
     return heads.pop() if len(heads) == 1 else None
 
 
-class Postgresql:
-    """PostgreSQL by psycopg 3 or psycopg2, whichever is there."""
+class Server:
+    """What database servers share.
+
+    Nothing is set that outlives a transaction, since behind a connection pooler the session is also MLflow's.
+    """
+
+    BEGIN = ()
+    """Statements that begin a transaction that cannot write."""
 
     def __init__(self, parameters):
         self.parameters, self.connection = parameters, None
+
+    def query(self, text):
+        """The rows that a statement returns."""
+        if not self.parameters.get("read_only"):
+            return self.execute(text)
+        milliseconds = int(1000 * (self.parameters.get("statement_timeout") or 0))
+        for statement in self.BEGIN:
+            self.execute(statement.format(milliseconds=milliseconds))
+        try:
+            return self.execute(text)
+        finally:
+            # A connection that broke fails here again, for the same reason.
+            with contextlib.suppress(Exception):
+                self.execute("ROLLBACK")
+
+    def execute(self, text):
+        """Execute one statement as it is and return its rows."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(text)
+            return cursor.fetchall() if cursor.description else []
+
+
+class Postgresql(Server):
+    """PostgreSQL by psycopg 3 or psycopg2, whichever is there."""
+
+    BEGIN = ("BEGIN READ ONLY", "SET LOCAL statement_timeout = {milliseconds}")
 
     def connect(self):
         try:
@@ -182,17 +239,13 @@ class Postgresql:
         self.connection.autocommit = True
         return "PostgreSQL " + self.query("SHOW server_version")[0][0]
 
-    def query(self, text):
-        with self.connection.cursor() as cursor:
-            cursor.execute(text)
-            return cursor.fetchall() if cursor.description else []
-
     def size(self):
         return self.query("SELECT pg_database_size(current_database())")[0][0]
 
     def connections(self):
+        # A login without pg_monitor is shown which database others' backends use, and not their types.
         return self.query("SELECT count(*), current_setting('max_connections')::int FROM pg_stat_activity "
-                          "WHERE backend_type = 'client backend'")[0]
+                          "WHERE backend_type = 'client backend' OR backend_type IS NULL AND datid IS NOT NULL")[0]
 
     def write(self):
         self.query(f"CREATE TEMPORARY TABLE {PROBE_TABLE} AS SELECT repeat('x', 8192) AS t "
@@ -200,11 +253,10 @@ class Postgresql:
         self.query(f"DROP TABLE {PROBE_TABLE}")
 
 
-class Mysql:
+class Mysql(Server):
     """MySQL and MariaDB by PyMySQL."""
 
-    def __init__(self, parameters):
-        self.parameters, self.connection = parameters, None
+    BEGIN = ("START TRANSACTION READ ONLY",)
 
     def connect(self):
         import pymysql
@@ -213,12 +265,14 @@ class Mysql:
                  "ca_file": "ssl_ca", "ssl": "ssl", "connect_timeout": "connect_timeout"}
         options = {names[name]: value for name, value in self.parameters.items() if name in names and value}
         self.connection = pymysql.connect(autocommit=True, **options)
-        return "MySQL " + self.query("SELECT version()")[0][0]
-
-    def query(self, text):
-        with self.connection.cursor() as cursor:
-            cursor.execute(text)
-            return cursor.fetchall()
+        version = self.execute("SELECT version()")[0][0]
+        seconds = self.parameters.get("statement_timeout")
+        if seconds:
+            # MariaDB and MySQL limit single statements by syntax that not all statements take. Proxies of MySQL keep
+            # a connection to one client once a variable is set.
+            self.execute(f"SET SESSION max_statement_time = {seconds}" if "MariaDB" in version else
+                         f"SET SESSION max_execution_time = {int(1000 * seconds)}")
+        return "MySQL " + version
 
     def size(self):
         return self.query("SELECT coalesce(sum(data_length + index_length), 0) FROM information_schema.tables "
@@ -237,12 +291,13 @@ class Sqlite:
     """A file; it must exist, since connecting would otherwise create an empty one."""
 
     def __init__(self, parameters):
-        self.path, self.connection = parameters["path"], None
+        self.path, self.connection, self.read_only = parameters["path"], None, parameters.get("read_only")
 
     def connect(self):
         if not os.path.exists(self.path):
             raise FileNotFoundError(f"there is no file {self.path}")
-        self.connection = sqlite3.connect(self.path, timeout=5, isolation_level=None)
+        uri = f"file:{urllib.parse.quote(self.path)}?mode={'ro' if self.read_only else 'rw'}"
+        self.connection = sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None)
         self.query("SELECT count(*) FROM sqlite_master")
         return "SQLite " + sqlite3.sqlite_version
 

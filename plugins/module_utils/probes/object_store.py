@@ -26,13 +26,14 @@ def probe(checks, parameters):
         checks: collects the results.
         parameters: type (s3, gcs, azure or volume), bucket, prefix, url, region, access_key, secret_key,
             service_account_file, service_account_contents, account_key, connection_string, ca_file, path, size_mb (of
-            the object, in MiB), environment (take the store from the server's own environment).
+            the object, in MiB), size_bytes (instead of size_mb), name (of the object, after ``BEGINNING``; one of its
+            own for each run if not given), environment (take the store from the server's own environment).
     """
     if parameters.get("environment"):
         parameters = {**parameters, **stores.from_uri(os.environ["MLFLOW_ARTIFACTS_DESTINATION"])}
     store = stores.open_store(parameters)
-    name = f"{BEGINNING}{uuid.uuid4().hex}"
-    payload = os.urandom(2**20) * int(parameters.get("size_mb") or 4)
+    name = BEGINNING + (parameters.get("name") or uuid.uuid4().hex)
+    payload = os.urandom(parameters.get("size_bytes") or 0) or os.urandom(2**20) * int(parameters.get("size_mb") or 4)
     checks.facts.update(upload_mb_s=None, download_mb_s=None)
 
     def exists():

@@ -22,6 +22,8 @@ from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_api, st
 API = "/api/2.0/mlflow/"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/"
 METRICS = 20
+BEGINNING = "mlops-mlflow-probe-"
+"""Of the names of all that probes create in MLflow."""
 FILE = "probe.bin"
 
 
@@ -33,10 +35,12 @@ def probe(checks, parameters):
         checks: collects the results; steps need its check ``api``, if it has one.
         parameters: url (without the path prefix), path_prefix, connect, ca, ca_file, validate_certs, timeout, username
             and password, token, environment (log in as the administrator of the server's own environment),
-            artifact_size_mb (in MiB), presigned (also fetch the artifact by a URL that the server signs).
+            artifact_size_mb (in MiB), presigned (also fetch the artifact by a URL that the server signs), periodic
+            (use the same experiment, run and registered model each time).
     """
     checks.facts.update(upload_mb_s=None, download_mb_s=None)
-    RoundTrip(checks, mlflow_api.from_parameters(parameters), parameters).run()
+    kind = PeriodicRoundTrip if parameters.get("periodic") else RoundTrip
+    kind(checks, mlflow_api.from_parameters(parameters), parameters).run()
 
 
 class RoundTrip:
@@ -44,7 +48,7 @@ class RoundTrip:
 
     def __init__(self, checks, server, parameters):
         self.checks, self.server, self.parameters = checks, server, parameters
-        self.name = f"mlops-mlflow-probe-{uuid.uuid4().hex[:12]}"
+        self.name = f"{BEGINNING}{uuid.uuid4().hex[:12]}"
         self.payload = os.urandom(2**20) * int(parameters.get("artifact_size_mb") or 1)
         self.experiment = self.run_id = self.artifacts = None
         self.uploaded = self.model = False
@@ -153,6 +157,74 @@ class RoundTrip:
         if problems:
             raise problems[0]
         return "the run and its experiment are deleted, and kept by MLflow until `mlflow gc`"
+
+
+class PeriodicRoundTrip(RoundTrip):
+    """The steps of a client in the experiment, the run and the registered model of the last time.
+
+    MLflow keeps what is deleted until ``mlflow gc``, so that round trips every few minutes would fill its database, and
+    each new model would call the webhooks of users. What each time adds is one value of a metric.
+    """
+
+    def __init__(self, checks, server, parameters):
+        super().__init__(checks, server, parameters)
+        self.name = f"{BEGINNING}periodic"
+        self.value = int(time.time() * 1000)
+
+    def experiment_created(self):
+        with self.checks.timed("get_experiment"):
+            found = self.found("experiments/get-by-name", "experiment", experiment_name=self.name)
+        if not found:
+            return super().experiment_created()
+        self.experiment = found["experiment_id"]
+        if found["lifecycle_stage"] == "deleted":
+            self.post("experiments/restore", experiment_id=self.experiment)
+        return "it is there already"
+
+    def run_logged(self):
+        with self.checks.timed("search_runs"):
+            found = self.post("runs/search", experiment_ids=[self.experiment], max_results=1).get("runs")
+        if not found:
+            found = [self.post("runs/create", experiment_id=self.experiment, start_time=self.value,
+                               run_name=self.name)["run"]]
+        info = found[0]["info"]
+        self.run_id = info["run_id"]
+        self.artifacts = artifacts_at(self.server, info["artifact_uri"])
+        with self.checks.timed("log_metric"):
+            self.post("runs/log-metric", run_id=self.run_id, key="series", value=self.value, timestamp=self.value)
+        with self.checks.timed("read_run"):
+            data = self.server.call(API + "runs/get", run_id=self.run_id)["run"]["data"]
+        values = [int(entry["value"]) for entry in data.get("metrics", [])]
+        if values != [self.value]:
+            raise RuntimeError(f"what was logged is not what is read: {values} instead of {self.value}")
+        return "1 metric value"
+
+    def model_registered(self):
+        if not self.found("registered-models/get", "registered_model", name=self.name):
+            with self.checks.timed("register_model"):
+                self.post("registered-models/create", name=self.name)
+        with self.checks.timed("update_model"):
+            self.server.call(API + "registered-models/update", {"name": self.name, "description": f"{self.value}"},
+                             "PATCH")
+        found = self.server.call(API + "registered-models/get", name=self.name)["registered_model"]
+        if found.get("description") != f"{self.value}":
+            raise RuntimeError("the description of the registered model is not the one that was written")
+        return "the description was written and read"
+
+    def found(self, path, key, **query):
+        """What MLflow has, or None."""
+        try:
+            return self.server.call(API + path, **query)[key]
+        except mlflow_api.ApiError as error:
+            if error.missing:
+                return None
+            raise
+
+    def removed(self):
+        if not self.uploaded:
+            return "there was nothing to remove"
+        self.artifacts.delete(FILE)
+        return "the artifact is deleted"
 
 
 def artifacts_at(server, uri):

@@ -1,0 +1,413 @@
+"""What the exporter collects; each collector in a process of its own. exporter.py beside this file says from what.
+
+usage: collectors.py NAME    run one collector and print what it found, as JSON
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pathlib
+import random
+import socket
+import sys
+import time
+import types
+import urllib.parse
+from dataclasses import dataclass, replace
+
+FILES = ("checks.py", "mlflow_api.py", "stores.py", "probes/database.py", "probes/object_store.py",
+         "probes/roundtrip.py")
+"""Of plugins/module_utils, to be beside this file, all in one folder."""
+PACKAGE = "ansible_collections.mlops.mlflow.plugins.module_utils"
+SPARING = 100
+"""How many times as long as it took a sparing collector waits from start to start."""
+@dataclass(frozen=True)
+class Collector:
+    """What is collected together.
+
+    Attributes:
+        name: of the function below that collects.
+        needs: variable without which there is nothing to collect.
+        interval: seconds from one start to the next.
+        timeout: seconds after which it is killed.
+        sparing: whether it waits ``SPARING`` times as long as it took.
+        down: gauge that is 0 when the collector did not get as far as to set it.
+    """
+
+    name: str
+    needs: str
+    interval: float
+    timeout: float
+    sparing: bool = False
+    down: str = ""
+
+    def pause(self, duration):
+        """Seconds from its start to the next one."""
+        return max(self.interval, SPARING * duration if self.sparing else 0)
+
+
+COLLECTORS = (
+    Collector("database", "MLFLOW_BACKEND_STORE_URI", 30, 10, down="mlflow_database_up"),
+    Collector("counts", "MLFLOW_BACKEND_STORE_URI", 60, 60, sparing=True),
+    Collector("object_store", "MLFLOW_ARTIFACTS_DESTINATION", 60, 30, down="mlflow_object_store_up"),
+    Collector("artifacts", "MLFLOW_ARTIFACTS_DESTINATION", 3600, 600, sparing=True),
+    Collector("round_trip", "MLFLOW_TRACKING_URI", 300, 60, down="mlflow_round_trip_success"),
+    Collector("certificates", "MLOPS_EXPORTER_CERTIFICATES", 3600, 30),
+    Collector("volumes", "MLOPS_EXPORTER_VOLUMES", 60, 10),
+    Collector("backups", "MLOPS_EXPORTER_BACKUP_STATUS", 300, 60),
+)
+
+
+def setting(name, default=""):
+    """A variable of the exporter; an empty one is not set."""
+    return os.environ.get(f"MLOPS_EXPORTER_{name}") or default
+
+
+def number(name, default):
+    """A variable of the exporter as a number that is not negative."""
+    text = setting(name, str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < float("inf"):
+        sys.exit(f"exporter: MLOPS_EXPORTER_{name} is {text!r}; it must be a number that is not negative.")
+    return value
+
+
+def entries(name):
+    """A variable of the exporter as a list."""
+    return [entry.strip() for entry in setting(name).split(",") if entry.strip()]
+
+
+def configured():
+    """The collectors that have something to collect, with the intervals and timeouts of the environment."""
+    found = []
+    for known in COLLECTORS:
+        interval = number(f"{known.name.upper()}_INTERVAL", known.interval)
+        timeout = number(f"{known.name.upper()}_TIMEOUT", known.timeout)
+        if os.environ.get(known.needs) and interval:
+            found.append(replace(known, interval=interval, timeout=timeout or known.timeout))
+    return found
+
+
+class Found:
+    """What one collection found.
+
+    Attributes:
+        samples: name, labels and value of each.
+        errors: a sentence for each thing that could not be found.
+    """
+
+    def __init__(self):
+        self.samples, self.errors = [], []
+
+    def add(self, name, value, **labels):
+        """Add a sample; one without a value is none."""
+        if value is not None:
+            self.samples.append([name, labels, value])
+
+    def attempt(self, function, *arguments):
+        """Call a function; if it raises, the rest is collected nevertheless."""
+        try:
+            return function(*arguments)
+        except Exception as error:
+            self.errors.append(" ".join(str(error).split()) or type(error).__name__)
+            return None
+
+
+def module(name):
+    """A file of the collection's module_utils, from beside this file or from the collection."""
+    here = pathlib.Path(__file__).resolve().parent
+    if (here / FILES[0]).exists():
+        for package in ("ansible_collections", "ansible_collections.mlops", "ansible_collections.mlops.mlflow",
+                        "ansible_collections.mlops.mlflow.plugins", PACKAGE, f"{PACKAGE}.probes"):
+            stand_in = sys.modules.setdefault(package, types.ModuleType(package))
+            stand_in.__path__ = [str(here)]
+    return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+class Database:
+    """The tracking database, opened to read."""
+
+    def __init__(self, found, timeout):
+        """Make no connection yet; it ends with the process.
+
+        Args:
+            found: gets the times of queries.
+            timeout: seconds of the collector; the server ends a query a moment before.
+        """
+        self.found, self.database = found, module("probes.database")
+        parameters = {**self.database.from_environment(os.environ), "read_only": True,
+                      "connect_timeout": max(2, int(timeout) - 1), "statement_timeout": max(1, int(timeout) - 2)}
+        if setting("DATABASE_USER"):
+            parameters.update(user=setting("DATABASE_USER"), password=setting("DATABASE_PASSWORD"))
+        self.dialect, self.path = parameters["dialect"], parameters["path"]
+        self.client = self.database.database_of(parameters)
+
+    def timed(self, name, function, *arguments):
+        """What the function returns; its time is a sample."""
+        begun = time.monotonic()
+        result = function(*arguments)
+        self.found.add("mlflow_database_query_duration_seconds", time.monotonic() - begun, query=name)
+        return result
+
+    def query(self, name, text):
+        return self.timed(name, self.client.query, text)
+
+
+def database(found, timeout):
+    """Whether the database answers, its size, its connections and the revision of its schema."""
+    opened = Database(found, timeout)
+    opened.timed("connect", opened.client.connect)
+    opened.query("ping", "SELECT 1")
+    found.add("mlflow_database_up", 1)
+    found.add("mlflow_database_size_bytes", found.attempt(opened.timed, "size", opened.client.size))
+    connections = found.attempt(opened.timed, "connections", opened.client.connections)
+    if connections and connections[1]:
+        found.add("mlflow_database_connections_used", connections[0])
+        found.add("mlflow_database_connections_allowed", connections[1])
+    rows = found.attempt(opened.query, "schema", "SELECT version_num FROM alembic_version")
+    wanted = opened.database.wanted_revision()
+    if rows is not None and wanted:
+        revision = rows[0][0] if rows else ""
+        found.add("mlflow_schema_current", int(revision == wanted))
+        found.add("mlflow_schema_info", 1, found=revision, wanted=wanted)
+
+
+STAGES = ("active", "deleted")
+STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
+COLUMNS = {
+    "postgresql": "SELECT table_name, column_name FROM information_schema.columns "
+                  "WHERE table_schema = ANY (current_schemas(false))",
+    "mysql": "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = database()",
+    "sqlite": "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'",
+}
+"""Queries for the tables of the database and their columns, by dialect."""
+OF_PROBES = "LIKE 'mlops-mlflow-probe-%'"
+IS_PROMPT = ("EXISTS (SELECT 1 FROM registered_model_tags t WHERE {same} AND t.key = 'mlflow.prompt.is_prompt' "
+             "AND lower(t.value) = 'true')")
+
+
+def registry(table, prompts=False, condition=""):
+    """A query for the number of rows of a table of the registry, of models or of prompts."""
+    return (f"SELECT count(*) FROM {table} m WHERE m.name NOT {OF_PROBES} AND {'' if prompts else 'NOT '}{IS_PROMPT}"
+            f"{condition}")
+
+
+NUMBERS = {
+    "mlflow_registered_models": ("registered_models", registry("registered_models")),
+    "mlflow_prompts": ("registered_models", registry("registered_models", prompts=True)),
+    "mlflow_model_versions": ("model_versions", registry(
+        "model_versions", condition=" AND coalesce(m.current_stage, 'None') <> 'Deleted_Internal'")),
+    "mlflow_model_aliases": ("registered_model_aliases", registry("registered_model_aliases")),
+    "mlflow_traces_last_day": ("trace_info", "SELECT count(*) FROM trace_info WHERE timestamp_ms >= {day_ago}"),
+    "mlflow_users": ("users", "SELECT count(*) FROM users"),
+}
+"""Tables and queries, by metric; MLflow's versions do not have all of the tables."""
+
+
+def counts(found, timeout):
+    """How many of what MLflow keeps are in the database."""
+    opened = Database(found, timeout)
+    opened.client.connect()
+    columns = set(map(tuple, opened.query("columns", COLUMNS[opened.dialect])))
+    tables = {table for table, _column in columns}
+    same = "t.name = m.name"
+    if ("registered_model_tags", "workspace") in columns:
+        same += " AND t.workspace = m.workspace"
+    found.attempt(experiments, found, opened)
+    found.attempt(runs, found, opened)
+    for metric, (table, text) in NUMBERS.items():
+        if table in tables:
+            text = text.format(same=same, day_ago=int(1000 * (time.time() - 86400)))
+            rows = found.attempt(opened.query, metric[len("mlflow_"):], text)
+            found.add(metric, rows and rows[0][0])
+    users = setting("USERS_DATABASE", os.path.join(os.path.dirname(opened.path), "users.db"))
+    if opened.dialect == "sqlite" and "users" not in tables and os.path.exists(users):
+        other = opened.database.database_of({"dialect": "sqlite", "path": users, "read_only": True})
+        found.attempt(other.connect)
+        rows = found.attempt(other.query, NUMBERS["mlflow_users"][1])
+        found.add("mlflow_users", rows and rows[0][0])
+
+
+def experiments(found, opened):
+    numbers = dict.fromkeys(STAGES, 0)
+    numbers.update(opened.query("experiments", "SELECT lifecycle_stage, count(*) FROM experiments "
+                                               f"WHERE name NOT {OF_PROBES} GROUP BY lifecycle_stage"))
+    for stage, value in numbers.items():
+        found.add("mlflow_experiments", value, stage=stage or "unknown")
+    found.add("mlflow_active_experiments", numbers["active"])
+
+
+def runs(found, opened):
+    numbers = {(status, stage): 0 for status in STATUSES for stage in STAGES}
+    for status, stage, value in opened.query("runs", (
+            "SELECT status, lifecycle_stage, count(*) FROM runs WHERE experiment_id NOT IN "
+            f"(SELECT experiment_id FROM experiments WHERE name {OF_PROBES}) GROUP BY status, lifecycle_stage")):
+        numbers[status, stage] = value
+    for (status, stage), value in numbers.items():
+        found.add("mlflow_runs", value, status=status or "unknown", stage=stage or "unknown")
+
+
+def artifact_store():
+    """The client of the artifact store, not connected yet."""
+    stores = module("stores")
+    return stores.open_store(stores.from_uri(os.environ["MLFLOW_ARTIFACTS_DESTINATION"]))
+
+
+def object_store(found, timeout):
+    """Write, read and delete an object; the same each time, so that what is killed meanwhile leaves one at most."""
+    report = module("checks").measure(module("probes.object_store"), {
+        "environment": True, "size_bytes": 1024, "name": f"exporter-{socket.gethostname()}"})
+    found.errors += report["failures"]
+    found.add("mlflow_object_store_up", int(report["healthy"]))
+    if report["healthy"]:
+        seconds = {check["name"]: check["duration_ms"] / 1000 for check in report["checks"]}
+        found.add("mlflow_object_store_write_seconds", seconds["write"])
+        found.add("mlflow_object_store_read_seconds", seconds["read"])
+
+
+def artifacts(found, timeout):
+    """Number and bytes of the objects in the artifact store."""
+    objects, size, fraction = measured(artifact_store(), int(number("ARTIFACTS_MOST", 100000)))
+    found.add("mlflow_artifacts_stored", round(objects / fraction))
+    found.add("mlflow_artifacts_bytes", round(size / fraction))
+    found.add("mlflow_artifacts_counted_fraction", fraction)
+
+
+PROBES = ".mlops-mlflow-probe-"
+OWNERS = ("", "models/m-", "traces/tr-")
+"""Where MLflow keeps artifacts below an experiment; an ID follows that begins with random hexadecimal digits."""
+MOST_EXPERIMENTS = 1000
+
+
+def measured(store, most):
+    """Objects and bytes of a store, and which fraction of it they are.
+
+    If there are more objects than may be listed, those are counted whose run, model or trace has an ID that begins with
+    some random digits, others for each experiment, so that a 16th, a 256th, ... of a store is counted, and each object
+    has the same chance. Of more than 1000 experiments as many are drawn.
+
+    Args:
+        store: the store.
+        most: objects to list at once.
+    """
+    objects, size, all_counted = listed(store, [""], most)
+    if all_counted:
+        return objects, size, 1.0
+    folders = [folder for root in roots(store) for folder in store.folders(root)
+               if folder.split("/")[-2] != "workspaces"]
+    drawn = random.sample(folders, min(len(folders), MOST_EXPERIMENTS))
+    for digits in range(1, 9):
+        beginnings = [f"{folder}{owner}{random.randrange(16 ** digits):0{digits}x}" for folder in drawn
+                      for owner in OWNERS]
+        objects, size, all_counted = listed(store, beginnings, most)
+        if all_counted:
+            break
+    return objects, size, len(drawn) / max(1, len(folders)) / 16 ** digits
+
+
+def roots(store):
+    """Folders with experiments: the store itself, and of MLflow's workspaces those that are not the default one."""
+    return ["", *store.folders("workspaces/")]
+
+
+def listed(store, beginnings, most):
+    """Number and bytes of the objects with these beginnings, and whether they were at most so many."""
+    objects = size = 0
+    for beginning in beginnings:
+        for name, length in store.sizes(beginning):
+            if name.startswith(PROBES):
+                continue
+            if objects == most:
+                return objects, size, False
+            objects += 1
+            size += length
+    return objects, size, True
+
+
+def round_trip(found, timeout):
+    """What a client does, by the server's API."""
+    begun = time.monotonic()
+    report = module("checks").measure(module("probes.roundtrip"), {
+        "url": os.environ["MLFLOW_TRACKING_URI"], "username": os.environ.get("MLFLOW_TRACKING_USERNAME"),
+        "password": os.environ.get("MLFLOW_TRACKING_PASSWORD"), "token": os.environ.get("MLFLOW_TRACKING_TOKEN"),
+        "ca_file": os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"), "periodic": True,
+        "validate_certs": os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("true", "1"),
+        "timeout": timeout / 2})
+    found.errors += report["failures"]
+    found.add("mlflow_round_trip_success", int(report["healthy"]))
+    found.add("mlflow_round_trip_duration_seconds", time.monotonic() - begun)
+    found.add("mlflow_round_trip_last_timestamp_seconds", time.time())
+
+
+def certificates(found, timeout):
+    """When the certificates of hosts expire; whether they are valid is not checked."""
+    hosts = entries("CERTIFICATES")
+    for host in hosts:
+        expiry = found.attempt(expiry_of, host, timeout / len(hosts))
+        found.add("mlflow_certificate_expiry_timestamp_seconds", expiry, host=host.partition("@")[0])
+
+
+def expiry_of(host, timeout):
+    """Unix seconds at which the certificate of a host expires."""
+    import ssl
+
+    from cryptography import x509
+
+    name, _at, elsewhere = host.partition("@")
+    server, address = (urllib.parse.urlsplit(f"//{text}") for text in (name, elsewhere or name))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with socket.create_connection((address.hostname, address.port or server.port or 443), timeout) as connection:
+            with context.wrap_socket(connection, server_hostname=server.hostname) as tls:
+                found = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True))
+    except OSError as error:
+        raise RuntimeError(f"the certificate of {host} cannot be read: {error}") from error
+    return found.not_valid_after_utc.timestamp()
+
+
+def volumes(found, timeout):
+    """Size and free space of the volumes that are mounted here."""
+    for entry in entries("VOLUMES"):
+        name, _equals, path = entry.partition("=")
+        size = found.attempt(os.statvfs, path)
+        if size:
+            found.add("mlflow_volume_size_bytes", size.f_blocks * size.f_frsize, volume=name)
+            found.add("mlflow_volume_free_bytes", size.f_bavail * size.f_frsize, volume=name)
+
+
+def backups(found, timeout):
+    """What the last backup left about itself; nothing before there is one."""
+    found.add("mlflow_backup_expected_interval_seconds", number("BACKUP_EXPECTED_INTERVAL", 0) or None)
+    stores = module("stores")
+    folder, _slash, name = setting("BACKUP_STATUS").rpartition("/")
+    try:
+        status = json.loads(stores.open_store(stores.from_uri(folder or "/")).read(name))
+    except FileNotFoundError:
+        return
+    except stores.StoreError as error:
+        if error.missing:
+            return
+        raise
+    for key in ("last", "last_verified", "last_failed"):
+        found.add(f"mlflow_backup_{key}_timestamp_seconds", status.get(key))
+
+
+def collect(name):
+    """Run one collector and print what it found; what libraries print goes to standard error."""
+    output, sys.stdout = sys.stdout, sys.stderr
+    collector = next(entry for entry in configured() if entry.name == name)
+    found = Found()
+    found.attempt(globals()[name], found, collector.timeout)
+    print(json.dumps({"samples": found.samples, "errors": found.errors}, default=float), file=output, flush=True)
+    # Without waiting for threads of libraries.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    collect(sys.argv[1])
