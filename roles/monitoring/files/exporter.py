@@ -159,7 +159,7 @@ class Cache:
             if of_name:
                 lines += [f"# HELP {name} {help_text}", f"# TYPE {name} gauge"]
                 lines += [f"{name}{labels_text(labels)} {value!r}" for _name, labels, value in of_name]
-        return "\n".join(lines) + "\n"
+        return "".join(f"{line}\n" for line in lines)
 
     def end(self):
         for process in list(self.processes.values()):

@@ -89,10 +89,8 @@ def answers(port: int):
     return lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close()
 
 
-@pytest.fixture(scope="session")
-def postgresql(tmp_path_factory):
-    """Options of a PostgreSQL whose user mlflow may log in by password."""
-    folder = tmp_path_factory.mktemp("postgresql")
+def new_postgresql(folder: pathlib.Path, *settings: str) -> tuple[list, dict, dict]:
+    """A PostgreSQL whose user mlflow may log in by password: its command, options of ``running``, and of a client."""
     as_user = unprivileged(folder)
     initdb = program("/usr/lib/postgresql/*/bin/initdb", package="postgresql")
     (folder / "password").write_text("right\n")
@@ -102,17 +100,24 @@ def postgresql(tmp_path_factory):
                     "--auth=scram-sha-256"],
                    check=True, capture_output=True, cwd=folder, **as_user)
     port = free_port()
-    with running([initdb.replace("initdb", "postgres"), "-D", folder / "data", "-p", port, "-k", folder, "-c",
-                  "listen_addresses=127.0.0.1",
-                  "-c", "max_connections=20"], answers(port), folder / "log", cwd=folder, **as_user):
-        yield {"dialect": "postgresql", "host": "127.0.0.1", "port": port, "database": "postgres", "user": "mlflow",
-               "password": "right"}
+    command = [initdb.replace("initdb", "postgres"), "-D", folder / "data", "-p", port, "-k", folder, "-c",
+               "listen_addresses=127.0.0.1", "-c", "max_connections=20", *settings]
+    return command, {"cwd": folder, **as_user}, {
+        "dialect": "postgresql", "host": "127.0.0.1", "port": port, "database": "postgres", "user": "mlflow",
+        "password": "right"}
 
 
 @pytest.fixture(scope="session")
-def mariadb(tmp_path_factory):
-    """Options of a MariaDB whose user mlflow may log in by password."""
-    folder = tmp_path_factory.mktemp("mariadb")
+def postgresql(tmp_path_factory):
+    """Options of a PostgreSQL whose user mlflow may log in by password."""
+    folder = tmp_path_factory.mktemp("postgresql")
+    command, options, client = new_postgresql(folder)
+    with running(command, answers(client["port"]), folder / "log", **options):
+        yield client
+
+
+def new_mariadb(folder: pathlib.Path, *settings: str) -> tuple[list, dict, dict]:
+    """A MariaDB whose user mlflow may log in by password: its command, options of ``running``, and of a client."""
     as_user = unprivileged(folder)
     server = program("mariadbd", "/usr/sbin/mariadbd", package="mariadb-server-core")
     subprocess.run([program("mariadb-install-db", package="mariadb-server-core"), "--no-defaults",
@@ -120,14 +125,24 @@ def mariadb(tmp_path_factory):
                     "--auth-root-authentication-method=normal", "--skip-test-db"], check=True, capture_output=True,
                    cwd=folder, **as_user)
     # At localhost, since MariaDB's anonymous user of that host comes before a user of any host.
-    (folder / "init.sql").write_text("CREATE DATABASE mlflow;\nCREATE USER mlflow@localhost IDENTIFIED BY 'right';\n"
-                                     "GRANT ALL ON *.* TO mlflow@localhost;\n")
+    (folder / "init.sql").write_text("CREATE DATABASE IF NOT EXISTS mlflow;\n"
+                                     "CREATE USER IF NOT EXISTS mlflow@localhost IDENTIFIED BY 'right';\n"
+                                     "GRANT ALL ON *.* TO mlflow@localhost WITH GRANT OPTION;\n")
     port = free_port()
-    with running([server, "--no-defaults", f"--datadir={folder / 'data'}", f"--port={port}", "--bind-address=127.0.0.1",
-                  f"--socket={folder / 's'}", f"--init-file={folder / 'init.sql'}"], answers(port), folder / "log",
-                 cwd=folder, **as_user):
-        yield {"dialect": "mysql", "host": "127.0.0.1", "port": port, "database": "mlflow", "user": "mlflow",
-               "password": "right"}
+    command = [server, "--no-defaults", f"--datadir={folder / 'data'}", f"--port={port}", "--bind-address=127.0.0.1",
+               f"--socket={folder / 's'}", f"--init-file={folder / 'init.sql'}", *settings]
+    return command, {"cwd": folder, **as_user}, {
+        "dialect": "mysql", "host": "127.0.0.1", "port": port, "database": "mlflow", "user": "mlflow",
+        "password": "right"}
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory):
+    """Options of a MariaDB whose user mlflow may log in by password."""
+    folder = tmp_path_factory.mktemp("mariadb")
+    command, options, client = new_mariadb(folder)
+    with running(command, answers(client["port"]), folder / "log", **options):
+        yield client
 
 
 def has_bucket(url: str) -> None:

@@ -1,0 +1,227 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Exporters that run as they do in their pod, databases with known contents, and a strict parser of what is exported."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+import types
+import urllib.request
+import uuid
+from typing import Any, Callable, Iterator
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+FILES = ROOT / "roles/monitoring/files"
+
+
+def load(path: pathlib.Path, name: str = "") -> types.ModuleType:
+    """A Python file as a module."""
+    spec = importlib.util.spec_from_file_location(name or f"{path.stem}_of_{path.parent.name}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+unit = load(ROOT / "tests/unit/modules/conftest.py", "conftest_of_modules_for_exporters")
+collectors = load(FILES / "collectors.py")
+Families = dict[str, dict[tuple, float]]
+
+
+class Exporter:
+    """A running exporter.
+
+    Attributes:
+        url: of its metrics.
+        process: its process.
+        slowest: the longest time that a scrape took, in seconds.
+    """
+
+    def __init__(self, url: str, process: subprocess.Popen):
+        self.url, self.process, self.slowest = url, process, 0.0
+
+    def scrape(self) -> Families:
+        """What is exported, strictly parsed; fails if that is not answered at once."""
+        begun = time.monotonic()
+        with urllib.request.urlopen(self.url, timeout=5) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            text = answer.read().decode()
+        self.slowest = max(self.slowest, time.monotonic() - begun)
+        assert self.slowest < 1, "a scrape took a second"
+        return parsed(text)
+
+    def await_(self, condition: Callable[[Families], Any], seconds: float = 30) -> Families:
+        """The first scrape for which a condition holds; a series that is not there makes it false."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = self.scrape()
+            with contextlib.suppress(KeyError):
+                if condition(found):
+                    return found
+            assert time.monotonic() < deadline, found
+            time.sleep(0.1)
+
+    def collected(self, *names: str, success: int = 1) -> Families:
+        """The first scrape after collectors succeeded, or failed."""
+        return self.await_(lambda found: all(
+            found["mlflow_exporter_collection_success"][("collector", name),] == success for name in names))
+
+
+@contextlib.contextmanager
+def exporting(folder: pathlib.Path, **environment: str) -> Iterator[Exporter]:
+    """An exporter whose files are beside each other in one folder, as in its pod, and that does not see this tree.
+
+    Args:
+        folder: of files and log.
+        environment: variables; of all others it has PATH and nothing else.
+    """
+    program = folder / "mlflow-monitoring"
+    program.mkdir(exist_ok=True)
+    for name in collectors.FILES:
+        shutil.copy(ROOT / "plugins/module_utils" / name, program)
+    for file in FILES.glob("*.py"):
+        shutil.copy(file, program)
+    port = unit.free_port()
+    with unit.running([sys.executable, program / "exporter.py"], unit.answers(port), folder / "exporter.log",
+                      cwd=folder, env={"PATH": os.environ["PATH"], "MLOPS_EXPORTER_PORT": f"{port}",
+                                       "MLOPS_EXPORTER_ADDRESS": "127.0.0.1", **environment}) as process:
+        yield Exporter(f"http://127.0.0.1:{port}/metrics", process)
+
+
+SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-zA-Z_]\w*="(?:[^"\\\n]|\\[\\"n])*",?)*)\})? (\S+)')
+LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
+
+
+def parsed(text: str) -> Families:
+    """Samples by family and labels, of Prometheus' text format.
+
+    Stricter than Prometheus: a family is described once, before its samples, which follow each other; no series is
+    there twice; the text ends with a newline.
+    """
+    assert not text or text.endswith("\n")
+    families: Families = {}
+    described: dict[str, set[str]] = {}
+    current = ""
+    for line in text.splitlines():
+        if line.startswith("# "):
+            _hash, kind, name, rest = line.split(" ", 3)
+            assert kind in ("HELP", "TYPE") and rest, line
+            assert name not in families and kind not in described.setdefault(name, set()), line
+            assert kind == "HELP" or rest == "gauge", line
+            described[name].add(kind)
+            current = name
+            continue
+        match = SAMPLE.fullmatch(line)
+        assert match, line
+        name, labels, value = match.groups()
+        assert name == current and described[name] == {"HELP", "TYPE"}, line
+        key = tuple(LABEL.findall(labels or ""))
+        assert key not in families.setdefault(name, {}), line
+        families[name][key] = float(value)
+    return families
+
+
+def value(families: Families, name: str, **labels: str) -> float:
+    """One sample."""
+    return families[name][tuple(labels.items())]
+
+
+def environment_of(database: dict) -> dict[str, str]:
+    """Variables of a server's pod for a database: no login is in its URI."""
+    if database["dialect"] == "sqlite":
+        return {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{database['path']}"}
+    scheme = {"postgresql": "postgresql", "mysql": "mysql+pymysql"}[database["dialect"]]
+    names = ("PGUSER", "PGPASSWORD") if scheme == "postgresql" else ("DATABASE_USER", "DATABASE_PASSWORD")
+    return {"MLFLOW_BACKEND_STORE_URI": f"{scheme}://{database['host']}:{database['port']}/{database['database']}",
+            **dict(zip(names, (database["user"], database["password"])))}
+
+
+def uri_of(database: dict) -> str:
+    """URI for MLflow itself, by the drivers that the tests have."""
+    if database["dialect"] == "sqlite":
+        return f"sqlite:///{database['path']}"
+    scheme = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}[database["dialect"]]
+    return scheme + "://{user}:{password}@{host}:{port}/{database}".format(**database)
+
+
+KNOWN: dict[str, dict[tuple, int]] = {
+    # Default is the third active one.
+    "mlflow_experiments": {(("stage", "active"),): 3, (("stage", "deleted"),): 1},
+    "mlflow_active_experiments": {(): 3},
+    "mlflow_registered_models": {(): 2},
+    "mlflow_model_versions": {(): 3},
+    "mlflow_model_aliases": {(): 2},
+    "mlflow_prompts": {(): 1},
+    "mlflow_traces_last_day": {(): 4},
+    "mlflow_runs": {(("status", status), ("stage", stage)): number for (status, stage), number in {
+        ("RUNNING", "active"): 2, ("RUNNING", "deleted"): 0, ("SCHEDULED", "active"): 1, ("SCHEDULED", "deleted"): 0,
+        ("FINISHED", "active"): 5, ("FINISHED", "deleted"): 2, ("FAILED", "active"): 3, ("FAILED", "deleted"): 0,
+        ("KILLED", "active"): 1, ("KILLED", "deleted"): 1}.items()},
+}
+"""What ``fill`` puts into a database, as it is to be exported."""
+
+
+def fill(database: dict, folder: pathlib.Path, users: str = "") -> None:
+    """A schema of MLflow, made by MLflow, with what ``KNOWN`` says, and what is not to be counted: objects of probes.
+
+    Args:
+        database: options of a client.
+        folder: for artifacts.
+        users: URI of the database in which to make 3 users.
+    """
+    # In a process of its own, since MLflow keeps its connections, for which a PostgreSQL that is to end would wait.
+    subprocess.run([sys.executable, __file__, uri_of(database), folder, users], check=True, stdin=subprocess.DEVNULL,
+                   env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"})
+
+
+def fill_here(uri: str, folder: str, users: str) -> None:
+    from mlflow import MlflowClient
+    from mlflow.entities import TraceInfo, TraceLocation, TraceState
+    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore as Users
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore(uri, f"{folder}/artifacts")
+    client = MlflowClient(uri, uri)
+    experiments = [client.create_experiment(name) for name in ("one", "two", "three")]
+    probe = client.create_experiment("mlops-mlflow-probe-0123456789ab")
+    for labels, number in KNOWN["mlflow_runs"].items():
+        wanted = dict(labels)
+        for index in range(number):
+            run = client.create_run(experiments[index % 2]).info.run_id
+            client.update_run(run, wanted["status"])
+            if wanted["stage"] == "deleted":
+                client.delete_run(run)
+    client.create_run(probe)
+    client.delete_experiment(experiments[2])
+    for name in ("cat", "dog", "mlops-mlflow-probe-periodic"):
+        client.create_registered_model(name)
+        for _version in range(3 if name == "cat" else 1):
+            client.create_model_version(name, f"{folder}/artifacts/model")
+        client.set_registered_model_alias(name, "champion", 1)
+    client.delete_model_version("cat", "3")
+    client.register_prompt("greeting", "Hello {{name}}")
+    client.set_prompt_alias("greeting", "production", 1)
+    now = int(1000 * time.time())
+    for age in (0, 1, 12, 23, 25, 240):
+        store.start_trace(TraceInfo(f"tr-{uuid.uuid4().hex}", TraceLocation.from_experiment_id(experiments[0]),
+                                    now - age * 3600_000, TraceState.OK))
+    if users:
+        of_users = Users()
+        of_users.init_db(users)
+        for index in range(3):
+            of_users.create_user(f"user{index}", "a-long-password")
+
+
+if __name__ == "__main__":
+    fill_here(*sys.argv[1:])
