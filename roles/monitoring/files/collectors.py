@@ -21,8 +21,6 @@ FILES = ("checks.py", "mlflow_api.py", "stores.py", "probes/database.py", "probe
          "probes/roundtrip.py")
 """Of plugins/module_utils, to be beside this file, all in one folder."""
 PACKAGE = "ansible_collections.mlops.mlflow.plugins.module_utils"
-SPARING = 100
-"""How many times as long as it took a sparing collector waits from start to start."""
 @dataclass(frozen=True)
 class Collector:
     """What is collected together.
@@ -32,7 +30,7 @@ class Collector:
         needs: variable without which there is nothing to collect.
         interval: seconds from one start to the next.
         timeout: seconds after which it is killed.
-        sparing: whether it waits ``SPARING`` times as long as it took.
+        sparing: how many times as long as it took it waits at least, from start to start.
         down: gauge that is 0 when the collector did not get as far as to set it.
     """
 
@@ -40,19 +38,19 @@ class Collector:
     needs: str
     interval: float
     timeout: float
-    sparing: bool = False
+    sparing: float = 0
     down: str = ""
 
     def pause(self, duration):
         """Seconds from its start to the next one."""
-        return max(self.interval, SPARING * duration if self.sparing else 0)
+        return max(self.interval, self.sparing * duration)
 
 
 COLLECTORS = (
     Collector("database", "MLFLOW_BACKEND_STORE_URI", 30, 10, down="mlflow_database_up"),
-    Collector("counts", "MLFLOW_BACKEND_STORE_URI", 60, 60, sparing=True),
+    Collector("counts", "MLFLOW_BACKEND_STORE_URI", 60, 60, sparing=100),
     Collector("object_store", "MLFLOW_ARTIFACTS_DESTINATION", 60, 30, down="mlflow_object_store_up"),
-    Collector("artifacts", "MLFLOW_ARTIFACTS_DESTINATION", 3600, 600, sparing=True),
+    Collector("artifacts", "MLFLOW_ARTIFACTS_DESTINATION", 3600, 600, sparing=100),
     Collector("round_trip", "MLFLOW_TRACKING_URI", 300, 60, down="mlflow_round_trip_success"),
     Collector("certificates", "MLOPS_EXPORTER_CERTIFICATES", 3600, 30),
     Collector("volumes", "MLOPS_EXPORTER_VOLUMES", 60, 10),
@@ -89,7 +87,8 @@ def configured():
         interval = number(f"{known.name.upper()}_INTERVAL", known.interval)
         timeout = number(f"{known.name.upper()}_TIMEOUT", known.timeout)
         if os.environ.get(known.needs) and interval:
-            found.append(replace(known, interval=interval, timeout=timeout or known.timeout))
+            found.append(replace(known, interval=interval, timeout=timeout or known.timeout,
+                                 sparing=number("SPARING", known.sparing) if known.sparing else 0))
     return found
 
 

@@ -25,6 +25,7 @@ environment:
   MLOPS_EXPORTER_ADDRESS, _PORT            what to listen on (0.0.0.0, 9501); paths /metrics and /-/healthy
   MLOPS_EXPORTER_<COLLECTOR>_INTERVAL      seconds from start to start; 0: the collector is off
   MLOPS_EXPORTER_<COLLECTOR>_TIMEOUT       seconds
+  MLOPS_EXPORTER_SPARING                   100; see above
   MLFLOW_BACKEND_STORE_URI                 as the server has it, with PGUSER and PGPASSWORD, or DATABASE_USER and
                                            DATABASE_PASSWORD. PostgreSQL, MySQL, MariaDB, SQLite.
   MLOPS_EXPORTER_DATABASE_USER, _PASSWORD  a login of its own that may only read, instead of the server's. With either,

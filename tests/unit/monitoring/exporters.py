@@ -39,6 +39,27 @@ collectors = load(FILES / "collectors.py")
 Families = dict[str, dict[tuple, float]]
 
 
+class Restartable:
+    """A server that a test stops and starts.
+
+    Attributes:
+        client: options of a client.
+        process: its process while it runs.
+    """
+
+    def __init__(self, command: list, options: dict, client: dict, folder: pathlib.Path):
+        self.command, self.options, self.client, self.folder = command, options, client, folder
+        self.stack = contextlib.ExitStack()
+
+    def start(self) -> None:
+        unit.unprivileged(self.folder)  # another run of pytest closes the folders of all
+        self.process = self.stack.enter_context(unit.running(
+            self.command, unit.answers(self.client["port"]), self.folder / "log", **self.options))
+
+    def stop(self) -> None:
+        self.stack.close()
+
+
 class Exporter:
     """A running exporter.
 
