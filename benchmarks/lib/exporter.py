@@ -125,7 +125,7 @@ def measure(options: argparse.Namespace, folder: pathlib.Path) -> None:
                 of_runs = statistics.median(queries["runs"] for _took, _cpu, queries in rounds)
                 of_all = statistics.median(sum(queries.values()) for _took, _cpu, queries in rounds)
                 processor = statistics.median(cpu for _took, cpu, _queries in rounds)
-                pause = next(known for known in collectors.COLLECTORS if known.name == "counts").pause(seconds)
+                pause = next(known for known in collectors.COLLECTORS if known.name == "counts").pause(of_all)
                 medians.append((seconds, of_runs, of_all))
                 rows.append([f"{kind}, {size:,} runs", f"{1000 * of_runs:.1f}", f"{1000 * of_all:.1f}",
                              f"{1000 * seconds:.0f}", f"{1000 * processor:.0f}", f"{1000 * cheap:.0f}", f"{pause:.0f}",

@@ -21,6 +21,8 @@ import urllib.parse
 from ansible_collections.mlops.mlflow.plugins.module_utils.checks import retry
 
 PROBE_TABLE = "mlops_mlflow_probe"
+LOCK_SECONDS = 2
+"""How long a client that only reads waits for a lock."""
 TRANSIENT = ("refused", "could not translate host name", "name resolution", "Name or service not known",
              "failed to resolve host", "No route to host", "the database system is starting up")
 """What drivers report of a connection that another attempt may make, as libpq, psycopg and PyMySQL word it."""
@@ -225,7 +227,8 @@ class Server:
 class Postgresql(Server):
     """PostgreSQL by psycopg 3 or psycopg2, whichever is there."""
 
-    BEGIN = ("BEGIN READ ONLY", "SET LOCAL statement_timeout = {milliseconds}")
+    BEGIN = ("BEGIN READ ONLY", "SET LOCAL statement_timeout = {milliseconds}",
+             f"SET LOCAL lock_timeout = {1000 * LOCK_SECONDS}")
 
     def connect(self):
         try:
@@ -272,6 +275,8 @@ class Mysql(Server):
             # a connection to one client once a variable is set.
             self.execute(f"SET SESSION max_statement_time = {seconds}" if "MariaDB" in version else
                          f"SET SESSION max_execution_time = {int(1000 * seconds)}")
+        if self.parameters.get("read_only"):
+            self.execute(f"SET SESSION lock_wait_timeout = {LOCK_SECONDS}")
         return "MySQL " + version
 
     def size(self):

@@ -21,6 +21,8 @@ FILES = ("checks.py", "mlflow_api.py", "stores.py", "probes/database.py", "probe
          "probes/roundtrip.py")
 """Of plugins/module_utils, to be beside this file, all in one folder."""
 PACKAGE = "ansible_collections.mlops.mlflow.plugins.module_utils"
+
+
 @dataclass(frozen=True)
 class Collector:
     """What is collected together.
@@ -30,7 +32,7 @@ class Collector:
         needs: variable without which there is nothing to collect.
         interval: seconds from one start to the next.
         timeout: seconds after which it is killed.
-        sparing: how many times as long as it took it waits at least, from start to start.
+        sparing: how many times as long as the stores worked for it it waits at least, from start to start.
         down: gauge that is 0 when the collector did not get as far as to set it.
     """
 
@@ -41,9 +43,9 @@ class Collector:
     sparing: float = 0
     down: str = ""
 
-    def pause(self, duration):
-        """Seconds from its start to the next one."""
-        return max(self.interval, self.sparing * duration)
+    def pause(self, worked):
+        """Seconds from its start to the next one, after so many seconds of work of a store."""
+        return max(self.interval, self.sparing * worked)
 
 
 COLLECTORS = (
@@ -98,10 +100,11 @@ class Found:
     Attributes:
         samples: name, labels and value of each.
         errors: a sentence for each thing that could not be found.
+        worked: seconds that the database or the store of artifacts worked for it.
     """
 
     def __init__(self):
-        self.samples, self.errors = [], []
+        self.samples, self.errors, self.worked = [], [], 0.0
 
     def add(self, name, value, **labels):
         """Add a sample; one without a value is none."""
@@ -149,7 +152,10 @@ class Database:
     def timed(self, name, function, *arguments):
         """What the function returns; its time is a sample."""
         begun = time.monotonic()
-        result = function(*arguments)
+        try:
+            result = function(*arguments)
+        finally:
+            self.found.worked += time.monotonic() - begun
         self.found.add("mlflow_database_query_duration_seconds", time.monotonic() - begun, query=name)
         return result
 
@@ -271,7 +277,9 @@ def object_store(found, timeout):
 
 def artifacts(found, timeout):
     """Number and bytes of the objects in the artifact store."""
+    begun = time.monotonic()
     objects, size, fraction = measured(artifact_store(), int(number("ARTIFACTS_MOST", 100000)))
+    found.worked = time.monotonic() - begun
     found.add("mlflow_artifacts_stored", round(objects / fraction))
     found.add("mlflow_artifacts_bytes", round(size / fraction))
     found.add("mlflow_artifacts_counted_fraction", fraction)
@@ -403,7 +411,7 @@ def collect(name):
     collector = next(entry for entry in configured() if entry.name == name)
     found = Found()
     found.attempt(globals()[name], found, collector.timeout)
-    print(json.dumps({"samples": found.samples, "errors": found.errors}, default=float), file=output, flush=True)
+    print(json.dumps(vars(found), default=float), file=output, flush=True)
     # Without waiting for threads of libraries.
     os._exit(0)
 

@@ -8,8 +8,8 @@ of the collection's plugins/module_utils the files that collectors.FILES names, 
 Each collector runs in a process of its own that ends with it, on an interval of its own, and is killed after its
 timeout: a scrape is answered from what was found last, whatever hangs; and memory for the clients of stores is used
 only while they work. A collector that fails has no series but mlflow_exporter_collection_success 0, and 0 of its gauge
-that says what is up. `sparing` collectors start again after 100 times as long as they took at the earliest, so that
-they use at most 1 % of the time of a slow database.
+that says what is up. `sparing` collectors start again at the earliest after 100 times as long as the store worked for
+them, so that they use at most 1 % of the time of a slow database.
 
 collector     runs when there is               seconds: interval, timeout
 database      MLFLOW_BACKEND_STORE_URI             30      10
@@ -104,9 +104,13 @@ class Cache:
         self.lock, self.samples, self.errors, self.processes = threading.Lock(), {}, {}, {}
 
     def run(self, collector):
-        """Run a collector in a process of its own, keep what it found, and return the seconds that it took."""
+        """Run a collector in a process of its own, keep what it found, and return the seconds that a store worked."""
         begun = time.monotonic()
-        samples, errors = self.answer(collector)
+        try:
+            answer = self.answer(collector)
+            samples, errors, worked = answer["samples"], answer["errors"], answer["worked"]
+        except RuntimeError as error:
+            samples, errors, worked = [], [str(error)], 0
         duration = time.monotonic() - begun
         if collector.down and collector.down not in [name for name, _labels, _value in samples]:
             samples.append([collector.down, {}, 0])
@@ -118,37 +122,40 @@ class Cache:
             self.samples[collector.name], self.errors[collector.name] = samples, errors
         if changed:
             print(f"exporter: {collector.name}: {'; '.join(errors) or 'works again'}", file=sys.stderr, flush=True)
-        return duration
+        return worked
 
     def answer(self, collector):
-        """Samples and errors of one collection."""
+        """What the process of a collector prints.
+
+        Raises:
+            RuntimeError: it does not start, end, or print that.
+        """
         left = self.processes.get(collector.name)
         if left and left.poll() is None:
-            return [], ["the process of the last collection does not end although it was killed"]
+            raise RuntimeError("the process of the last collection does not end although it was killed")
         try:
             process = subprocess.Popen([sys.executable, collectors.__file__, collector.name], stdin=subprocess.DEVNULL,
                                        stdout=subprocess.PIPE)
         except OSError as error:
-            return [], [f"its process does not start: {error}"]
+            raise RuntimeError(f"its process does not start: {error}") from error
         self.processes[collector.name] = process
         try:
             output = process.communicate(timeout=collector.timeout)[0]
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired as error:
             process.kill()
-            return [], [f"it did not end within {collector.timeout:g} s"]
+            raise RuntimeError(f"it did not end within {collector.timeout:g} s") from error
         try:
-            answer = json.loads(output)
-        except ValueError:
-            return [], [f"its process ended with {process.returncode}"]
-        return answer["samples"], answer["errors"]
+            return json.loads(output)
+        except ValueError as error:
+            raise RuntimeError(f"its process ended with {process.returncode}") from error
 
     def follow(self, collector, delay):
         """Run a collector for ever."""
         time.sleep(delay)
         while True:
             begun = time.monotonic()
-            duration = self.run(collector)
-            time.sleep(max(0, begun + collector.pause(duration) - time.monotonic()))
+            worked = self.run(collector)
+            time.sleep(max(0, begun + collector.pause(worked) - time.monotonic()))
 
     def text(self):
         """All samples in Prometheus' text format, one family after the other."""
