@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the exporter takes of a database with many runs, as a ratio to one with few: PostgreSQL, MariaDB and SQLite, each
-started for it, with MLflow's schema."""
+"""What the exporter takes of a database with many runs, as a ratio to one with few: PostgreSQL, MariaDB and SQLite,
+each started for it, with MLflow's schema."""
 
 from __future__ import annotations
 

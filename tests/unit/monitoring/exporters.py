@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Exporters that run as they do in their pod, databases with known contents, and a strict parser of what is exported."""
+"""Exporters that run as they do in their pod, databases with known contents, a strict parser of what is exported."""
 
 from __future__ import annotations
 
