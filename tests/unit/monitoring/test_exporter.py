@@ -113,6 +113,9 @@ def test_known_contents_are_found_exactly(database, tmp_path):
         if database["dialect"] != "sqlite":
             used, allowed = (value(found, f"mlflow_database_connections_{which}") for which in ("used", "allowed"))
             assert 1 <= used < allowed
+        promtool = unit.program("promtool", package="prometheus")
+        checked = subprocess.run([promtool, "check", "metrics"], input=exporter.text, capture_output=True, text=True)
+        assert not checked.returncode and not checked.stderr, checked.stderr
 
 
 def test_an_old_schema_is_told(database, tmp_path):
@@ -521,9 +524,8 @@ def test_paths_besides_metrics(tmp_path):
 
 
 def test_labels_are_escaped(tmp_path):
-    (tmp_path / 'a"b\\').mkdir()
-    with exporting(tmp_path, MLOPS_EXPORTER_VOLUMES=f'a"b\\={tmp_path}') as exporter:
-        assert list(exporter.collected("volumes")["mlflow_volume_size_bytes"]) == [(("volume", r'a\"b\\'),)]
+    with exporting(tmp_path, MLOPS_EXPORTER_VOLUMES=f'a"b\\c\nd={tmp_path}') as exporter:
+        assert list(exporter.collected("volumes")["mlflow_volume_size_bytes"]) == [(("volume", r'a\"b\\c\nd'),)]
 
 
 def test_a_slow_collector_waits_longer():
