@@ -35,7 +35,7 @@ LINK := .cache/collections/ansible_collections/mlops/mlflow
 PLAY := ansible-playbook --inventory $(INVENTORY)
 
 .PHONY: help quickstart status verify service-levels open uninstall clean venv test lint sanity unit versions manifests ansible-versions molecule molecule-ssh build \
-	benchmark-converge benchmark-serve benchmark-ui changelog lock tools test-tools packages test-packages
+	benchmark-converge benchmark-serve benchmark-ui benchmark-exporter changelog lock tools test-tools packages test-packages
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -167,7 +167,7 @@ lint: test-tools test-packages ## yamllint, ansible-lint (profile production), t
 	@yamllint --strict .
 	@ansible-lint
 	@antsibull-changelog lint
-	@shellcheck .ci/run tools/* benchmarks/converge benchmarks/serve benchmarks/ui plugins/plugin_utils/engines/scripts/*.sh
+	@shellcheck .ci/run tools/* benchmarks/converge benchmarks/serve benchmarks/ui benchmarks/exporter plugins/plugin_utils/engines/scripts/*.sh
 
 # ansible-test requires the collection in a directory of its name, and a repository there, so that the files are not taken for
 # ignored ones. It would download pip for its environments; ensurepip is used instead. It passes no environment variables to
@@ -228,7 +228,8 @@ standalone: test-tools ## Roles alone in another project's play; a component add
 benchmark-converge: tools ## Measure runs without changes on the cluster of KUBECONFIG (ARGS=--help: options)
 benchmark-serve: tools ## Measure the server under load, compared with others
 benchmark-ui: tools test-packages ## Measure how fast the user interface loads, with and without compression
-benchmark-converge benchmark-serve benchmark-ui:
+benchmark-exporter: test-tools test-packages ## Measure what the exporter takes of databases with a million runs
+benchmark-converge benchmark-serve benchmark-ui benchmark-exporter:
 	@benchmarks/$(@:benchmark-%=%) $(ARGS)
 
 changelog: test-tools ## Turn changelogs/fragments into CHANGELOG.rst, under the version in galaxy.yml

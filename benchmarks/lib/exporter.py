@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the exporter takes of a database with many runs, as a ratio to one with few: PostgreSQL, MariaDB and SQLite, each
-started for it, with MLflow's schema."""
+"""What the exporter takes of a database with many runs, as a ratio to one with few: PostgreSQL, MariaDB and SQLite,
+each started for it, with MLflow's schema."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import time
 from common import ROOT, Failed, heading, log, table, version
 
 sys.path[:0] = [str(ROOT / "tests/unit"), str(ROOT / "tests/unit/monitoring")]
-import conftest  # noqa: F401, E402  pylint: disable=unused-import,wrong-import-position  (the collection's name)
+import conftest  # noqa: F401, E402  pylint: disable=unused-import
 from exporters import Restartable, collectors, environment_of, exporting, unit, uri_of  # noqa: E402
 from ansible_collections.mlops.mlflow.plugins.module_utils.probes import database as databases  # noqa: E402
 
@@ -64,7 +64,7 @@ def database(kind: str, folder: pathlib.Path):
 
 def add_runs(options: dict, first: int, last: int) -> None:
     """Runs with the numbers from first to last."""
-    client = databases.client(options)
+    client = databases.database_of(options)
     client.connect()
     dialect = options["dialect"]
     if dialect == "mysql":
@@ -118,9 +118,9 @@ def measure(options: argparse.Namespace, folder: pathlib.Path) -> None:
                     exporter.collected("database", "counts")
                     at_rest, most = memory(exporter)
                 program = folder / "mlflow-monitoring"
-                rounds = [collection(program, "counts", environment) for _ in range(options.rounds)]
+                rounds = [collection(program, "counts", environment) for _round in range(options.rounds)]
                 cheap = statistics.median(collection(program, "database", environment)[0]
-                                          for _ in range(options.rounds))
+                                          for _round in range(options.rounds))
                 seconds = statistics.median(took for took, _cpu, _queries in rounds)
                 of_runs = statistics.median(queries["runs"] for _took, _cpu, queries in rounds)
                 of_all = statistics.median(sum(queries.values()) for _took, _cpu, queries in rounds)

@@ -93,13 +93,6 @@ def probe(checks, parameters):
         checks.run("read replica", read_replica)
 
 
-def database_of(parameters):
-    """The database that the parameters name, see ``probe``; its ``connect`` is not called yet."""
-    if parameters.get("environment"):
-        parameters.update(from_environment(os.environ))
-    return client(parameters)
-
-
 def transient(error):
     """Whether another attempt to connect may succeed: nobody listened, or the host's name did not resolve."""
     return any(text in str(error) for text in TRANSIENT)
@@ -134,7 +127,7 @@ def from_environment(environment):
             PGPASSWORD, or DATABASE_USER and DATABASE_PASSWORD.
 
     Returns:
-        Those parameters of ``client`` that are known.
+        Those parameters of ``database_of`` that are known.
     """
     uri = urllib.parse.urlsplit(environment["MLFLOW_BACKEND_STORE_URI"])
     query = dict(urllib.parse.parse_qsl(uri.query))
@@ -158,18 +151,20 @@ def from_environment(environment):
     return {key: value for key, value in found.items() if value is not None}
 
 
-def client(parameters):
+def database_of(parameters):
     """The client of a database; no connection is made yet.
 
     Args:
         parameters: dialect (postgresql, mysql or sqlite), host, port, database, user, password, path (of SQLite's
             file), sslmode, ca_file, ssl, connect_timeout in seconds, read_only (every query is a transaction of its
             own that cannot write), statement_timeout in seconds (the server ends queries of a read_only client that
-            take longer).
+            take longer), environment (take what is missing from the server's own environment; they are added).
 
     Raises:
         ValueError: there is no client for that dialect.
     """
+    if parameters.get("environment"):
+        parameters.update(from_environment(os.environ))
     kinds = {"postgresql": Postgresql, "mysql": Mysql, "sqlite": Sqlite}
     if parameters["dialect"] not in kinds:
         raise ValueError(f"The database is {parameters['dialect']}; {', '.join(kinds)} are known here.")

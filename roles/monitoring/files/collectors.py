@@ -147,7 +147,7 @@ class Database:
         if setting("DATABASE_USER"):
             parameters.update(user=setting("DATABASE_USER"), password=setting("DATABASE_PASSWORD"))
         self.dialect, self.path = parameters["dialect"], parameters["path"]
-        self.client = self.database.client(parameters)
+        self.client = self.database.database_of(parameters)
 
     def timed(self, name, function, *arguments):
         """What the function returns; its time is a sample."""
@@ -232,7 +232,7 @@ def counts(found, timeout):
             found.add(metric, rows and rows[0][0])
     users = setting("USERS_DATABASE", os.path.join(os.path.dirname(opened.path), "users.db"))
     if opened.dialect == "sqlite" and "users" not in tables and os.path.exists(users):
-        other = opened.database.client({"dialect": "sqlite", "path": users, "read_only": True})
+        other = opened.database.database_of({"dialect": "sqlite", "path": users, "read_only": True})
         found.attempt(other.connect)
         rows = found.attempt(other.query, NUMBERS["mlflow_users"][1])
         found.add("mlflow_users", rows and rows[0][0])

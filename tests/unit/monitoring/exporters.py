@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Exporters that run as they do in their pod, databases with known contents, and a strict parser of what is exported."""
+"""Exporters that run as they do in their pod, databases with known contents, a strict parser of what is exported."""
 
 from __future__ import annotations
 
@@ -67,20 +67,21 @@ class Exporter:
         url: of its metrics.
         process: its process.
         slowest: the longest time that a scrape took, in seconds.
+        text: what the last scrape returned.
     """
 
     def __init__(self, url: str, process: subprocess.Popen):
-        self.url, self.process, self.slowest = url, process, 0.0
+        self.url, self.process, self.slowest, self.text = url, process, 0.0, ""
 
     def scrape(self) -> Families:
         """What is exported, strictly parsed; fails if that is not answered at once."""
         begun = time.monotonic()
         with urllib.request.urlopen(self.url, timeout=5) as answer:
             assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-            text = answer.read().decode()
+            self.text = answer.read().decode()
         self.slowest = max(self.slowest, time.monotonic() - begun)
         assert self.slowest < 1, "a scrape took a second"
-        return parsed(text)
+        return parsed(self.text)
 
     def await_(self, condition: Callable[[Families], Any], seconds: float = 30) -> Families:
         """The first scrape for which a condition holds; a series that is not there makes it false."""

@@ -20,7 +20,6 @@ import subprocess
 import threading
 import time
 
-import boto3
 import mlflow
 import psycopg
 import pymysql
@@ -90,7 +89,7 @@ def database(request):
 
 
 def connected(options, **changes):
-    client = databases.client({**options, **changes})
+    client = databases.database_of({**options, **changes})
     client.connect()
     return client
 
@@ -113,6 +112,10 @@ def test_known_contents_are_found_exactly(database, tmp_path):
         if database["dialect"] != "sqlite":
             used, allowed = (value(found, f"mlflow_database_connections_{which}") for which in ("used", "allowed"))
             assert 1 <= used < allowed
+        promtool = unit.program("promtool", package="prometheus")
+        checked = subprocess.run([promtool, "check", "metrics"], input=exporter.text, capture_output=True, text=True,
+                                 check=False)
+        assert not checked.returncode and not checked.stderr, checked.stderr
 
 
 def test_an_old_schema_is_told(database, tmp_path):
@@ -186,7 +189,7 @@ def test_a_login_that_may_only_read(server, tmp_path):
     for statement in READERS[options["dialect"]]:
         client.query(statement)
     login = {"MLOPS_EXPORTER_DATABASE_USER": "reader", "MLOPS_EXPORTER_DATABASE_PASSWORD": "reads"}
-    others = [connected(options) for _ in range(3)]
+    others = [connected(options) for _number in range(3)]
     with exporting(tmp_path, **{**environment_of(options), **login}) as exporter:
         found = exporter.collected("database", "counts")
         assert {name: found[name] for name in KNOWN} == KNOWN
@@ -355,7 +358,7 @@ def test_samples_are_right_on_average(many):
     exact = collectors.measured(store, 10**6)
     assert exact[2] == 1
     estimates = [objects / fraction for objects, _size, fraction in
-                 (collectors.measured(store, 600) for _ in range(30))]
+                 (collectors.measured(store, 600) for _sample in range(30))]
     assert sum(estimates) / len(estimates) == pytest.approx(exact[0], rel=0.1)
 
 
@@ -464,8 +467,8 @@ def test_volumes(tmp_path):
         found = exporter.collected("volumes", success=0)
     size = os.statvfs(tmp_path)
     assert found["mlflow_volume_size_bytes"] == {(("volume", "here"),): size.f_blocks * size.f_frsize}
-    assert value(found, "mlflow_volume_free_bytes", volume="here") == pytest.approx(size.f_bavail * size.f_frsize,
-                                                                                     rel=0.1)
+    free = pytest.approx(size.f_bavail * size.f_frsize, rel=0.1)
+    assert value(found, "mlflow_volume_free_bytes", volume="here") == free
 
 
 BACKUPS = {"last": 1700000000, "last_verified": 1690000000.5, "last_failed": None}
@@ -509,7 +512,7 @@ def test_nothing_to_collect(tmp_path):
 @pytest.mark.parametrize("variable", ["MLOPS_EXPORTER_PORT", "MLOPS_EXPORTER_DATABASE_INTERVAL"])
 def test_a_number_that_is_none(variable, tmp_path):
     done = subprocess.run([unit.sys.executable, FILES / "exporter.py"], capture_output=True, text=True, timeout=30,
-                          env={variable: "-1"})
+                          check=False, env={variable: "-1"})
     assert done.returncode == 1 and f"{variable} is '-1'" in done.stderr
 
 
@@ -521,9 +524,8 @@ def test_paths_besides_metrics(tmp_path):
 
 
 def test_labels_are_escaped(tmp_path):
-    (tmp_path / 'a"b\\').mkdir()
-    with exporting(tmp_path, MLOPS_EXPORTER_VOLUMES=f'a"b\\={tmp_path}') as exporter:
-        assert list(exporter.collected("volumes")["mlflow_volume_size_bytes"]) == [(("volume", r'a\"b\\'),)]
+    with exporting(tmp_path, MLOPS_EXPORTER_VOLUMES=f'a"b\\c\nd={tmp_path}') as exporter:
+        assert list(exporter.collected("volumes")["mlflow_volume_size_bytes"]) == [(("volume", r'a\"b\\c\nd'),)]
 
 
 def test_a_slow_collector_waits_longer():
