@@ -60,9 +60,9 @@ class MonitoringPart:
         environment: variables of the exporter besides those of the server.
         unseen: names of the server's volumes that the exporter does not mount.
         settings: what the rules depend on.
-        objects: for the Prometheus operator: PodMonitors, the PrometheusRule.
-        dashboards: JSON models of Grafana's dashboards, by name.
-        prometheus, alertmanager: content of their files, by name.
+        interval: seconds between two scrapes.
+        labels: of objects for the Prometheus operator.
+        given: files of Alertmanager, by name; they hold secrets.
         retention_bytes: most that Prometheus keeps.
         external_url: by which users reach Prometheus, or empty.
     """
@@ -73,10 +73,9 @@ class MonitoringPart:
     environment: dict
     unseen: tuple[str, ...]
     settings: rules.Settings
-    objects: list
-    dashboards: dict
-    prometheus: dict
-    alertmanager: dict
+    interval: int
+    labels: dict
+    given: dict
     prometheus_image: str
     alertmanager_image: str
     alertmanager_size: str
@@ -85,6 +84,30 @@ class MonitoringPart:
     exporter_port: int
     prometheus_port: int
     alertmanager_port: int
+
+    # What is long is made when a template asks for it, and is no part of the fact mlflow_model.
+
+    @property
+    def objects(self) -> list[dict]:
+        """Objects for the Prometheus operator."""
+        namespace, instance = self.settings.namespace, self.settings.instance_name
+        monitors = [scraping.pod_monitor(job, f"{self.name}-{job.component.removeprefix('monitoring-')}", namespace,
+                                         instance, self.interval, self.labels) for job in self.jobs]
+        return [*monitors, rules.prometheus_rule(self.settings, self.name, self.labels)]
+
+    @property
+    def dashboards(self) -> dict[str, dict]:
+        """JSON models of Grafana's dashboards, by name."""
+        return dashboards.dashboards()
+
+    @property
+    def prometheus(self) -> dict[str, str]:
+        """Files of Prometheus, by name."""
+        labels = scraping.series_labels(self.settings.namespace, self.settings.instance_name)
+        main = scraping.configuration(self.jobs, labels, self.interval, "rules.yml",
+                                      f"{self.name}-alertmanager:{self.alertmanager_port}")
+        return {"prometheus.yml": _yaml(main), "rules.yml": _yaml(rules.rule_file(self.settings)),
+                "overview.html": dashboards.overview(self.settings)}
 
 
 class Monitoring(Component):
@@ -96,21 +119,17 @@ class Monitoring(Component):
                "monitoring_alertmanager_config")
 
     def resolve(self, v: Variables, model: Model) -> MonitoringPart:
-        name, kind = f"{model.instance.name}-monitoring", v.monitoring_type
+        name = f"{model.instance.name}-monitoring"
         prometheus, alerts = v.monitoring_prometheus_image, v.monitoring_alertmanager_image
         if prometheus is None:
             prometheus = built(v)["prometheus"] if model.instance.build else PROMETHEUS_IMAGE
         if alerts is None:
             alerts = built(v)["alertmanager"] if model.instance.build else ALERTMANAGER_IMAGE
-        jobs, settings = _jobs(v, model, name), _settings(v, model)
         published = common.host_port(v.monitoring_publish) if v.monitoring_publish else None
         return MonitoringPart(
-            name=name, jobs=jobs, annotations=scraping.annotations(EXPORTER_PORT), environment=_environment(v, model),
-            unseen=_unseen(v, model), settings=settings,
-            objects=_operator_objects(v, model, name, jobs, settings) if kind == "operator" else [],
-            dashboards=dashboards.dashboards() if kind == "operator" else {},
-            prometheus=_prometheus_files(v, name, jobs, settings) if kind == "prometheus" else {},
-            alertmanager=_alertmanager_files(v) if kind == "prometheus" else {},
+            name=name, jobs=_jobs(v, model, name), annotations=scraping.annotations(EXPORTER_PORT), environment=_environment(v, model),
+            unseen=_unseen(v, model), settings=_settings(v, model), interval=v.monitoring_interval,
+            labels=v.monitoring_labels, given=_alertmanager_files(v) if v.monitoring_type == "prometheus" else {},
             prometheus_image=prometheus, alertmanager_image=alerts, alertmanager_size=ALERTMANAGER_SIZE,
             retention_bytes=int((quantity(v.monitoring_size) or 0) * DISK_SHARE),
             external_url=f"http://{v.monitoring_publish}/" if published and published[0] != "0.0.0.0" else "",
@@ -254,8 +273,7 @@ def _jobs(v: Variables, model: Model, name: str) -> tuple[scraping.Job, ...]:
 def _settings(v: Variables, model: Model) -> rules.Settings:
     thresholds = rules.Thresholds()
     if v.ingress_type == "proxy" and v.ingress_tls == "self_signed":
-        # Caddy's own certificates are valid for twelve hours, and renewed four hours before they end.
-        thresholds = rules.Thresholds(certificate_seconds=2 * 3600, certificate_critical_seconds=3600)
+        thresholds = rules.Thresholds(**rules.CADDY_CERTIFICATES)
     backend, store = model.mlflow_server.database, model.mlflow_server.artifact_store
     claims = {model.database.volume: model.database.managed or backend.claim == model.database.volume,
               model.object_storage.volume: model.object_storage.managed or store.claim == model.object_storage.volume}
@@ -304,23 +322,6 @@ def _certificates(v: Variables, model: Model) -> list[str]:
         certificates += [f"{host}@{model.ingress.name}:{model.ingress.service_port}" for host in v.ingress_hosts
                          if "*" not in host]
     return certificates
-
-
-def _operator_objects(v: Variables, model: Model, name: str, jobs: tuple[scraping.Job, ...],
-                      settings: rules.Settings) -> list[dict]:
-    instance = model.instance
-    monitors = [scraping.pod_monitor(job, f"{name}-{job.component.removeprefix('monitoring-')}", instance.namespace,
-                                     instance.name, v.monitoring_interval, v.monitoring_labels) for job in jobs]
-    return [*monitors, rules.prometheus_rule(settings, name, v.monitoring_labels)]
-
-
-def _prometheus_files(v: Variables, name: str, jobs: tuple[scraping.Job, ...],
-                      settings: rules.Settings) -> dict[str, str]:
-    labels = scraping.series_labels(settings.namespace, settings.instance_name)
-    main = scraping.configuration(jobs, labels, v.monitoring_interval, "rules.yml",
-                                  f"{name}-alertmanager:{ALERTMANAGER_PORT}")
-    return {"prometheus.yml": _yaml(main), "rules.yml": _yaml(rules.rule_file(settings)),
-            "overview.html": dashboards.overview(settings)}
 
 
 def _alertmanager_files(v: Variables) -> dict[str, str]:

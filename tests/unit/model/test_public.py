@@ -34,6 +34,14 @@ CASES = {
                                                  "stringData": {"token": SECRET}}]},
     "certificate": {"ingress_type": "proxy", "ingress_hosts": ["m.example.com"], "ingress_tls": "secret",
                     "ingress_tls_certificate": PEM, "ingress_tls_key": KEY.replace("MIIB", SECRET)},
+    "alerts": {"monitoring_type": "prometheus", "monitoring_alert_webhook_url": f"https://hooks.example.com/{SECRET}",
+               "monitoring_alert_slack_url": f"https://hooks.example.com/{SECRET}",
+               "monitoring_alert_email_to": "a@example.com", "monitoring_alert_email_from": "b@example.com",
+               "monitoring_alert_email_smarthost": "mail:25", "monitoring_alert_email_username": "ana",
+               "monitoring_alert_email_password": SECRET},
+    "alertmanager": {"monitoring_type": "prometheus", "monitoring_alertmanager_config": {
+        "route": {"receiver": "all"},
+        "receivers": [{"name": "all", "webhook_configs": [{"url": f"https://hooks.example.com/{SECRET}"}]}]}},
     "endpoint": {"mlflow_server_database": {"type": "postgresql", "uri": f"postgresql://u:{SECRET}@db/m",
                                             "replica_uri": f"postgresql://u:{SECRET}@replica/m"}},
 }
