@@ -127,7 +127,8 @@ class Monitoring(Component):
             alerts = built(v)["alertmanager"] if model.instance.build else ALERTMANAGER_IMAGE
         published = common.host_port(v.monitoring_publish) if v.monitoring_publish else None
         return MonitoringPart(
-            name=name, jobs=_jobs(v, model, name), annotations=scraping.annotations(EXPORTER_PORT), environment=_environment(v, model),
+            name=name, jobs=_jobs(v, model, name), annotations=scraping.annotations(EXPORTER_PORT),
+            environment=_environment(v, model),
             unseen=_unseen(v, model), settings=_settings(v, model), interval=v.monitoring_interval,
             labels=v.monitoring_labels, given=_alertmanager_files(v) if v.monitoring_type == "prometheus" else {},
             prometheus_image=prometheus, alertmanager_image=alerts, alertmanager_size=ALERTMANAGER_SIZE,
