@@ -71,7 +71,7 @@ def direct(fastapi_app):
     """Answer requests of the API without FastAPI's middlewares and its bridge to threads."""
     if not hasattr(fastapi_app, "FastAPI"):
         return hooks.report(
-            direct=f"MLflow {hooks.version()} has no mlflow.server.fastapi_app.FastAPI; the API is answered in its way"
+            direct=f"MLflow {hooks.version()} has no mlflow.server.fastapi_app.FastAPI; the API goes MLflow's own way"
         )
     application = fastapi_app.FastAPI
     answer = application.__call__
