@@ -4,7 +4,7 @@
 
 """What request metrics and the access log cost: the same server with and without them, side by side in one run.
 
-By hand: .venv/bin/python benchmarks/lib/request_metrics.py [rounds] (MLflow of `make versions`, on SQLite). Each round asks
+By hand: .venv/bin/python benchmarks/lib/request_metrics.py [rounds] (MLflow of `make versions`, SQLite). Each round asks
 each server for some seconds over connections that stay open; the order changes from round to round.
 """
 
