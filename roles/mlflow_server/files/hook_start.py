@@ -16,6 +16,7 @@ import signal
 import socket
 import stat
 import sys
+import time
 
 import server_hooks as hooks
 
@@ -44,6 +45,8 @@ SIGNALS = [
     getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "QUIT", "TTIN", "TTOU", "USR1", "USR2", "WINCH")
 ]
 """Those that uvicorn's parent handles."""
+PAUSE = 3
+"""Seconds before a worker ends that failed: uvicorn replaces it at once, which loading MLflow anew would slow down."""
 FORK = multiprocessing.get_context("fork")
 
 
@@ -145,7 +148,11 @@ class Worker(FORK.Process):
             generator.seed()
         if "numpy" in sys.modules:
             sys.modules["numpy"].random.seed()
-        super().run()
+        try:
+            super().run()
+        except Exception:
+            time.sleep(PAUSE)
+            raise
 
 
 class Forking:
