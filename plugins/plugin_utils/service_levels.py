@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
 
 COMPONENT = "service-levels"
-"""Label of the ConfigMap with the last figures, which no apply of components removes and which removal includes."""
+"""Label of the ConfigMap with the last figures."""
 PLACES = {"outside": "from outside", "inside": "in the server's pod"}
 
 
@@ -209,7 +209,7 @@ def record(engine: engines.Engine, result: dict[str, Any], time: str) -> None:
     kept = {"time": time, **{key: result[key] for key in ("met", "figures", "missed")}}
     obj = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": ref.name, "namespace": ref.namespace},
            "data": {"report.json": json.dumps(kept)}}
-    manifests.label([obj], engine.scope.labels(COMPONENT), {})
+    manifests.label([obj], engine.scope.labels(COMPONENT), {manifests.RECORD: "the last service levels"})
     live = engine.read({ref}, set())
     if ref in live and not engine.scope.owns(live[ref]):
         raise engines.EngineError(engines.in_the_way(ref, live[ref], engine.scope))

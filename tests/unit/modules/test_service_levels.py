@@ -25,7 +25,7 @@ from ansible.template import Templar
 from ansible_collections.mlops.mlflow.plugins.action import service_levels as action
 from ansible_collections.mlops.mlflow.plugins.module_utils import keep_alive, mlflow_api
 from ansible_collections.mlops.mlflow.plugins.module_utils.checks import measure
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, model, service_levels
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests, model, service_levels
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Put
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 from conftest import mlflow_running
@@ -312,6 +312,7 @@ def test_an_instance_is_measured_from_both_places(act, mlflow_server):
     assert service_levels.last(engine) == {key: result[key] for key in ("time", "met", "figures", "missed")}
     (kept,) = engine.objects.values()
     assert engine.scope.owns(kept) and kept["metadata"]["name"] == "sound-service-levels"
+    assert kept["metadata"]["annotations"][manifests.RECORD], "the next run of site.yml leaves it"
     assert left_over(url) == ["Default"]
 
 
