@@ -140,8 +140,10 @@ def judge(model: Model, reports: dict[str, dict], read_only: bool) -> dict[str, 
             if figure["met"] is False:
                 missed.append(_sentence(model, level, figure))
     for place, report in reports.items():
-        missed += [f"What was created to measure {model.instance.name} {PLACES[place]} is not removed: {check['detail']}."
-                   for check in report["checks"] if check["name"] == "removal" and not check["ok"]]
+        for check in report["checks"]:
+            if check["name"] == "removal" and not check["ok"]:
+                missed.append(f"What was created to measure {model.instance.name} {PLACES[place]} is not removed: "
+                              f"{check['detail']}.")
     return {"met": not missed, "figures": figures, "missed": missed, "table": table(figures)}
 
 
@@ -187,7 +189,7 @@ def table(figures: list[dict]) -> list[str]:
     return tables.aligned(rows)
 
 
-# -- the last figures ------------------------------------------------------------------------------------------------------
+# -- the last figures ----------------------------------------------------------------------------------------------
 
 
 def _ref(scope: engines.Scope) -> Ref:
