@@ -54,10 +54,10 @@ def environment():
     """Before mlflow.server is loaded: what it reads of its workers' environment while it is loaded."""
     if not ours():
         return
-    for number, argument in enumerate(sys.argv):
+    for argument, following in zip(sys.argv, [*sys.argv[1:], ""]):
         option, equals, value = argument.partition("=")
         if option in READ_EARLY:
-            os.environ[READ_EARLY[option]] = value if equals else sys.argv[number + 1]
+            os.environ[READ_EARLY[option]] = value if equals else following
     os.environ.setdefault("MLFLOW_SERVER_X_FRAME_OPTIONS", "SAMEORIGIN")
     # That there is one tells MLflow that it is loaded for a server.
     os.environ["_MLFLOW_SERVER_FILE_STORE"] = os.environ.get("MLFLOW_BACKEND_STORE_URI", "")
