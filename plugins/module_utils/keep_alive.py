@@ -83,7 +83,8 @@ class Connection:
         """
         data = None if body is None else json.dumps(body).encode()
         path = f"{self.path}{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
-        _headers, answer = self.send(path, data, {"Content-Type": "application/json"}, "GET" if data is None else "POST")
+        method = "GET" if data is None else "POST"
+        _headers, answer = self.send(path, data, {"Content-Type": "application/json"}, method)
         return json.loads(answer or b"{}")
 
     def close(self):

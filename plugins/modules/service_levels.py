@@ -21,8 +21,8 @@ description:
     probe runs, with the login of the server to the database. C(mlflow_service_levels_from) selects.
   - An experiment with one run and an artifact is created and deleted at the end. Requests log in as the administrator,
     where the server has users.
-  - The figures are kept with the instance, in the ConfigMap C(INSTANCE-service-levels), and M(mlops.mlflow.instance_info)
-    shows the last ones. The module reports no change for it.
+  - The figures are kept with the instance, in the ConfigMap C(INSTANCE-service-levels), and
+    M(mlops.mlflow.instance_info) shows the last ones. The module reports no change for it.
 options:
   token:
     description:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
 
 COMPONENT = "service-levels"
-"""Label of the ConfigMap with the last figures, which no apply of components removes and which removal includes."""
+"""Label of the ConfigMap with the last figures."""
 PLACES = {"outside": "from outside", "inside": "in the server's pod"}
 
 
@@ -140,8 +140,10 @@ def judge(model: Model, reports: dict[str, dict], read_only: bool) -> dict[str, 
             if figure["met"] is False:
                 missed.append(_sentence(model, level, figure))
     for place, report in reports.items():
-        missed += [f"What was created to measure {model.instance.name} {PLACES[place]} is not removed: {check['detail']}."
-                   for check in report["checks"] if check["name"] == "removal" and not check["ok"]]
+        for check in report["checks"]:
+            if check["name"] == "removal" and not check["ok"]:
+                missed.append(f"What was created to measure {model.instance.name} {PLACES[place]} is not removed: "
+                              f"{check['detail']}.")
     return {"met": not missed, "figures": figures, "missed": missed, "table": table(figures)}
 
 
@@ -187,7 +189,7 @@ def table(figures: list[dict]) -> list[str]:
     return tables.aligned(rows)
 
 
-# -- the last figures ------------------------------------------------------------------------------------------------------
+# -- the last figures ----------------------------------------------------------------------------------------------
 
 
 def _ref(scope: engines.Scope) -> Ref:
@@ -209,7 +211,7 @@ def record(engine: engines.Engine, result: dict[str, Any], time: str) -> None:
     kept = {"time": time, **{key: result[key] for key in ("met", "figures", "missed")}}
     obj = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": ref.name, "namespace": ref.namespace},
            "data": {"report.json": json.dumps(kept)}}
-    manifests.label([obj], engine.scope.labels(COMPONENT), {})
+    manifests.label([obj], engine.scope.labels(COMPONENT), {manifests.RECORD: "the last service levels"})
     live = engine.read({ref}, set())
     if ref in live and not engine.scope.owns(live[ref]):
         raise engines.EngineError(engines.in_the_way(ref, live[ref], engine.scope))

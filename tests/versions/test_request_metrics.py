@@ -40,7 +40,7 @@ class Load:
         self.before, self.expected = None, collections.Counter()
 
     def begin(self):
-        """Forget what was asked; what is on its way still, such as a question for /health at the start, comes before."""
+        """Forget what was asked; a question for /health from the start may still be on its way."""
         self.expected.clear()
         found = None
         while found != self.before or found is None:

@@ -86,8 +86,10 @@ def message(method, target, *headers, body=b"", host="127.0.0.1:1", protocol="HT
     fields += headers
     if length and (body or method not in ("GET", "HEAD", "OPTIONS")):
         fields.append(f"Content-Length: {len(body)}")
-    return f"{method} {target} {protocol}\r\n".encode() + "".join(f"{f}\r\n" for f in fields).encode("latin-1") + (
-        b"\r\n" + body
+    return (
+        f"{method} {target} {protocol}\r\n".encode()
+        + "".join(f"{f}\r\n" for f in fields).encode("latin-1")
+        + (b"\r\n" + body)
     )
 
 
@@ -133,7 +135,14 @@ def normal(server, answer):
     text = re.sub(rb'(name="csrf_token"[^>]*value=")[^"]*', rb"\1TOKEN", text)
     text = text.replace(server.url.split("/")[2].encode(), b"SERVER").replace(str(server.folder).encode(), b"FOLDER")
     headers = sorted(
-        (name, ", ".join(sorted(set(value.split(", ")))) if name in ("vary", "allow") else re.sub("^session=[^;]*", "session", value))
+        (
+            name,
+            (
+                ", ".join(sorted(set(value.split(", "))))
+                if name in ("vary", "allow")
+                else re.sub("^session=[^;]*", "session", value)
+            ),
+        )
         for name, value in answer.headers
         if name not in ("date", "content-length")
     )
@@ -146,8 +155,18 @@ def cases(prefix=""):
     json_type = "Content-Type: application/json"
     small = json.dumps({"max_results": 1}).encode()
     search = {"max_results": 1}
-    for host in ("127.0.0.1:9", "allowed.example.com", "evil.example.org", "allowed.example.com.evil.org", "ALLOWED.example.com",
-                 "allowed.example.com:443", "", "[::1]:5", "127.0.0.1:1,evil.example.org", "localhost"):
+    for host in (
+        "127.0.0.1:9",
+        "allowed.example.com",
+        "evil.example.org",
+        "allowed.example.com.evil.org",
+        "ALLOWED.example.com",
+        "allowed.example.com:443",
+        "",
+        "[::1]:5",
+        "127.0.0.1:1,evil.example.org",
+        "localhost",
+    ):
         yield f"host {host!r}", [message("POST", p + SEARCH, body=search, host=host)]
     yield "host absent in HTTP/1.0", [message("POST", p + SEARCH, body=search, host=None, protocol="HTTP/1.0")]
     yield "host absent in HTTP/1.1", [message("POST", p + SEARCH, body=search, host=None)]
@@ -156,49 +175,116 @@ def cases(prefix=""):
     yield "host forwarded", [message("POST", p + SEARCH, "X-Forwarded-Host: evil.example.org", body=search)]
     for origin in (ORIGIN, "https://evil.example.org", "http://localhost:3000", "null", "", "http://127.0.0.1:1"):
         for method, target, more in (
-            ("POST", SEARCH, {"body": search}), ("GET", GET + "?experiment_name=Default", {}), ("GET", "/version", {}),
+            ("POST", SEARCH, {"body": search}),
+            ("GET", GET + "?experiment_name=Default", {}),
+            ("GET", "/version", {}),
             ("POST", CREATE, {"body": {"name": ""}}),
         ):
             yield f"origin {origin!r} {method} {target}", [message(method, p + target, f"Origin: {origin}", **more)]
         yield f"preflight {origin!r}", [
-            message("OPTIONS", p + CREATE, f"Origin: {origin}", "Access-Control-Request-Method: POST",
-                    "Access-Control-Request-Headers: content-type")
+            message(
+                "OPTIONS",
+                p + CREATE,
+                f"Origin: {origin}",
+                "Access-Control-Request-Method: POST",
+                "Access-Control-Request-Headers: content-type",
+            )
         ]
     yield "OPTIONS without an origin", [message("OPTIONS", p + SEARCH)]
     for method in ("HEAD", "GET", "PUT", "DELETE", "PATCH", "TRACE", "post", "BREW"):
         yield f"method {method}", [message(method, p + SEARCH)]
     yield "HEAD of a GET", [message("HEAD", p + GET + "?experiment_name=Default")]
     for target in (
-        "/api/2.0/mlflow/nothing", "/api/2.0/mlflow/", "/api/2.0/mlflow", "/api/3.0/mlflow/nothing", SEARCH + "/",
-        "/" + SEARCH, "/api/2.0//mlflow/experiments/search", "/api/2.0/mlflow/experiments%2Fsearch",
-        "/api/2.0/mlflow/experiments/%73earch", "/api/2.0/mlflow/runs/%2e%2e/experiments/search",
-        "/api/2.0/mlflow/runs/../experiments/search", "/api/2.0/mlflow/experiments/search%00",
-        "/api/2.0/mlflow/experiments/search%20", "/api/2.0/mlflow/experiments/search;x", "/API/2.0/mlflow/experiments/search",
-        "/api/2.0/mlflow/experiments/search%FF", "/ajax-api/2.0/mlflow/experiments/search",
-        "/api/2.0/mlflow/experiments/search#x", "/graphql", "/version", "/health", "/", "/api/3.0/mlflow/server-info",
+        "/api/2.0/mlflow/nothing",
+        "/api/2.0/mlflow/",
+        "/api/2.0/mlflow",
+        "/api/3.0/mlflow/nothing",
+        SEARCH + "/",
+        "/" + SEARCH,
+        "/api/2.0//mlflow/experiments/search",
+        "/api/2.0/mlflow/experiments%2Fsearch",
+        "/api/2.0/mlflow/experiments/%73earch",
+        "/api/2.0/mlflow/runs/%2e%2e/experiments/search",
+        "/api/2.0/mlflow/runs/../experiments/search",
+        "/api/2.0/mlflow/experiments/search%00",
+        "/api/2.0/mlflow/experiments/search%20",
+        "/api/2.0/mlflow/experiments/search;x",
+        "/API/2.0/mlflow/experiments/search",
+        "/api/2.0/mlflow/experiments/search%FF",
+        "/ajax-api/2.0/mlflow/experiments/search",
+        "/api/2.0/mlflow/experiments/search#x",
+        "/graphql",
+        "/version",
+        "/health",
+        "/",
+        "/api/3.0/mlflow/server-info",
         "/api/2.0/mlflow/experiments/search%3Fmax_results=1",
     ):
         yield f"path {target}", [message("POST", p + target, body=search), message("GET", p + target)]
-    for query in ("", "?", "?experiment_name=Default", "?experiment_name=", "?experiment_name=%C3%A4", "?experiment_name=%FF",
-                  "?experiment_name=a+b%20c", "?experiment_name=Default&experiment_name=x", "?experiment_name",
-                  "?experiment_name=%", "?experiment_name=%zz", "?experiment_name[]=Default", "?&&==&experiment_name=Default",
-                  "?experiment_name=" + "a" * 6000, "?experiment_name=Default;x=1", "?experiment_name=%00"):
+    for query in (
+        "",
+        "?",
+        "?experiment_name=Default",
+        "?experiment_name=",
+        "?experiment_name=%C3%A4",
+        "?experiment_name=%FF",
+        "?experiment_name=a+b%20c",
+        "?experiment_name=Default&experiment_name=x",
+        "?experiment_name",
+        "?experiment_name=%",
+        "?experiment_name=%zz",
+        "?experiment_name[]=Default",
+        "?&&==&experiment_name=Default",
+        "?experiment_name=" + "a" * 6000,
+        "?experiment_name=Default;x=1",
+        "?experiment_name=%00",
+    ):
         yield f"query {query[:40]}", [message("GET", p + GET + query)]
-    yield "a field of the query twice", [message("GET", p + "/api/2.0/mlflow/metrics/get-history?run_id=a&run_id=b&metric_key=x")]
-    for body in (b"", b"{", b"null", b"[]", b'"x"', b"1", b"{}", b'{"max_results": "1"}', b'{"max_results": "x"}',
-                 b'{"max_results": 0}', b'{"max_results": -1}', b'{"unknown": 1}', b'\xff\xfe', b'{"filter": "\xc3\xa4"}',
-                 b'{"filter": "nonsense ="}', b'{"max_results": 1, "max_results": 2}', b'{"max_results": NaN}', b" " * 100):
+    yield "a field of the query twice", [
+        message("GET", p + "/api/2.0/mlflow/metrics/get-history?run_id=a&run_id=b&metric_key=x")
+    ]
+    for body in (
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"x"',
+        b"1",
+        b"{}",
+        b'{"max_results": "1"}',
+        b'{"max_results": "x"}',
+        b'{"max_results": 0}',
+        b'{"max_results": -1}',
+        b'{"unknown": 1}',
+        b"\xff\xfe",
+        b'{"filter": "\xc3\xa4"}',
+        b'{"filter": "nonsense ="}',
+        b'{"max_results": 1, "max_results": 2}',
+        b'{"max_results": NaN}',
+        b" " * 100,
+    ):
         for kind in ("application/json", "text/plain", "application/x-www-form-urlencoded", ""):
             headers = [f"Content-Type: {kind}"] if kind else []
             yield f"body {body!r} as {kind}", [message("POST", p + SEARCH, *headers, body=body)]
     yield "body of a GET", [message("GET", p + GET + "?experiment_name=Default", json_type, body=small)]
-    yield "multipart", [message("POST", p + SEARCH, "Content-Type: multipart/form-data; boundary=x",
-                                body=b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n')]
-    yield "charset", [message("POST", p + SEARCH, "Content-Type: application/json; charset=utf-16",
-                              body=small.decode().encode("utf-16"))]
+    yield "multipart", [
+        message(
+            "POST",
+            p + SEARCH,
+            "Content-Type: multipart/form-data; boundary=x",
+            body=b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n',
+        )
+    ]
+    yield "charset", [
+        message(
+            "POST", p + SEARCH, "Content-Type: application/json; charset=utf-16", body=small.decode().encode("utf-16")
+        )
+    ]
     yield "chunked", [chunked("POST", p + SEARCH, json_type, body=small)]
     yield "chunked, bad JSON", [chunked("POST", p + SEARCH, json_type, body=b"{" * 100)]
-    yield "compressed", [message("POST", p + SEARCH, json_type, "Content-Encoding: gzip", body=gzip.compress(small, mtime=0))]
+    yield "compressed", [
+        message("POST", p + SEARCH, json_type, "Content-Encoding: gzip", body=gzip.compress(small, mtime=0))
+    ]
     yield "compressed answer wanted", [message("POST", p + SEARCH, "Accept-Encoding: gzip, br", body=search)]
     yield "many headers", [message("POST", p + SEARCH, *(f"X-Many-{n}: {n}" for n in range(150)), body=search)]
     yield "a long header", [message("POST", p + SEARCH, "X-Long: " + "a" * 30000, body=search)]
@@ -207,8 +293,10 @@ def cases(prefix=""):
     yield "a header with an underscore", [message("POST", p + SEARCH, "X_MLFLOW_WORKSPACE: nowhere", body=search)]
     yield "Expect", [message("POST", p + SEARCH, "Expect: 100-continue", body=search)]
     yield "pipelined", [
-        message("POST", p + CREATE, body={"name": "pipelined"}), message("GET", p + GET + "?experiment_name=pipelined"),
-        message("GET", p + "/version"), message("POST", p + SEARCH, body={"max_results": 2}),
+        message("POST", p + CREATE, body={"name": "pipelined"}),
+        message("GET", p + GET + "?experiment_name=pipelined"),
+        message("GET", p + "/version"),
+        message("POST", p + SEARCH, body={"max_results": 2}),
     ]
     yield "connection closed", [message("POST", p + SEARCH, "Connection: close", body=search)]
     yield "a wrong length", [message("POST", p + SEARCH, json_type, "Content-Length: 3", body=small, length=False)]
@@ -220,25 +308,41 @@ def cases(prefix=""):
     yield "a run of no experiment", [message("POST", p + RUN, body={"experiment_id": "99999"})]
     yield "a run that is not there", [message("GET", p + "/api/2.0/mlflow/runs/get?run_id=nothing")]
     yield "runs", [message("POST", p + "/api/2.0/mlflow/runs/search", body={"experiment_ids": ["0"]})]
-    yield "runs by nonsense", [message("POST", p + "/api/2.0/mlflow/runs/search", body={"experiment_ids": ["0"], "filter": "x"})]
-    yield "a batch for no run", [message("POST", p + BATCH, body={"run_id": "nothing", "params": [{"key": "a", "value": "b"}]})]
-    yield "a model", [message("POST", p + "/api/2.0/mlflow/registered-models/create", body={"name": "m"}),
-                      message("GET", p + "/api/2.0/mlflow/registered-models/get?name=m"),
-                      message("PATCH", p + "/api/2.0/mlflow/registered-models/update", body={"name": "m", "description": "d"}),
-                      message("DELETE", p + "/api/2.0/mlflow/registered-models/delete", body={"name": "m"}),
-                      message("DELETE", p + "/api/2.0/mlflow/registered-models/delete", body={"name": "m"})]
+    yield "runs by nonsense", [
+        message("POST", p + "/api/2.0/mlflow/runs/search", body={"experiment_ids": ["0"], "filter": "x"})
+    ]
+    yield "a batch for no run", [
+        message("POST", p + BATCH, body={"run_id": "nothing", "params": [{"key": "a", "value": "b"}]})
+    ]
+    yield "a model", [
+        message("POST", p + "/api/2.0/mlflow/registered-models/create", body={"name": "m"}),
+        message("GET", p + "/api/2.0/mlflow/registered-models/get?name=m"),
+        message("PATCH", p + "/api/2.0/mlflow/registered-models/update", body={"name": "m", "description": "d"}),
+        message("DELETE", p + "/api/2.0/mlflow/registered-models/delete", body={"name": "m"}),
+        message("DELETE", p + "/api/2.0/mlflow/registered-models/delete", body={"name": "m"}),
+    ]
     yield "too long", [message("POST", p + CREATE, body={"name": "x" * 600})]
-    yield "workspace header", [message("POST", p + SEARCH, "X-MLFLOW-WORKSPACE: default", body=search),
-                               message("POST", p + SEARCH, "X-MLFLOW-WORKSPACE: team", body=search),
-                               message("POST", p + SEARCH, "X-MLFLOW-WORKSPACE: nowhere", body=search),
-                               message("POST", p + SEARCH, "X-MLFLOW-WORKSPACE: Not/Valid", body=search),
-                               message("POST", p + SEARCH, "X-MLFLOW-WORKSPACE:  ", body=search),
-                               message("POST", p + SEARCH, "X-MLFLOW-WORKSPACE: a", "X-MLFLOW-WORKSPACE: team", body=search)]
-    for forwarded in (("X-Forwarded-Proto: https",), ("X-Forwarded-For: 10.1.2.3, 10.9.9.9",), ("X-Forwarded-Proto: nonsense",),
-                      ("X-Forwarded-Proto: https", "X-Forwarded-For: 10.1.2.3"), ("Forwarded: for=10.1.2.3;proto=https",),
-                      ("X-Forwarded-Prefix: /x",), ("X-Script-Name: /x",)):
+    yield "workspace header", [
+        message("POST", p + SEARCH, "X-MLFLOW-WORKSPACE: default", body=search),
+        message("POST", p + SEARCH, "X-MLFLOW-WORKSPACE: team", body=search),
+        message("POST", p + SEARCH, "X-MLFLOW-WORKSPACE: nowhere", body=search),
+        message("POST", p + SEARCH, "X-MLFLOW-WORKSPACE: Not/Valid", body=search),
+        message("POST", p + SEARCH, "X-MLFLOW-WORKSPACE:  ", body=search),
+        message("POST", p + SEARCH, "X-MLFLOW-WORKSPACE: a", "X-MLFLOW-WORKSPACE: team", body=search),
+    ]
+    for forwarded in (
+        ("X-Forwarded-Proto: https",),
+        ("X-Forwarded-For: 10.1.2.3, 10.9.9.9",),
+        ("X-Forwarded-Proto: nonsense",),
+        ("X-Forwarded-Proto: https", "X-Forwarded-For: 10.1.2.3"),
+        ("Forwarded: for=10.1.2.3;proto=https",),
+        ("X-Forwarded-Prefix: /x",),
+        ("X-Script-Name: /x",),
+    ):
         yield f"forwarded {forwarded}", [message("POST", p + SEARCH, *forwarded, body=search)]
-    yield "HTTP/2 wanted", [message("POST", p + SEARCH, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", body=search)]
+    yield "HTTP/2 wanted", [
+        message("POST", p + SEARCH, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", body=search)
+    ]
 
 
 def differences(with_hooks, without, prefix="", headers=(), only=None):
@@ -352,14 +456,16 @@ def test_the_direct_way_answers_as_mlflow_does(pair):
     """Some 200 cases: hosts, origins, methods, paths, queries, bodies, headers, connections, errors."""
     assert pair[0].report["behaviours"]["direct"] == "" and "direct" not in pair[1].report["behaviours"]
     assert not differences(*pair, prefix=prefix_of(pair[0]))
-    # What the checks of hosts and workspaces refuse, with 403 and 5xx, comes to Flask, which counts, only the direct way.
+    # What the checks of hosts and workspaces refuse (403, 5xx) comes to Flask, which counts, only on the direct way.
     mine, own = ({name: n for name, n in counted(each).items() if not re.search('"(403|5..)"', name)} for each in pair)
     assert mine == own and len(mine) > 5
 
 
 def test_large_bodies(pair):
     body = {"run_id": "nothing", "params": [{"key": "a" * (20 << 20), "value": "b"}]}
-    answers = [normal(server, send(server, message("POST", prefix_of(server) + BATCH, body=body))[0]) for server in pair]
+    answers = [
+        normal(server, send(server, message("POST", prefix_of(server) + BATCH, body=body))[0]) for server in pair
+    ]
     assert answers[0] == answers[1] and answers[0]["status"] == 400
 
 
@@ -395,14 +501,16 @@ from starlette.routing import Match
 
 def resolved(app, path, method):
     for route in app.routes:
-        if route.matches({"type": "http", "path": path, "root_path": "", "method": method, "headers": []})[0] != Match.NONE:
+        scope = {"type": "http", "path": path, "root_path": "", "method": method, "headers": []}
+        if route.matches(scope)[0] != Match.NONE:
             return route is app.routes[-1]
 
 said = []
 server_hooks.report = lambda **behaviours: said.append(behaviours["direct"])
 plain = hook_serving.Direct(app)
 wrong = [path for path, methods in plain.methods.items() for method in methods if not resolved(app, path, method)]
-rules = {rule.rule for rule in flask_app.url_map.iter_rules() if rule.rule.startswith(hook_serving.APIS) and not rule.arguments}
+rules = {rule.rule for rule in flask_app.url_map.iter_rules() if not rule.arguments}
+rules = {rule for rule in rules if rule.startswith(hook_serving.APIS)}
 missed = sorted(rules - set(plain.methods))
 unresolved = [path for path in missed if resolved(app, path, "GET") or resolved(app, path, "POST")]
 
@@ -469,7 +577,10 @@ def user_cases(by_proxy):
         "a broken header": ("Authorization: Basic ====",),
         "another scheme": ("Authorization: Bearer abc",),
         "a user twice": (basic("ana", "right-password"), basic(*servers.CHIEF)),
-        "a header with an underscore": ("X_Auth_Request_Email: boss@example.com", "X_Proxy_Secret: " + PROXY["AUTH_PROXY_SECRET"]),
+        "a header with an underscore": (
+            "X_Auth_Request_Email: boss@example.com",
+            "X_Proxy_Secret: " + PROXY["AUTH_PROXY_SECRET"],
+        ),
         "a name without a proof": ("X-Auth-Request-Email: boss@example.com",),
         "a name with a wrong proof": ("X-Auth-Request-Email: boss@example.com", "X-Proxy-Secret: wrong"),
     }
@@ -484,25 +595,51 @@ def user_cases(by_proxy):
         for title, asked in (
             ("searches", search),
             ("creates", create),
-            ("renames another's", message("POST", "/api/2.0/mlflow/experiments/update", body={"experiment_id": "1", "new_name": f"of {name}"})),
+            (
+                "renames another's",
+                message(
+                    "POST", "/api/2.0/mlflow/experiments/update", body={"experiment_id": "1", "new_name": f"of {name}"}
+                ),
+            ),
             ("deletes another's", message("POST", "/api/2.0/mlflow/experiments/delete", body={"experiment_id": "1"})),
             ("runs in another's", message("POST", RUN, body={"experiment_id": "1", "run_name": "r", "start_time": 1})),
             ("reads itself", message("GET", f"{USERS}/get?username=ana")),
             ("reads the administrator", message("GET", f"{USERS}/get?username={servers.CHIEF[0]}")),
             ("lists users", message("GET", f"{USERS}/list")),
             ("asks who it is", message("GET", f"{USERS}/current")),
-            ("creates a user", message("POST", f"{USERS}/create", body={"username": f"by {name}", "password": "right-password"})),
-            ("makes itself administrator", message("PATCH", f"{USERS}/update-admin", body={"username": "ana", "is_admin": False})),
-            ("sees a permission", message("GET", "/api/2.0/mlflow/experiments/permissions/get?experiment_id=1&username=ana")),
-            ("gives a permission", message("POST", "/api/2.0/mlflow/experiments/permissions/create",
-                                           body={"experiment_id": "1", "username": f"by {name}", "permission": "READ"})),
+            (
+                "creates a user",
+                message("POST", f"{USERS}/create", body={"username": f"by {name}", "password": "right-password"}),
+            ),
+            (
+                "makes itself administrator",
+                message("PATCH", f"{USERS}/update-admin", body={"username": "ana", "is_admin": False}),
+            ),
+            (
+                "sees a permission",
+                message("GET", "/api/2.0/mlflow/experiments/permissions/get?experiment_id=1&username=ana"),
+            ),
+            (
+                "gives a permission",
+                message(
+                    "POST",
+                    "/api/2.0/mlflow/experiments/permissions/create",
+                    body={"experiment_id": "1", "username": f"by {name}", "permission": "READ"},
+                ),
+            ),
             ("sees the page to sign up", message("GET", "/signup")),
             ("another site writes", message("POST", CREATE, "Origin: https://evil.example.org", body={"name": "evil"})),
             ("by another host", message("POST", SEARCH, body={"max_results": 1}, host="evil.example.org")),
             ("in a workspace", message("POST", SEARCH, "X-MLFLOW-WORKSPACE: team", body={"max_results": 100})),
             ("in no workspace", message("POST", SEARCH, "X-MLFLOW-WORKSPACE: nowhere", body={"max_results": 1})),
-            ("in a broken workspace", message("POST", SEARCH, "X-MLFLOW-WORKSPACE: Not/Valid", body={"max_results": 1})),
-            ("creates in a workspace", message("POST", CREATE, "X-MLFLOW-WORKSPACE: team", body={"name": f"of {name}"})),
+            (
+                "in a broken workspace",
+                message("POST", SEARCH, "X-MLFLOW-WORKSPACE: Not/Valid", body={"max_results": 1}),
+            ),
+            (
+                "creates in a workspace",
+                message("POST", CREATE, "X-MLFLOW-WORKSPACE: team", body={"name": f"of {name}"}),
+            ),
             ("a wrong body", message("POST", CREATE, "Content-Type: application/json", body=b"{")),
         ):
             yield f"{name} {title}", [asked.replace(b"\r\n", b"\r\n" + more, 1)]
@@ -561,7 +698,9 @@ def test_users_and_workspaces_of_concurrent_requests_are_kept_apart(users):
     for name in names:
         made = server.ask("POST", "/api/3.0/mlflow/workspaces", json={"name": name}, auth=servers.CHIEF)
         assert made.status_code in (200, 201), made.text
-        made = server.ask("POST", CREATE, json={"name": f"in {name}"}, auth=servers.CHIEF, headers={"X-MLFLOW-WORKSPACE": name})
+        made = server.ask(
+            "POST", CREATE, json={"name": f"in {name}"}, auth=servers.CHIEF, headers={"X-MLFLOW-WORKSPACE": name}
+        )
         assert made.status_code == 200, made.text
     ends = time.monotonic() + 4
 
@@ -580,7 +719,10 @@ def test_users_and_workspaces_of_concurrent_requests_are_kept_apart(users):
                 auth=servers.CHIEF,
                 headers={"X-MLFLOW-WORKSPACE": workspace, "X-Auth-Request-Email": None},
             )
-            assert {each["name"] for each in answer.json()["experiments"]} <= {"Default", f"in {workspace}"}, answer.text
+            assert {each["name"] for each in answer.json()["experiments"]} <= {
+                "Default",
+                f"in {workspace}",
+            }, answer.text
             assert f"in {workspace}" in answer.text
             seen += 1
         return seen
@@ -590,7 +732,7 @@ def test_users_and_workspaces_of_concurrent_requests_are_kept_apart(users):
 
 
 class Counting:
-    """Between a server and PostgreSQL: counts the statements that the server sends, each a message of PostgreSQL's protocol."""
+    """Between a server and PostgreSQL: counts the statements that the server sends, each a message of its own."""
 
     def __init__(self, host, port):
         self.upstream, self.count = (host, port), 0
@@ -644,7 +786,12 @@ def stored(postgresql, newest, tmp_path_factory):
         counters.append(Counting(postgresql["host"], postgresql["port"]))
         # psycopg2's sslmode: the messages are to be counted.
         store = f"postgresql+psycopg2://mlflow:right@127.0.0.1:{counters[-1].port}/{name}?sslmode=disable"
-        variables = {"MLFLOW_BACKEND_STORE_URI": store, "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "2"}
+        # The fixture's PostgreSQL has few connections.
+        variables = {
+            "MLFLOW_BACKEND_STORE_URI": store,
+            "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "2",
+            "MLOPS_MLFLOW_THREADS": "2",
+        }
         servers.prepare(newest, folder, "database", "migrate", **variables)
         starts.append(
             servers.mlflow(
@@ -702,7 +849,10 @@ def test_batched_statements(stored):
         results.append(
             (
                 [(text.status_code, text.text.replace(run, "RUN")) for text in texts],
-                {kind: sorted((each["key"], each["value"]) for each in got[kind]) for kind in ("metrics", "params", "tags")},
+                {
+                    kind: sorted((each["key"], each["value"]) for each in got[kind])
+                    for kind in ("metrics", "params", "tags")
+                },
                 sorted(map(str, history["metrics"])),
             )
         )
@@ -748,20 +898,18 @@ def wait_for(condition, seconds):
 def test_slow_requests_hold_up_no_others(stored):
     """A lock holds all threads of the direct way in both workers, and more requests wait for one."""
     server = stored[0]
-    with psycopg.connect(server.database) as connection, concurrent.futures.ThreadPoolExecutor(20) as pool:
+    with concurrent.futures.ThreadPoolExecutor(20) as pool, psycopg.connect(server.database) as connection:
         connection.execute("LOCK TABLE experiments IN ACCESS EXCLUSIVE MODE")
-        # PostgreSQL's connections here are few: 16 threads hold what two pools have and wait for the rest.
-        slow = [pool.submit(server.ask, "POST", SEARCH, json={"max_results": 1}) for _number in range(16)]
+        slow = [pool.submit(server.ask, "POST", SEARCH, json={"max_results": 1}) for _number in range(8)]
         time.sleep(0.5)
         begun = time.monotonic()
         for _number in range(10):
             assert server.ask("GET", "/health").status_code == 200
         assert time.monotonic() - begun < 1
-        # Of the API, what needs no connection of the full pools.
-        for _number in range(4):
+        for _number in range(6):  # of another table
             begun = time.monotonic()
-            answer = server.ask("POST", CREATE, json={"name": ""})
-            assert answer.status_code == 400 and time.monotonic() - begun < 2.5
+            answer = server.ask("GET", "/api/2.0/mlflow/registered-models/search?max_results=1")
+            assert answer.status_code == 200 and time.monotonic() - begun < 2.5
         assert not any(task.done() for task in slow)
         connection.rollback()
         assert {task.result().status_code for task in slow} == {200}
@@ -805,7 +953,7 @@ def test_metrics_are_summed_over_workers(stored):
     server = stored[0]
     before = sum(counted(server).values())
     for _number in range(40):
-        assert requests.get(server.url + "/version", timeout=20).status_code == 200
+        assert server.ask("GET", GET + "?experiment_name=Default").status_code == 200
     assert sum(counted(server).values()) - before >= 40
 
 
@@ -832,10 +980,20 @@ def test_sighup_replaces_the_workers(stored):
 def launch(version, folder, *options, workers=2, **variables):
     """The process of a server, of which nobody waits for anything."""
     port = servers.unit.free_port()
-    command = [servers.binaries(version) / "mlflow", "server", "--host=127.0.0.1", f"--port={port}", f"--workers={workers}"]
+    command = [
+        servers.binaries(version) / "mlflow",
+        "server",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        f"--workers={workers}",
+    ]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, *options], env=servers.environment(version, folder, **variables), cwd=folder, stdout=log, stderr=log
+            [*command, *options],
+            env=servers.environment(version, folder, **variables),
+            cwd=folder,
+            stdout=log,
+            stderr=log,
         )
     return process, port
 
@@ -888,18 +1046,18 @@ def test_another_app_with_a_middleware_and_a_thread(newest, tmp_path):
         assert server.log.count("Flask does nothing") == 1
 
 
-@pytest.mark.parametrize("disabled", ["", "preload"])
-def test_an_app_that_fails_ends_the_server(newest, tmp_path, disabled):
-    """As MLflow's own way does."""
+def test_an_app_that_fails_does_not_loop_faster_than_mlflow_does(newest, tmp_path):
+    """uvicorn replaces such workers for ever; each says why it failed. MLflow's own way: ten tries in six seconds."""
     path = plugin(tmp_path, "broken", BROKEN)
-    said = servers.refused(newest, tmp_path, "--app-name=broken", PYTHONPATH=path, MLOPS_MLFLOW_DISABLED_HOOKS=disabled)
-    assert "this app is broken" in said
-    process, _port = launch(newest, tmp_path, "--app-name=broken", PYTHONPATH=path, MLOPS_MLFLOW_DISABLED_HOOKS=disabled)
+    process, _port = launch(newest, tmp_path, "--app-name=broken", PYTHONPATH=path)
     try:
-        assert process.wait(60) is not None
-        assert (tmp_path / "log").read_text().count("this app is broken") <= 2
+        assert wait_for(lambda: "this app is broken" in (tmp_path / "log").read_text(), 60)
+        time.sleep(6)
+        assert (tmp_path / "log").read_text().count("RuntimeError: this app is broken") <= 8
     finally:
-        process.kill()
+        every = tree(process.pid)
+        process.terminate()
+        assert wait_for(lambda: not alive(every), 15)
 
 
 def round_trips(server, context, count=25):

@@ -31,8 +31,8 @@ def probe(checks, parameters):
     Args:
         checks: collects the results; facts: api_p95_ms, upload_mb_s, ui_load_s, ui_files, ui_bytes, database_p95_ms,
             each None where it was not measured.
-        parameters: as probe ``roundtrip`` takes them, and samples (requests of the API), database (also measure queries,
-            with the login of the server's own environment), read_only (create nothing; no upload is measured).
+        parameters: as probe ``roundtrip`` takes them, and samples (requests of the API), database (also measure
+            queries, with the login of the server's own environment), read_only (create nothing; no upload is measured).
     """
     checks.facts.update(api_p95_ms=None, upload_mb_s=None, ui_load_s=None, ui_files=None, ui_bytes=None,
                         database_p95_ms=None)
@@ -60,7 +60,7 @@ class ServiceLevels(RoundTrip):
             self.checks.run("removal", self.removed)
 
     def api(self):
-        """Requests of MLflow's client, in turn, by one connection; that the connection is made counts with the first."""
+        """Requests of MLflow's client, in turn, by one connection, which is made by the first."""
         connection = keep_alive.Connection(self.server)
         samples = int(self.parameters.get("samples") or 100)
         try:

@@ -436,7 +436,8 @@ class Convergence:
     def _prune(self, prune: bool) -> None:
         """Remove, or report, what the scope's components made earlier and no longer consist of."""
         surplus = [obj for ref, obj in self.live.items()
-                   if ref not in self.wanted and self.engine.scope.manages(obj) and not _controlled(obj)]
+                   if ref not in self.wanted and self.engine.scope.manages(obj) and not _controlled(obj)
+                   and not manifests.annotation(obj, manifests.RECORD)]
         doomed = _split_off_data(surplus, self.outcome)
         for obj in doomed:
             self.outcome.add("deleted" if prune else "left", obj, None)

@@ -71,7 +71,7 @@ def direct(fastapi_app):
     """Answer requests of the API without FastAPI's middlewares and its bridge to threads."""
     if not hasattr(fastapi_app, "FastAPI"):
         return hooks.report(
-            direct=f"MLflow {hooks.version()} has no mlflow.server.fastapi_app.FastAPI; the API is answered in its way"
+            direct=f"MLflow {hooks.version()} has no mlflow.server.fastapi_app.FastAPI; the API goes MLflow's own way"
         )
     application = fastapi_app.FastAPI
     answer = application.__call__
@@ -80,7 +80,10 @@ def direct(fastapi_app):
     async def call(self, scope, receive, send):
         way = ways.get(id(self))
         if way is None:  # its first call is that of its start, with all of its routes there
-            way = ways[id(self)] = Direct(self)
+            way = Direct(self)
+            if not ways:  # others are applications that a plugin has mounted below MLflow's
+                hooks.report(direct=way.reason and f"the API is answered in MLflow's own way: {way.reason}")
+            ways[id(self)] = way
         if way.takes(scope):
             await way.answer(scope, receive, send, functools.partial(answer, self))
         else:
@@ -97,6 +100,10 @@ class Direct:
     middlewares Flask repeats. Requests with an Origin header are left to FastAPI: they come from pages, and its answers
     about other origins differ from Flask's. So are those in which WSGI's names of headers would not be what FastAPI
     reads: a header that comes twice, or one with an underscore.
+
+    Attributes:
+        reason: why there is no direct way, as a sentence, or empty.
+        methods: those that are answered, by the path.
     """
 
     def __init__(self, application):
@@ -105,14 +112,13 @@ class Direct:
         self.threads = asyncio.Semaphore(THREADS)
         try:
             self.flask = application.routes[-1].app.app
-            reason = self.missing(application)
-            if not reason:
+            self.reason = self.missing(application)
+            if not self.reason:
                 for path, methods in self.routes(application):
                     self.methods.setdefault(path, set()).update(methods)
         except (AttributeError, IndexError, ImportError) as error:
-            reason = f"MLflow {hooks.version()} is built in another way ({error})"
-        hooks.report(direct=reason and f"the API is answered in MLflow's own way: {reason}")
-        if reason:
+            self.reason = f"MLflow {hooks.version()} is built in another way ({error})"
+        if self.reason:
             return
         self.build_environ = importlib.import_module("starlette.middleware.wsgi").build_environ
         self.executor = concurrent.futures.ThreadPoolExecutor(THREADS, "direct")

@@ -16,6 +16,7 @@ import signal
 import socket
 import stat
 import sys
+import time
 
 import server_hooks as hooks
 
@@ -44,6 +45,8 @@ SIGNALS = [
     getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "QUIT", "TTIN", "TTOU", "USR1", "USR2", "WINCH")
 ]
 """Those that uvicorn's parent handles."""
+PAUSE = 3
+"""Seconds before a worker ends that failed: uvicorn replaces it at once, which loading MLflow anew would slow down."""
 FORK = multiprocessing.get_context("fork")
 
 
@@ -51,10 +54,10 @@ def environment():
     """Before mlflow.server is loaded: what it reads of its workers' environment while it is loaded."""
     if not ours():
         return
-    for number, argument in enumerate(sys.argv):
+    for argument, following in zip(sys.argv, [*sys.argv[1:], ""]):
         option, equals, value = argument.partition("=")
         if option in READ_EARLY:
-            os.environ[READ_EARLY[option]] = value if equals else sys.argv[number + 1]
+            os.environ[READ_EARLY[option]] = value if equals else following
     os.environ.setdefault("MLFLOW_SERVER_X_FRAME_OPTIONS", "SAMEORIGIN")
     # That there is one tells MLflow that it is loaded for a server.
     os.environ["_MLFLOW_SERVER_FILE_STORE"] = os.environ.get("MLFLOW_BACKEND_STORE_URI", "")
@@ -145,7 +148,11 @@ class Worker(FORK.Process):
             generator.seed()
         if "numpy" in sys.modules:
             sys.modules["numpy"].random.seed()
-        super().run()
+        try:
+            super().run()
+        except Exception:
+            time.sleep(PAUSE)
+            raise
 
 
 class Forking:

@@ -37,17 +37,22 @@ class Hook(importlib.abc.MetaPathFinder):
 
     def __init__(self, name, before="", after=""):
         self.name, self.before, self.after = name, before, after
+        self.finding = False
 
     def find_spec(self, name, path, target=None):
-        if name != self.name:
+        if name != self.name or self.finding:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.finding = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.finding = False
         if spec is None:
             return None
         execute = spec.loader.exec_module
 
         def exec_module(module):
+            sys.meta_path.remove(self)  # not before: the module may be looked for without being loaded
             if self.before:
                 _function(self.before)()
             execute(module)

@@ -25,7 +25,7 @@ from ansible.template import Templar
 from ansible_collections.mlops.mlflow.plugins.action import service_levels as action
 from ansible_collections.mlops.mlflow.plugins.module_utils import keep_alive, mlflow_api
 from ansible_collections.mlops.mlflow.plugins.module_utils.checks import measure
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, model, service_levels
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests, model, service_levels
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Put
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 from conftest import mlflow_running
@@ -93,7 +93,8 @@ def test_queries_of_postgresql(postgresql, tmp_path, monkeypatch):
 def test_nothing_is_created_in_check_mode(mlflow_server):
     url = mlflow_server[0]
     def experiments():
-        return {each.experiment_id for each in mlflow.MlflowClient(url).search_experiments(mlflow.entities.ViewType.ALL)}
+        found = mlflow.MlflowClient(url).search_experiments(mlflow.entities.ViewType.ALL)
+        return {experiment.experiment_id for experiment in found}
 
     before = experiments()
     report = levels(url, read_only=True)
@@ -196,8 +197,8 @@ def test_each_level_can_be_missed():
         "2.0 MB/s (20 %) less.",
         "sound: UI load in the server's pod is 2500 ms, and mlflow_service_level_ui_load wants at most 2000 ms: 500.0 "
         "ms (25 %) more.",
-        "sound: database query p95 in the server's pod is 100.1 ms, and mlflow_service_level_database_p95 wants at most "
-        "100 ms: 0.1 ms (0 %) more."]
+        "sound: database query p95 in the server's pod is 100.1 ms, and mlflow_service_level_database_p95 wants at "
+        "most 100 ms: 0.1 ms (0 %) more."]
     assert not result["met"] and all(line.endswith("MISSED") for line in result["table"][1:])
 
 
@@ -312,6 +313,7 @@ def test_an_instance_is_measured_from_both_places(act, mlflow_server):
     assert service_levels.last(engine) == {key: result[key] for key in ("time", "met", "figures", "missed")}
     (kept,) = engine.objects.values()
     assert engine.scope.owns(kept) and kept["metadata"]["name"] == "sound-service-levels"
+    assert kept["metadata"]["annotations"][manifests.RECORD], "the next run of site.yml leaves it"
     assert left_over(url) == ["Default"]
 
 

@@ -114,6 +114,14 @@ def test_what_is_no_longer_rendered_goes_and_data_stays():
     assert not engine.world
 
 
+def test_what_a_run_recorded_stays_until_the_instance_is_removed():
+    engine = Memory()
+    converge(engine, obj("ConfigMap", "a"), obj("ConfigMap", "levels", annotations={manifests.RECORD: "figures"}))
+    assert not converge(engine, obj("ConfigMap", "a")).changed and Ref("", "ConfigMap", "", "levels") in {
+        ref._replace(namespace="") for ref in engine.world}
+    assert actions(engines.remove(engine, False, purge=False, timeout=5))["ConfigMap levels"] == "deleted"
+
+
 def test_somebody_else_s_object_is_named_and_nothing_is_touched():
     theirs = obj("ConfigMap", "a", data={"k": "theirs"})
     theirs["metadata"].update(namespace="team", labels={"app.kubernetes.io/managed-by": "Helm"})

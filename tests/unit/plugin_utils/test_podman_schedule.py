@@ -170,7 +170,8 @@ def test_a_run_makes_a_pod_with_the_time_in_its_name(machine):
     made = datetime.datetime.strptime(pod, "gc-%Y%m%d%H%M%S-gc").replace(tzinfo=datetime.timezone.utc)
     assert abs((datetime.datetime.now(datetime.timezone.utc) - made).total_seconds()) < 60
     log = machine.log.read_text()
-    assert "--ip 10.0.0.5" in log and f"scratch/{pod.removesuffix('-gc')}/tmp:/tmp" in log
+    assert "--ip 10.0.0.5 --mac-address 02:00:0a:00:00:05" in log
+    assert f"scratch/{pod.removesuffix('-gc')}/tmp:/tmp" in log
     assert podman_spec.POD_NAME not in log
     assert """["sh", "-c", "echo 'it''s' $HOME \\"@pod\\""]""" in log, "the manifest's own quotes reach the container"
 
