@@ -55,7 +55,9 @@ class Workers:
             found.setdefault(self.calls()[-1], session)
             if len(found) == 2:
                 break
-        self.first, self.second = found.values()
+        sessions = list(found.values())
+        assert len(sessions) == 2, found
+        self.first, self.second = sessions
 
     def calls(self) -> list[str]:
         """Process ids of the workers that have called scrypt, one for each call."""

@@ -15,11 +15,8 @@ import os
 import pathlib
 import random
 import re
-import secrets
-import shutil
 import signal
 import socket
-import ssl
 import statistics
 import struct
 import subprocess
@@ -494,7 +491,7 @@ def test_the_same_routes_with_and_without_a_forked_start(pair):
 
 TABLE = """
 import json, sys
-import server_hooks, hook_serving
+import hook_serving
 from mlflow.server import app as flask_app
 from mlflow.server.fastapi_app import app, create_fastapi_app
 from starlette.routing import Match
@@ -505,8 +502,6 @@ def resolved(app, path, method):
         if route.matches(scope)[0] != Match.NONE:
             return route is app.routes[-1]
 
-said = []
-server_hooks.report = lambda **behaviours: said.append(behaviours["direct"])
 plain = hook_serving.Direct(app)
 wrong = [path for path, methods in plain.methods.items() for method in methods if not resolved(app, path, method)]
 rules = {rule.rule for rule in flask_app.url_map.iter_rules() if not rule.arguments}
@@ -533,7 +528,8 @@ blocked = hook_serving.Direct(guarded)
 
 built = create_fastapi_app(flask_app)
 built.build_middleware_stack = lambda: None
-json.dump({"paths": len(plain.methods), "wrong": wrong, "unresolved": unresolved, "said": said,
+json.dump({"paths": len(plain.methods), "wrong": wrong, "unresolved": unresolved,
+           "reasons": [plain.reason, other.reason, blocked.reason, hook_serving.Direct(built).reason],
            "both": sorted(plain.methods["/api/2.0/mlflow/experiments/search"]),
            "lost": sorted(set(plain.methods) - set(other.methods)), "blocked": len(blocked.methods),
            "built": len(hook_serving.Direct(built).methods)}, sys.stdout)
@@ -558,7 +554,7 @@ def test_only_what_flask_answers_alone_goes_the_direct_way(version, tmp_path):
     assert "/api/2.0/mlflow/runs/create" in found["lost"] and GET in found["lost"]
     assert all(path == "/api/2.0/mlflow/runs/create" or "/experiments/" in path for path in found["lost"])
     assert found["blocked"] == found["built"] == 0
-    assert found["said"][:2] == ["", ""] and "the middleware guard" in found["said"][2] and found["said"][3]
+    assert found["reasons"][:2] == ["", ""] and "the middleware guard" in found["reasons"][2] and found["reasons"][3]
 
 
 USERS = "/api/2.0/mlflow/users"
@@ -1040,9 +1036,9 @@ def test_another_app_with_a_middleware_and_a_thread(newest, tmp_path):
     with servers.mlflow(newest, tmp_path, "--app-name=guarded", PYTHONPATH=path, workers=2) as server:
         answer = server.ask("POST", SEARCH, json={"max_results": 1})
         assert answer.status_code == 200 and answer.headers["x-guard"] == "was here"
-        said = server.report["behaviours"]
-        assert said["preload"] == "each worker loads MLflow anew: 2 threads run already"
-        assert said["direct"].endswith("Flask does nothing in place of the middleware Guard")
+        behaviours = server.report["behaviours"]
+        assert behaviours["preload"] == "each worker loads MLflow anew: 2 threads run already"
+        assert behaviours["direct"].endswith("Flask does nothing in place of the middleware Guard")
         assert server.log.count("Flask does nothing") == 1
 
 

@@ -17,7 +17,7 @@ import time
 from ansible_collections.mlops.mlflow.plugins.module_utils import checks as checking
 from ansible_collections.mlops.mlflow.plugins.module_utils import keep_alive, mlflow_api, page_load
 from ansible_collections.mlops.mlflow.plugins.module_utils.probes import database
-from ansible_collections.mlops.mlflow.plugins.module_utils.probes.roundtrip import API, METRICS, RoundTrip
+from ansible_collections.mlops.mlflow.plugins.module_utils.probes.roundtrip import API, RoundTrip
 
 PAGE_LOADS = 3
 QUERIES = 100

@@ -32,7 +32,6 @@ import mmap
 import os
 import pathlib
 import re
-import sys
 import time
 
 import server_hooks as hooks
@@ -560,7 +559,7 @@ class AccessLog:
         auth = importlib.import_module("mlflow.server.auth")
         if getattr(auth, "is_unprotected_route", lambda _path: False)(scope["path"]):
             return None
-        headers = {name: value for name, value in reversed(scope["headers"])}
+        headers = dict(reversed(scope["headers"]))
         if self.proof and headers.get(self.header) and self.proves(headers.get(b"x-proxy-secret", b"")):
             return headers[self.header].decode("latin-1")
         given = headers.get(b"authorization", b"")
