@@ -13,7 +13,7 @@ import pathlib
 import re
 import sys
 
-import exposition
+import samples
 import promtool
 import pytest
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import dashboards, metrics, rules
@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "molecule" / "shared"))
 from chromium import Chromium  # noqa: E402
 
 PORT = 16440
-SETTINGS = rules.Settings(exposition.NAMESPACE, exposition.INSTANCE, backups=True)
+SETTINGS = rules.Settings(samples.NAMESPACE, samples.INSTANCE, backups=True)
 DASHBOARDS = dashboards.dashboards()
 PANELS = [(name, panel) for name, dashboard in DASHBOARDS.items() for panel in dashboard["panels"]
           if panel["type"] != "row"]
@@ -42,7 +42,7 @@ def identity(value):
 
 def of_instance(expression: str) -> str:
     """An expression as Grafana sends it."""
-    for variable, value in (("$namespace", exposition.NAMESPACE), ("$instance_name", exposition.INSTANCE),
+    for variable, value in (("$namespace", samples.NAMESPACE), ("$instance_name", samples.INSTANCE),
                             ("$__rate_interval", "1m")):
         expression = expression.replace(variable, value)
     return expression
@@ -121,7 +121,7 @@ def live(tmp_path_factory):
         group.pop("interval", None)
     # For pictures: OVERVIEW_HISTORY_HOURS=6 OVERVIEW_PICTURES=folder
     hours = float(os.environ.get("OVERVIEW_HISTORY_HOURS", "0"))
-    with exposition.prometheus(folder, PORT, rule_file, folder / "consoles", history=3600 * hours,
+    with samples.prometheus(folder, PORT, rule_file, folder / "consoles", history=3600 * hours,
                                prefix="/prefix") as found:
         yield found
 
