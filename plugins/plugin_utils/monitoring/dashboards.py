@@ -343,8 +343,7 @@ def _model(dashboard: Dashboard) -> dict[str, Any]:
 
 
 def _variables() -> list[dict[str, Any]]:
-    info = "mlflow_server_info"
-    assert info in metrics.BY_SERIES
+    info = metrics.BY_SERIES["mlflow_server_info"].name
     queries = {
         "namespace": ("Namespace", f"label_values({info}, namespace)"),
         "instance_name": ("Instance", f'label_values({info}{{namespace="$namespace"}}, instance_name)'),

@@ -269,7 +269,8 @@ def _upload_speed(series: Series) -> str:
 
 def _record(settings: Settings, name: str, expression: str, **labels: str) -> dict:
     metric = metrics.BY_SERIES[f"instance_name:{name}"]
-    assert set(labels) == set(metric.labels), (metric, labels)
+    if set(labels) != set(metric.labels):
+        raise ValueError(f"{metric.name} has the labels {', '.join(metric.labels)}, not {', '.join(labels)}.")
     return {"record": metric.name, "expr": expression,
             "labels": {"namespace": settings.namespace, "instance_name": settings.instance_name, **labels}}
 

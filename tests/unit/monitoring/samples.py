@@ -166,8 +166,8 @@ def prometheus(folder: pathlib.Path, port: int, rule_file: dict, consoles: pathl
     """
     targets = http.server.ThreadingHTTPServer(("127.0.0.1", port + 1), Handler)
     threading.Thread(target=targets.serve_forever, daemon=True).start()
-    scrape = [{"job_name": job, "metrics_path": path, "static_configs": [{"targets": [f"127.0.0.1:{port + 1}"],
-                                                                           "labels": OWN}]}
+    static = [{"targets": [f"127.0.0.1:{port + 1}"], "labels": OWN}]
+    scrape = [{"job_name": job, "metrics_path": path, "static_configs": static}
               for job, path in ((metrics.SERVER_JOB, "/server"), (metrics.EXPORTER_JOB, "/exporter"))]
     (folder / "rules.yml").write_text(yaml.safe_dump(rule_file), encoding="utf-8")
     (folder / "prometheus.yml").write_text(yaml.safe_dump({

@@ -161,7 +161,9 @@ def report(url: str, groups: int, jobs: tuple[str, ...] = ("prometheus", "mlflow
 
 def test_the_probe_of_a_real_prometheus(tmp_path):
     groups = len(rules.groups(rendered()[0].monitoring.settings))
-    with exporters_metrics() as (target, stop), prometheus(tmp_path, target) as url:
+    with contextlib.ExitStack() as stack:
+        target, stop = stack.enter_context(exporters_metrics())
+        url = stack.enter_context(prometheus(tmp_path, target))
         found = report(url, groups)
         assert found["healthy"], found["failures"]
         assert found["targets"] == "2 of 2"

@@ -122,7 +122,7 @@ def live(tmp_path_factory):
     # For pictures: OVERVIEW_HISTORY_HOURS=6 OVERVIEW_PICTURES=folder
     hours = float(os.environ.get("OVERVIEW_HISTORY_HOURS", "0"))
     with samples.prometheus(folder, PORT, rule_file, folder / "consoles", history=3600 * hours,
-                               prefix="/prefix") as found:
+                            prefix="/prefix") as found:
         yield found
 
 

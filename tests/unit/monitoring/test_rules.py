@@ -267,9 +267,9 @@ SILENT = [
     # Half an hour of writing is no trend.
     Silence("a-burst-of-writes", {**HEALTHY, FREE: "45-0.4x30 33+0x600"}, at=(30, 60, 120)),
     # 300 of 112,700 requests: the two hours without any error, and without their series, count as well.
-    Silence("first-errors-after-two-hours", {
-        **HEALTHY, series("mlflow_http_request_total", method="GET", route=GOOD, status="500"): "_x120 0 300+0x60"},
-            at=(130, 140)),
+    Silence("first-errors-after-two-hours",
+            {**HEALTHY, series("mlflow_http_request_total", method="GET", route=GOOD, status="500"):
+             "_x120 0 300+0x60"}, at=(130, 140)),
     # Renewed when four of twelve hours are left, and seen up to an hour later.
     Silence("certificates-of-caddy", {**HEALTHY, CERTIFICATE: constant(3 * 3600 + 1, 5) + f" {constant(12 * 3600)}"},
             at=(1, 20), settings=dataclasses.replace(SETTINGS, thresholds=rules.Thresholds(
@@ -406,7 +406,7 @@ def test_runbooks():
     assert sorted(sections) == rules.alert_names(SETTINGS)
     anchors = {section.lower() for section in sections}
     for rule in ALERTS:
-        url, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        url, _hash, anchor = rule["annotations"]["runbook_url"].partition("#")
         assert url == rules.RUNBOOKS_URL and anchor in anchors, rule
 
 
