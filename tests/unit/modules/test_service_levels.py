@@ -83,7 +83,11 @@ def test_queries_of_the_server_s_database(mlflow_server, monkeypatch):
 
 
 def test_queries_of_postgresql(postgresql, tmp_path, monkeypatch):
-    uri = "postgresql://mlflow:right@{host}:{port}/{database}".format(**postgresql)
+    server = "postgresql://mlflow:right@{host}:{port}".format(**postgresql)
+    # One of its own: other tests leave tables in the server's first database.
+    subprocess.run(["psql", f"{server}/postgres", "--command", "CREATE DATABASE levels"], check=True,
+                   capture_output=True)
+    uri = f"{server}/levels"
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", uri)
     with mlflow_running(tmp_path, f"--backend-store-uri={uri}") as url:
         report = levels(url, database=True)
