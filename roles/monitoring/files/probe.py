@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.error
 import urllib.request
+
+from ansible_collections.mlops.mlflow.plugins.module_utils.checks import retry
 
 TIMEOUT = 10
 
@@ -76,7 +79,12 @@ def _api(base, path):
 
 
 def _get(url):
+    """The text at a URL; a Service that was just made may lead nowhere for seconds."""
     # No proxy of the environment leads to the instance's own pods.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=TIMEOUT) as response:
-        return response.read().decode()
+
+    def text():
+        with opener.open(url, timeout=TIMEOUT) as response:
+            return response.read().decode()
+
+    return retry(text, lambda error: type(error) is urllib.error.URLError)
