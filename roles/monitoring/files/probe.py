@@ -87,4 +87,7 @@ def _get(url):
         with opener.open(url, timeout=TIMEOUT) as response:
             return response.read().decode()
 
-    return retry(text, lambda error: type(error) is urllib.error.URLError)
+    def transient(error):
+        return isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
+
+    return retry(text, transient)
