@@ -11,14 +11,21 @@ needed.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import json
 import os
+import shutil
 import urllib.parse
 
 CONNECT_TIMEOUT = 5
 READ_TIMEOUT = 60
+PART_BYTES = 32 * 2**20
+"""Of a stream of unknown length that is in memory at once; S3 takes 10,000 parts, so 312 GiB."""
+
+Entry = collections.namedtuple("Entry", "name size version")
+"""An object: its name below the store's path, its bytes, and a text that changes when its content does."""
 
 
 class StoreError(Exception):
@@ -147,8 +154,20 @@ class Bucket:
         """Raise StoreError unless the bucket is there and may be read; return what was found."""
         raise NotImplementedError
 
+    def entries(self, beginning=""):
+        """The Entry of each object whose name begins so, page by page as they are asked for."""
+        raise NotImplementedError
+
     def sizes(self, beginning=""):
-        """Name and bytes of each object whose name begins so, page by page as they are asked for."""
+        """Name and bytes of each object whose name begins so."""
+        return ((entry.name, entry.size) for entry in self.entries(beginning))
+
+    def open(self, name):
+        """A context with a binary stream of an object's content."""
+        raise NotImplementedError
+
+    def save(self, name, stream):
+        """Write what a binary stream gives until its end, with bounded memory; nothing is left when reading fails."""
         raise NotImplementedError
 
     def folders(self, beginning=""):
@@ -160,7 +179,7 @@ class S3(Bucket):
     """AWS S3 and other S3 endpoints, by boto3.
 
     Parameters: bucket, prefix, url, region, access_key and secret_key (without: boto3's own search), ca_file,
-    validate_certs, addressing_style.
+    validate_certs, addressing_style, attempts at each request (1), save_arguments of uploads by ``save``.
     """
 
     library = "boto3"
@@ -185,7 +204,8 @@ class S3(Bucket):
             verify=verify if self.parameters.get("validate_certs", True) else False,
             aws_access_key_id=self.parameters.get("access_key") or None,
             aws_secret_access_key=self.parameters.get("secret_key") or None,
-            config=Config(connect_timeout=CONNECT_TIMEOUT, read_timeout=READ_TIMEOUT, retries={"max_attempts": 1},
+            config=Config(connect_timeout=CONNECT_TIMEOUT, read_timeout=READ_TIMEOUT,
+                          retries={"max_attempts": self.parameters.get("attempts", 1)},
                           s3={"addressing_style": style}))
 
     @contextlib.contextmanager
@@ -223,12 +243,26 @@ class S3(Bucket):
             found = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.key(beginning))
         return [self.name(entry["Key"]) for entry in found.get("Contents") or []]
 
-    def sizes(self, beginning=""):
+    def entries(self, beginning=""):
         with self.errors():
             for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket,
                                                                               Prefix=self.key(beginning)):
                 for entry in page.get("Contents") or []:
-                    yield self.name(entry["Key"]), entry["Size"]
+                    yield Entry(self.name(entry["Key"]), entry["Size"], entry["ETag"].strip('"'))
+
+    @contextlib.contextmanager
+    def open(self, name):
+        with self.errors(), contextlib.closing(
+                self.client.get_object(Bucket=self.bucket, Key=self.key(name))["Body"]) as body:
+            yield body
+
+    def save(self, name, stream):
+        from boto3.s3.transfer import TransferConfig
+
+        parts = TransferConfig(use_threads=False, multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES)
+        with self.errors():
+            self.client.upload_fileobj(stream, self.bucket, self.key(name), Config=parts,
+                                       ExtraArgs=self.parameters.get("save_arguments") or None)
 
     def folders(self, beginning=""):
         with self.errors():
@@ -311,10 +345,19 @@ class Gcs(Bucket):
             found = self.client.list_blobs(self.bucket, prefix=self.key(beginning), max_results=most, **self.OPTIONS)
             return [self.name(blob.name) for blob in found]
 
-    def sizes(self, beginning=""):
+    def entries(self, beginning=""):
         with self.errors():
             for blob in self.client.list_blobs(self.bucket, prefix=self.key(beginning), **self.OPTIONS):
-                yield self.name(blob.name), blob.size
+                yield Entry(self.name(blob.name), blob.size, blob.md5_hash or str(blob.generation))
+
+    @contextlib.contextmanager
+    def open(self, name):
+        with self.errors(), self._blob(name).open("rb", **self.OPTIONS) as stream:
+            yield stream
+
+    def save(self, name, stream):
+        with self.errors():
+            self._blob(name).upload_from_file(stream, **self.OPTIONS)
 
     def folders(self, beginning=""):
         with self.errors():
@@ -398,10 +441,19 @@ class Azure(Bucket):
         with self.errors():
             return [self.name(key) for key in self.client.list_blob_names(name_starts_with=self.key(beginning))]
 
-    def sizes(self, beginning=""):
+    def entries(self, beginning=""):
         with self.errors():
             for blob in self.client.list_blobs(name_starts_with=self.key(beginning)):
-                yield self.name(blob.name), blob.size
+                yield Entry(self.name(blob.name), blob.size, blob.etag)
+
+    @contextlib.contextmanager
+    def open(self, name):
+        with self.errors():
+            yield _Chunks(self.client.download_blob(self.key(name)).chunks())
+
+    def save(self, name, stream):
+        with self.errors():
+            self.client.upload_blob(self.key(name), stream, overwrite=True)
 
     def folders(self, beginning=""):
         from azure.storage.blob import BlobPrefix
@@ -414,6 +466,22 @@ class Azure(Bucket):
     def delete(self, name):
         with self.errors():
             self.client.delete_blob(self.key(name))
+
+
+class _Chunks:
+    """A readable stream of chunks that a library yields."""
+
+    def __init__(self, chunks):
+        self.chunks, self.rest = chunks, b""
+
+    def read(self, size=-1):
+        while size < 0 or len(self.rest) < size:
+            chunk = next(self.chunks, None)
+            if chunk is None:
+                break
+            self.rest += chunk
+        taken, self.rest = (self.rest, b"") if size < 0 else (self.rest[:size], self.rest[size:])
+        return taken
 
 
 class Volume:
@@ -453,14 +521,35 @@ class Volume:
     def names(self, beginning=""):
         return [name for name in os.listdir(self.path) if name.startswith(beginning)]
 
-    def sizes(self, beginning=""):
+    def entries(self, beginning=""):
         """As of a bucket: files, by their paths below the folder."""
         for path, entry in self._entries(beginning):
             if entry.is_dir(follow_symlinks=False):
-                yield from self.sizes(path + "/")
+                yield from self.entries(path + "/")
             elif entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(FileNotFoundError):
-                    yield path, entry.stat(follow_symlinks=False).st_size
+                    found = entry.stat(follow_symlinks=False)
+                    yield Entry(path, found.st_size, str(found.st_mtime_ns))
+
+    def sizes(self, beginning=""):
+        return ((entry.name, entry.size) for entry in self.entries(beginning))
+
+    def open(self, name):
+        return open(os.path.join(self.path, name), "rb")
+
+    def save(self, name, stream):
+        """Under another name until it is whole."""
+        path = os.path.join(self.path, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        part = f"{path}.part-{os.getpid()}"
+        try:
+            with open(part, "wb") as file:
+                shutil.copyfileobj(stream, file, 2**20)
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part)
 
     def folders(self, beginning=""):
         for path, entry in self._entries(beginning):

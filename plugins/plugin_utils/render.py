@@ -53,8 +53,8 @@ def render(component: Component, model: Model, labels: dict[str, str]) -> list[d
     """
     v = model.variables
     environment = _environment(component.role)
-    context = {**v, **model.parts, "instance": model.instance}
     names = component.templates(v, model)
+    context = _context(component, model) if names else {}
     texts = [environment.get_template(NETWORK_POLICY).render(policy=policy) for policy in _policies(component, model)]
     texts += [environment.get_template(name).render(context) for name in names]
     objects = manifests.load([text for text in texts if text.strip()], f"The templates of role {component.role}")
@@ -63,6 +63,29 @@ def render(component: Component, model: Model, labels: dict[str, str]) -> list[d
     manifests.patch(objects, v.get(patches) or [], patches)
     manifests.label(objects, {**v.mlflow_labels, **labels}, v.mlflow_annotations)
     return objects
+
+
+def _context(component: Component, model: Model) -> dict[str, Any]:
+    v = model.variables
+    return {**v, **model.parts, "instance": model.instance, **component.context(v, model)}
+
+
+def render_one(component: Component, model: Model, labels: dict[str, str], template: str, **more: Any) -> dict:
+    """The object of a template that the component itself does not render, such as a Job that an action runs.
+
+    Args:
+        component: one of the model's.
+        model: the resolved instance.
+        labels: the owner's labels.
+        template: name of a template of the role with one object.
+        more: further values for the template.
+    """
+    v = model.variables
+    text = _environment(component.role).get_template(template).render({**_context(component, model), **more})
+    objects = manifests.load([text], f"The template {template} of role {component.role}")
+    manifests.complete_pods(objects, model.instance.pod_spec)
+    manifests.label(objects, {**v.mlflow_labels, **labels}, v.mlflow_annotations)
+    return objects[0]
 
 
 def _policies(component: Component, model: Model) -> list[Policy]:

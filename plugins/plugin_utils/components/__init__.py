@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.backup import Backup
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.database import Database
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.ingress import Ingress
@@ -13,7 +14,8 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.mlflow_ser
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.monitoring import Monitoring
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.object_storage import ObjectStorage
 
-COMPONENTS: tuple[Component, ...] = (ObjectStorage(), Database(), MlflowServer(), Ingress(), Monitoring())
+COMPONENTS: tuple[Component, ...] = (ObjectStorage(), Database(), MlflowServer(), Ingress(), Backup(),
+                                     Monitoring())
 """Each after those that it needs."""
 
 

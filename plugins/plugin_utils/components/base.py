@@ -81,6 +81,10 @@ class Component:
         """The templates of the role that are rendered."""
         return []
 
+    def context(self, v: Variables, model: Model) -> dict[str, Any]:
+        """Further values for its templates, by name: what takes long, and is made when they are rendered only."""
+        return {}
+
     def images(self, v: Variables, model: Model) -> list[str]:
         """Images that role images builds for it, where the instance builds its images."""
         return []

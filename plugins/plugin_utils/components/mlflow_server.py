@@ -198,7 +198,7 @@ class MlflowServer(Component):
         ingress = [{"ports": [{"port": port, "protocol": "TCP"} for port in ports], "from": common.clients(v)}]
         if v.monitoring_type != "none":
             own = {"podSelector": {"matchLabels": model.instance.selector("monitoring-prometheus")}}
-            ingress.append({**_to_ports([v.mlflow_server_metrics_port]),
+            ingress.append({**to_ports([v.mlflow_server_metrics_port]),
                             "from": [own, *map(common.peer, v.monitoring_clients)]})
         return Network(
             ingress=ingress,
@@ -211,13 +211,13 @@ class MlflowServer(Component):
         external_store = bool(store.bucket and not store.service)
         if backend.host and not backend.service:
             # Cloud SQL's proxy connects to port 3307 and asks Google over HTTPS.
-            yield _to_ports([443, 3307] if backend.proxy else [backend.port])
+            yield to_ports([443, 3307] if backend.proxy else [backend.port])
         if external_store:
-            yield _to_ports([443, _port_of(store.url or "https://")])
+            yield to_ports([443, port_of(store.url or "https://")])
         if backend.proxy and store.type != "gcs" or (backend.proxy or external_store) and not store.secret:
-            yield {**_to_ports([80, 988]), "to": [{"ipBlock": {"cidr": cidr}} for cidr in METADATA_SERVERS]}
+            yield {**to_ports([80, 988]), "to": [{"ipBlock": {"cidr": cidr}} for cidr in METADATA_SERVERS]}
         if v.mlflow_server_auth == "oidc":
-            yield _to_ports([_port_of(v.mlflow_server_oidc_issuer)])
+            yield to_ports([port_of(v.mlflow_server_oidc_issuer)])
         if v.mlflow_server_webhook_receivers:
             yield {"to": [common.peer(receiver) for receiver in v.mlflow_server_webhook_receivers]}
         yield from v.mlflow_network_policy_egress
@@ -619,10 +619,12 @@ def _volumes(v: Variables, backend: database.Endpoint, store: object_storage.End
     return [{"name": name, "path": path, "source": source} for name, path, source in possible if source]
 
 
-def _to_ports(ports: list[int]) -> dict:
+def to_ports(ports: list[int]) -> dict:
+    """An egress rule to TCP ports of any address."""
     return {"ports": [{"port": port, "protocol": "TCP"} for port in dict.fromkeys(ports)]}
 
 
-def _port_of(url: str) -> int:
+def port_of(url: str) -> int:
+    """The TCP port of a URL."""
     parts = urllib.parse.urlsplit(url)
     return parts.port or (80 if parts.scheme == "http" else 443)

@@ -31,7 +31,7 @@ PLAYBOOK_VARIABLES = frozenset(("mlflow_hosts", "mlflow_open_port", "mlflow_open
                                 "mlflow_status", "mlflow_service_levels", "mlflow_service_levels_token",
                                 "mlflow_results", "mlflow_failure"))
 """Variables of playbooks and facts that they set, which no role declares."""
-INTERNAL = ("_database_login",)
+INTERNAL = ("_database_login", "_mlflow_server_closed", "_mlflow_server_keys")
 """Facts by which a role passes a value to its own templates."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029]")
 INVISIBLE = re.compile(r"[\u00a0\u00ad\u200b-\u200f\u202a-\u202e\u2060\u3000\ufeff]")

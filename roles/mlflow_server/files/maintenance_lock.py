@@ -27,6 +27,8 @@ POLL = 0.5
 """Seconds from one attempt to the next while somebody else holds the lock."""
 ALIVE = 30
 """Seconds after which PostgreSQL is asked something, before a NAT gateway or load balancer drops the connection."""
+KEEPALIVES = {"tcp_keepalives_idle": 20, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
+"""Settings of PostgreSQL, in seconds, by which a holder that is gone is noticed within a minute."""
 SLEEP = 2
 """Seconds of a statement of MariaDB and MySQL that shows the purpose; as long does a release take."""
 NAME = "mlops.mlflow"
@@ -143,6 +145,9 @@ class Postgresql(ServerLock):
         # With this isolation the open transaction holds no snapshot, which would keep VACUUM from its work.
         self.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         self.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        # Of a holder whose network is removed with it, such as that of a pod, the server would not learn for hours.
+        for setting, value in KEEPALIVES.items():
+            self.execute(f"SET LOCAL {setting} = {value}")
         self.execute("SELECT set_config('application_name', :name, true)", name=f"{NAME} {self.purpose}")
 
     def attempt(self):
@@ -172,6 +177,8 @@ class Mysql(ServerLock):
     """A session has no name that others can read, so it executes a statement that says what it is for."""
 
     def begin(self):
+        # A holder that is gone with its network is noticed when it does not execute its next statement.
+        self.execute(f"SET SESSION wait_timeout = {3 * ALIVE}")
         database = self.execute("SELECT database()").scalar() or ""
         # Names of locks are those of the whole server, and have 64 characters at most.
         self.name = f"{NAME}.{hashlib.sha256(database.encode()).hexdigest()[:40]}"

@@ -1,0 +1,66 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Makes, verifies, restores and removes backups. Documented in plugins/modules/mlflow_backup.py."""
+
+from __future__ import annotations
+
+from ansible_collections.mlops.mlflow.plugins.module_utils import sealed
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import backups, templating
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import EngineAction
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
+
+COMMANDS = ("create", "verify", "prune", "keys", "restore", "promote", "revert", "finish")
+
+
+class ActionModule(EngineAction):
+    """Runs one command of backup.py in a Job."""
+
+    OPTIONS = {"command": {"type": "str", "choices": list(COMMANDS), "default": "create"},
+               "set": {"type": "str", "default": "latest"}, "kind": {"type": "str", "default": "manual"},
+               "verify": {"type": "bool", "default": False}}
+
+    def run(self, tmp=None, task_vars=None):
+        super().run(tmp, task_vars)
+        _result, options = self.validate_argument_spec(self.OPTIONS)
+        model, command = self.resolve(task_vars), options["command"]
+        with self.engine_of(model.instance, ("backup",)) as engine:
+            if self._task.check_mode and command not in ("prune", "keys"):
+                return {"changed": True}
+            return getattr(self, f"_{command}", self._simple)(engine, model, options)
+
+    def _simple(self, engine: Engine, model: Model, options: dict) -> dict:
+        return {"changed": True, **backups.run(engine, model, options["command"])}
+
+    def _create(self, engine: Engine, model: Model, options: dict) -> dict:
+        arguments = [f"--kind={options['kind']}", *(["--verify"] if options["verify"] else [])]
+        found = backups.run(engine, model, "create", arguments, ["dump", *(["drill"] if options["verify"] else [])])
+        return {"changed": True, "backup": backups.summary({**found["set"], "verified": found.get("verified")}),
+                "removed": found["removed"]}
+
+    def _verify(self, engine: Engine, model: Model, options: dict) -> dict:
+        return {"changed": True, **backups.run(engine, model, "verify", [f"--set={options['set']}"])}
+
+    def _prune(self, engine: Engine, model: Model, options: dict) -> dict:
+        found = backups.run(engine, model, "prune", ["--dry-run"] if self._task.check_mode else [])
+        return {"changed": bool(found["removed"]), **found}
+
+    def _restore(self, engine: Engine, model: Model, options: dict) -> dict:
+        found = backups.run(engine, model, "restore", [f"--set={options['set']}"])
+        return {"changed": True, "backup": backups.summary(found["set"]), "artifacts": found["artifacts"]}
+
+    def _keys(self, engine: Engine, model: Model, options: dict) -> dict:
+        """The keys of a set, decrypted where the instance's own are others."""
+        found = backups.run(engine, model, "keys", [f"--set={options['set']}"])
+        summary, passphrase = backups.summary(found["set"]), model.variables.backup_passphrase
+        result = {"changed": False, "backup": summary, "differing": found["differing"], "values": {}}
+        if not found["sealed"] or not passphrase:
+            return result
+        try:
+            result["values"] = sealed.unseal(passphrase, found["sealed"])
+        except sealed.WrongPassphraseError:
+            raise templating.Failure(f"backup_passphrase is not the one with which backup {summary['id']} was made; give that one, or "
+                                     f"leave it empty to restore without the keys.") from None
+        return result

@@ -1,0 +1,118 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Commands of roles/backup/files/backup.py, run as Jobs in pods of an instance."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime
+import json
+import re
+import time
+
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, render, templating
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine, EngineError
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
+
+MODES = {"create": ["dump"], "verify": ["drill"], "restore": ["restore"]}
+"""What the container with the database's programs does for a command; the others need none."""
+SENTENCE = re.compile(r"backup: \w+ failed: (.*)")
+GRANTS = ('client=$(command -v mariadb || command -v mysql); '
+          'MYSQL_PWD=${MARIADB_ROOT_PASSWORD:-${MYSQL_ROOT_PASSWORD:-}} exec "$client" --user=root')
+"""A program in the pod of a MariaDB or MySQL that the collection runs."""
+
+
+def run(engine: Engine, model: Model, command: str, arguments: list[str] | None = None,
+        modes: list[str] | None = None) -> dict:
+    """Run a command of backup.py in a Job to its end.
+
+    Args:
+        engine: an open engine of the instance.
+        model: the resolved instance.
+        command: of backup.py.
+        arguments: its options.
+        modes: of the container with the database's programs; those of the command if None.
+
+    Returns:
+        What the command returned.
+
+    Raises:
+        Failure: backups are off or not deployed, or the command failed, with its sentence.
+    """
+    part = model.backup
+    if model.variables.backup_type == "none":
+        raise templating.Failure("backup_type is none, so this instance has no backups; set it to s3 or volume.")
+    wanted = Ref("", "ConfigMap", model.instance.namespace, part.name)
+    if wanted not in engine.read({wanted}, set()):
+        raise templating.Failure(f"The backups of instance {model.instance.name} are not deployed; run playbooks/site.yml first.")
+    if command == "restore":
+        _grant(engine, model)
+    moment = datetime.datetime.now(datetime.timezone.utc)
+    job = {"name": f"{command}-{moment:%Y%m%d%H%M%S}", "arguments": [command, *(arguments or [])],
+           "modes": MODES.get(command, []) if modes is None else modes}
+    component = components.by_role("backup")
+    obj = render.render_one(component, model, engine.scope.labels(component.name), "job.yaml.j2", job=job)
+    try:
+        log = engine.run_job(obj, time.monotonic() + model.variables.backup_timeout)
+    except EngineError as error:
+        found = SENTENCE.search(str(error))
+        raise templating.Failure(found.group(1) if found else str(error)) from None
+    return parse(log)
+
+
+def parse(log: str) -> dict:
+    """What a command printed as its result: JSON in base64, in lines that begin with RESULT.
+
+    Raises:
+        Failure: the log has none.
+    """
+    lines = [line.partition("RESULT ")[2].strip() for line in log.splitlines() if line.startswith("RESULT ")]
+    try:
+        return json.loads(base64.b64decode("".join(lines), validate=True))
+    except (binascii.Error, json.JSONDecodeError) as error:
+        raise templating.Failure(f"The log of the Job has no result: {error}. It ends with: {log[-500:]}") from None
+
+
+def _grant(engine: Engine, model: Model) -> None:
+    """Let the login of a MariaDB that the collection runs create the databases that a restore needs."""
+    database = model.database
+    if not database.managed or database.endpoint.type != "mysql" or model.variables.mlflow_server_database:
+        return
+    user = engine.secret(database.endpoint.secret)[database.endpoint.secret_keys["user"]].replace("'", "''")
+    name = database.endpoint.name.replace("`", "``")
+    statements = "".join(f"GRANT ALL ON `{name}_{end}`.* TO '{user}'@'%';\n" for end in ("restore", "before"))
+    engine.execute(database.name, ["sh", "-c", GRANTS], statements)
+
+
+def summary(manifest: dict) -> dict:
+    """What a user wants to know of a set."""
+    dumps, verified = manifest["database"]["dumps"], manifest.get("verified") or {}
+    counts = {table: number for dump in dumps.values() for table, number in dump["counts"].items()}
+    size = sum(dump["bytes"] for dump in dumps.values()) + manifest["artifacts"]["bytes"]
+    return {"id": manifest["id"], "begun": manifest["begun"], "ended": manifest["ended"], "kind": manifest["kind"],
+            "instance": manifest["instance"], "namespace": manifest["namespace"], "mlflow_version": manifest["mlflow_version"],
+            "database": manifest["database"]["dialect"], "schema": dumps["database"]["schema"], "bytes": size,
+            "artifacts": manifest["artifacts"]["count"], "counts": counts, "keys": "file" in manifest["keys"],
+            "verified": verified.get("ok"), "verified_at": _time(verified.get("at")),
+            "reason": verified.get("reason", ""), "complete": True}
+
+
+def _time(seconds: int | None) -> str:
+    if seconds is None:
+        return ""
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def lines(sets: list[dict]) -> list[str]:
+    """A table of sets, the newest first."""
+    rows = [("BACKUP", "KIND", "MLFLOW", "ROWS", "ARTIFACTS", "MIB", "VERIFIED")]
+    for entry in reversed(sets):
+        verified = {True: entry["verified_at"], False: f"no: {entry['reason']}", None: "not yet"}[entry["verified"]]
+        rows.append((entry["id"], entry["kind"], entry["mlflow_version"], str(sum(entry["counts"].values())),
+                     str(entry["artifacts"]), f"{entry['bytes'] / 2**20:.1f}", verified))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

@@ -1,0 +1,309 @@
+"""Backups of an MLflow instance: made, listed, verified and restored in pods that have the server's image and environment.
+
+usage: backup.py create [--kind KIND] [--verify]    make a set; then verify it, and remove sets that are no longer wanted
+       backup.py list                               complete sets, and what retention would remove
+       backup.py verify [--set ID]                  restore a set into a throw-away database and compare
+       backup.py restore [--set ID]                 load a set into a database beside the current one, and its artifacts
+       backup.py promote | revert | finish          put that database in the place of the current one; undo that; make it final
+       backup.py prune [--dry-run]                  remove sets that are no longer wanted
+
+The output ends with lines that begin with RESULT: JSON, in base64. Reads, besides the environment of the server:
+
+BACKUP_STORE       parameters of stores.open_store in JSON, with the path of the instance's sets
+BACKUP_ACCESS_KEY, BACKUP_SECRET_KEY   its credentials; without them those of the server
+BACKUP_SETTINGS    JSON: what the manifest says of the instance, and numbers of retention
+BACKUP_PASSPHRASE  encrypts the keys; without it only their fingerprints are in a set
+EXCHANGE           folder that the container with the database's programs shares
+"""
+
+import argparse
+import base64
+import datetime
+import gzip
+import io
+import json
+import os
+import pathlib
+import sys
+import time
+
+import artifacts
+import databases
+import drill
+import maintenance_lock
+import sealed
+import stores
+from sets import FORMAT, BackupError, Sets, expired, new_id
+
+FOLDER = pathlib.Path(__file__).parent
+KEYS = {"gateway": "MLFLOW_CRYPTO_KEK_PASSPHRASE", "webhooks": "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"}
+LOGINS = {"admin_user": "MLFLOW_AUTH_ADMIN_USERNAME", "admin_password": "MLFLOW_AUTH_ADMIN_PASSWORD",
+          "secret_key": "MLFLOW_FLASK_SERVER_SECRET_KEY", "proxy_secret": "AUTH_PROXY_SECRET"}
+LOCK_SECONDS = 600
+INCOMPLETE_SECONDS = 86400
+"""After which a set without a manifest is one that was interrupted."""
+
+
+def log(text):
+    """Show progress."""
+    print(f"{datetime.datetime.now(datetime.timezone.utc):%H:%M:%S} {text}", flush=True)
+
+
+def open_sets():
+    """The sets that the environment names."""
+    parameters = json.loads(os.environ["BACKUP_STORE"])
+    for name in ("access_key", "secret_key", "account_key", "connection_string"):
+        value = os.environ.get(f"BACKUP_{name.upper()}")
+        if value:
+            parameters[name] = value
+    if parameters["type"] == "volume":
+        pathlib.Path(parameters["path"]).mkdir(parents=True, exist_ok=True)
+    return Sets(stores.open_store({**parameters, "attempts": 4}))
+
+
+def open_artifacts():
+    """The store of the instance's artifacts."""
+    return stores.open_store({**stores.from_uri(os.environ["MLFLOW_ARTIFACTS_DESTINATION"]), "attempts": 4})
+
+
+def path_of_backups(source, target):
+    """The path of the backups in the store of the artifacts, where they are in it; else empty."""
+    if isinstance(source, stores.Volume) or type(source) is not type(target):
+        return ""
+    if (source.location, source.bucket) != (target.location, target.bucket):
+        return ""
+    inside = target.prefix + "/"
+    return inside[len(source.prefix) + 1:] if source.prefix else inside
+
+
+class Backup:
+    """The commands, for the instance of this pod."""
+
+    def __init__(self, exchange, options):
+        self.exchange, self.options = exchange, options
+        self.settings = json.loads(os.environ["BACKUP_SETTINGS"])
+        self.sets = open_sets()
+
+    # -- create ----------------------------------------------------------------------------------------------------
+
+    def create(self):
+        """Make a set."""
+        try:
+            with maintenance_lock.held(os.environ["MLFLOW_BACKEND_STORE_URI"], "a backup", LOCK_SECONDS):
+                manifest = self._create()
+                removed = self._prune(dry_run=False)
+        except Exception:
+            self._record_failure()
+            raise
+        result = {"set": manifest, "removed": removed}
+        if self.options.verify:
+            result["verified"] = self._verify(manifest)
+        return result
+
+    def _record_failure(self):
+        try:
+            self.sets.status(last_failed=int(time.time()))
+        except Exception as error:  # the store itself may be what failed
+            log(f"the failure could not be recorded: {error}")
+
+    def _create(self):
+        begun = datetime.datetime.now(datetime.timezone.utc)
+        set_id, before = new_id(begun), self.sets.ids()
+        if set_id in before:
+            raise BackupError(f"There is a backup {set_id} already; begin another one a second later.")
+        complete = self.sets.complete()
+        log(f"backup {set_id} to {self.sets.store.location}")
+        database = databases.open_database()
+        dumps = {"database": self._dump(set_id, "database", database)}
+        users = databases.users_database(database)
+        if users and os.path.exists(users.name):
+            dumps["users"] = self._dump(set_id, "users", users)
+        source = open_artifacts()
+        copied = artifacts.back_up(source, self.sets, set_id, complete[-1] if complete else None,
+                                   path_of_backups(source, self.sets.store), log)
+        log(f"{copied['count']} artifacts, {copied['bytes'] / 2**20:.1f} MiB; {copied['copied']} of them were new")
+        manifest = {
+            "format": FORMAT, "id": set_id, "kind": self.options.kind, "begun": begun.isoformat(timespec="seconds"),
+            **self.settings["manifest"],
+            "database": {"dialect": database.dialect, "server": dumps["database"].pop("server"), "dumps": dumps},
+            "artifacts": {**copied, "root": os.environ["MLFLOW_ARTIFACTS_DESTINATION"]},
+            "keys": self._save_keys(set_id), "deployment": self._save_deployment(set_id),
+            "ended": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        }
+        self.sets.save_json(set_id, "manifest.json", manifest)
+        self.sets.status(last=int(begun.timestamp()))
+        log(f"backup {set_id} is complete")
+        return manifest
+
+    def _dump(self, set_id, name, database):
+        suffix = database.suffix.partition(".")[2]
+        with database.dump(self.exchange) as (stream, described):
+            saved = self.sets.save(set_id, f"{name}.{suffix}", stream)
+        log(f"{saved['name']}: {saved['bytes'] / 2**20:.1f} MiB, {sum(described['counts'].values())} rows")
+        return {**saved, **described}
+
+    def _save_keys(self, set_id):
+        """Fingerprints of the keys, and with a passphrase the keys themselves."""
+        values = {name: os.environ[variable] for name, variable in {**KEYS, **LOGINS}.items() if os.environ.get(variable)}
+        found = {"fingerprints": {name: sealed.fingerprint(values[name]) for name in KEYS if name in values}}
+        passphrase = os.environ.get("BACKUP_PASSPHRASE")
+        if passphrase:
+            found["file"] = self.sets.save_json(set_id, "keys.json", sealed.seal(passphrase, values))
+        return found
+
+    def _save_deployment(self, set_id):
+        text = (FOLDER / "deployment.json").read_bytes()
+        return self.sets.save(set_id, "deployment.json.gz", io.BytesIO(gzip.compress(text)))
+
+    # -- retention -------------------------------------------------------------------------------------------------
+
+    def prune(self):
+        """Remove what is no longer wanted."""
+        with maintenance_lock.held(os.environ["MLFLOW_BACKEND_STORE_URI"], "removing old backups", LOCK_SECONDS):
+            return {"removed": self._prune(self.options.dry_run)}
+
+    def _prune(self, dry_run):
+        """IDs of the sets that go, incomplete ones included."""
+        now, complete = datetime.datetime.now(datetime.timezone.utc), self.sets.complete()
+        going = {manifest["id"] for manifest in expired(complete, now, **self.settings["retention"])}
+        left = [manifest for manifest in complete if manifest["id"] not in going]
+        oldest = new_id(now - datetime.timedelta(seconds=INCOMPLETE_SECONDS))
+        known = {manifest["id"] for manifest in complete}
+        removed = sorted(going | {set_id for set_id in self.sets.ids() if set_id not in known and set_id < oldest})
+        if removed and not dry_run:
+            for set_id in removed:
+                self.sets.remove(set_id)
+            for name in list(artifacts.unused(self.sets, left)):
+                self.sets.store.delete(name)
+            log(f"removed {len(removed)} sets that are no longer wanted: {', '.join(removed)}")
+        return removed
+
+    # -- look ------------------------------------------------------------------------------------------------------
+
+    def list(self):
+        """Complete sets, and what retention would remove."""
+        complete = self.sets.complete()
+        known = {manifest["id"] for manifest in complete}
+        now = datetime.datetime.now(datetime.timezone.utc)
+        return {"sets": complete, "incomplete": [set_id for set_id in self.sets.ids() if set_id not in known],
+                "expired": [manifest["id"] for manifest in expired(complete, now, **self.settings["retention"])],
+                "location": self.sets.store.location}
+
+    def verify(self):
+        """Restore a set into a throw-away database and compare."""
+        return {"verified": self._verify(self.sets.find(self.options.set))}
+
+    def _verify(self, manifest):
+        now = int(time.time())
+        found = {"at": now, "version": self.settings["manifest"]["mlflow_version"]}
+        try:
+            found.update(drill.run(self.sets, manifest, self.exchange, self.settings["sample"], log), ok=True)
+        except BackupError as error:
+            self.sets.save_json(manifest["id"], "verified.json", {**found, "ok": False, "reason": str(error)})
+            self.sets.status(last_failed=now)
+            raise
+        self.sets.save_json(manifest["id"], "verified.json", found)
+        # The age that matters is that of the data.
+        self.sets.status(last_verified=int(datetime.datetime.fromisoformat(manifest["begun"]).timestamp()))
+        log(f"backup {manifest['id']} is verified: {found['rows']} rows, {found['artifacts']} artifacts, of which "
+            f"{found['artifacts_read']} were read")
+        return {"id": manifest["id"], **found}
+
+    # -- restore ---------------------------------------------------------------------------------------------------
+
+    def keys(self):
+        """The encrypted keys of a set, and whether those of this instance are the same."""
+        manifest = self.sets.find(self.options.set)
+        found = manifest["keys"]
+        differing = [name for name, known in found["fingerprints"].items()
+                     if not sealed.same(os.environ.get(KEYS[name], ""), known)]
+        return {"set": manifest, "differing": differing, "sealed": self.sets.read_json(manifest["id"], "keys.json")}
+
+    def restore(self):
+        """Load a set beside what there is, and its artifacts into the store."""
+        manifest = self.sets.find(self.options.set)
+        database = databases.open_database()
+        log(f"restoring backup {manifest['id']} of {manifest['instance']}")
+        for name, dump in manifest["database"]["dumps"].items():
+            target = database if name == "database" else databases.users_database(database)
+            if target is None:
+                log(f"{dump['name']} is left out: this instance has no users of its own")
+                continue
+            self._load(manifest, name, dump, target)
+        target = open_artifacts()
+        numbers = artifacts.restore(self.sets, manifest, target, log)
+        log(f"{numbers['count']} artifacts: {numbers['written']} written, {numbers['kept']} were there")
+        return {"set": manifest, "artifacts": numbers}
+
+    def _load(self, manifest, name, dump, target):
+        if target.dialect != manifest["database"]["dialect"]:
+            import convert
+
+            convert.load(self.sets, manifest, dump, target, self.exchange, log)
+        else:
+            target.prepare()
+            drill.load(self.sets, manifest, dump, target, self.exchange)
+        drill.compare(dump, target.described(target.new), manifest["id"])
+        if name == "database":
+            self._rewrite(manifest, target)
+        log(f"{dump['name']} is loaded, and has the {sum(dump['counts'].values())} rows of the backup")
+
+    def _rewrite(self, manifest, target):
+        """Direct artifact URIs name the store in which the artifacts were."""
+        root = os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
+        if manifest["artifacts"]["root"] == root:
+            return
+        import locations
+
+        with target.engine(target.new).begin() as connection:
+            changed = locations.rewrite(connection, manifest["artifacts"]["root"], root)
+        if any(changed.values()):
+            log(f"{sum(changed.values())} URIs of artifacts name {root} now")
+
+    def _databases(self):
+        main = databases.open_database()
+        users = databases.users_database(main)
+        return [main] + ([users] if users and (os.path.exists(users.new) or os.path.exists(users.old)) else [])
+
+    def promote(self):
+        """The restored database takes the place of the current one."""
+        for database in self._databases():
+            database.promote()
+        return {}
+
+    def revert(self):
+        """The former database comes back."""
+        return {"reverted": [database.revert() for database in self._databases()][0]}
+
+    def finish(self):
+        """The former database goes."""
+        for database in self._databases():
+            database.finish()
+        return {}
+
+
+def main(arguments):
+    """Run a command; returns the exit code."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command", choices=["create", "list", "verify", "keys", "restore", "promote", "revert", "finish", "prune"])
+    parser.add_argument("--set", default="latest")
+    parser.add_argument("--kind", default="manual")
+    parser.add_argument("--verify", action="store_true")
+    parser.add_argument("--dry-run", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        with databases.Exchange(os.environ["EXCHANGE"]) as exchange:
+            result = getattr(Backup(exchange, options), options.command)()
+    except (BackupError, stores.StoreError, maintenance_lock.Locked, OSError) as error:
+        print(f"backup: {options.command} failed: {error}", file=sys.stderr, flush=True)
+        return 1
+    # In short lines, since runtimes of containers break long ones.
+    text = base64.b64encode(json.dumps(result).encode()).decode()
+    for start in range(0, len(text), 4000):
+        print("RESULT " + text[start:start + 4000])
+    sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

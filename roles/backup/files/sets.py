@@ -1,0 +1,198 @@
+"""Sets: what a backup consists of, in a bucket or a folder.
+
+Below the path of the instance:
+
+sets/ID/manifest.json     written last: a set without it is incomplete and is never offered
+sets/ID/database.dump     pg_dump's custom format, or SQL or SQLite's file compressed by gzip; users.dump likewise, where logins are
+                          in a SQLite file of their own
+sets/ID/artifacts.jsonl.gz   a line for each artifact: name, bytes, version, SHA-256
+sets/ID/deployment.json.gz   variables and manifests of the instance, without secrets
+sets/ID/keys.json         the keys of the secrets in the database and the administrator's login, encrypted; only with a passphrase
+sets/ID/verified.json     what the last drill found
+artifacts/NAME/VERSION    content of the artifacts, shared by all sets
+status.json               when backups succeeded, failed, and were verified last; the exporter reads it
+
+ID is the UTC time at which the backup began, such as 20261124T020000Z.
+"""
+
+import concurrent.futures
+import datetime
+import hashlib
+import io
+import json
+import re
+
+import stores
+
+ID = re.compile(r"[0-9]{8}T[0-9]{6}Z")
+FORMAT = 1
+READERS = 8
+
+
+class BackupError(Exception):
+    """What ends a command. The message is one sentence for the operator."""
+
+
+def new_id(moment):
+    """The ID of a set that begins at a datetime."""
+    return moment.strftime("%Y%m%dT%H%M%SZ")
+
+
+def moment_of(set_id):
+    """The datetime at which a set began."""
+    return datetime.datetime.strptime(set_id, "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.timezone.utc)
+
+
+class Hashed:
+    """A stream that counts and hashes what is read of it.
+
+    Attributes:
+        size: bytes that were read.
+    """
+
+    def __init__(self, stream):
+        self.stream, self.size, self._sha256 = stream, 0, hashlib.sha256()
+
+    def read(self, size=-1):
+        data = self.stream.read(size)
+        self.size += len(data)
+        self._sha256.update(data)
+        return data
+
+    @property
+    def sha256(self):
+        """Of what was read, in hexadecimal digits."""
+        return self._sha256.hexdigest()
+
+
+class Sets:
+    """The sets of an instance.
+
+    Args:
+        store: a store of stores.py, rooted at the path of the instance.
+    """
+
+    def __init__(self, store):
+        self.store = store
+
+    def path(self, set_id, name):
+        """The name in the store of a file of a set."""
+        return f"sets/{set_id}/{name}"
+
+    def ids(self):
+        """IDs of all sets, incomplete ones too, the oldest first."""
+        found = (folder.rstrip("/").rpartition("/")[2] for folder in self._folders())
+        return sorted(set_id for set_id in found if ID.fullmatch(set_id))
+
+    def _folders(self):
+        try:
+            return list(self.store.folders("sets/"))
+        except FileNotFoundError:
+            return []
+
+    def save(self, set_id, name, stream):
+        """Write a file of a set; returns its name, bytes and SHA-256."""
+        hashed = Hashed(stream)
+        self.store.save(self.path(set_id, name), hashed)
+        return {"name": name, "bytes": hashed.size, "sha256": hashed.sha256}
+
+    def save_json(self, set_id, name, value):
+        """Write a value as a file of a set; returns its name, bytes and SHA-256."""
+        return self.save(set_id, name, io.BytesIO(json.dumps(value, indent=1, sort_keys=True).encode()))
+
+    def read_json(self, set_id, name):
+        """The value of a file of a set; None where there is no such file."""
+        return self._json(self.path(set_id, name))
+
+    def _json(self, name):
+        try:
+            return json.loads(self.store.read(name))
+        except FileNotFoundError:
+            return None
+        except stores.StoreError as error:
+            if error.missing:
+                return None
+            raise
+
+    def complete(self):
+        """Manifests of the complete sets, the oldest first; ``verified`` is what the last drill found, or None."""
+        with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+            found = list(pool.map(self._described, self.ids()))
+        return [manifest for manifest in found if manifest]
+
+    def _described(self, set_id):
+        manifest = self.read_json(set_id, "manifest.json")
+        if manifest:
+            manifest["verified"] = self.read_json(set_id, "verified.json")
+        return manifest
+
+    def find(self, wanted):
+        """The manifest of a set.
+
+        Args:
+            wanted: its ID, ``latest``, ``verified`` (the latest of those that a drill restored), or a moment in the form of
+                ISO 8601, for the latest set that began until then.
+
+        Raises:
+            BackupError: there is none.
+        """
+        sets = self.complete()
+        if not sets:
+            raise BackupError(f"There is no complete backup at {self.store.location}; look at backup_type and what it names.")
+        chosen = [entry for entry in sets if self._fits(entry, wanted)]
+        if not chosen:
+            known = ", ".join(entry["id"] for entry in sets[-5:])
+            raise BackupError(f"There is no complete backup {wanted!r} at {self.store.location}; the newest are {known}.")
+        return chosen[-1]
+
+    @staticmethod
+    def _fits(manifest, wanted):
+        if wanted == "latest":
+            return True
+        if wanted == "verified":
+            return bool((manifest["verified"] or {}).get("ok"))
+        if ID.fullmatch(wanted):
+            return manifest["id"] == wanted
+        try:
+            moment = datetime.datetime.fromisoformat(wanted.replace("Z", "+00:00"))
+        except ValueError:
+            raise BackupError(f"The backup is {wanted!r}; it must be latest, verified, an ID such as 20261124T020000Z, or a "
+                              f"moment such as 2026-11-24T02:00:00Z.") from None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=datetime.timezone.utc)
+        return moment_of(manifest["id"]) <= moment
+
+    def remove(self, set_id):
+        """Remove a set, its manifest first, so that a half removed one is not offered."""
+        names = [entry.name for entry in self.store.entries(f"sets/{set_id}/")]
+        for name in sorted(names, key=lambda name: not name.endswith("/manifest.json")):
+            self.store.delete(name)
+
+    def status(self, **changes):
+        """Change status.json: Unix times ``last``, ``last_verified``, ``last_failed``."""
+        found = self._json("status.json") or {}
+        self.store.save("status.json", io.BytesIO(json.dumps({**found, **changes}, sort_keys=True).encode()))
+
+
+def expired(manifests, now, days, daily=0, weekly=0, monthly=0):
+    """Which sets are no longer wanted.
+
+    A set is kept for ``days`` days, and beyond that while it is the last one of its day, week or month among as many days, weeks or
+    months that have sets. The newest set, and the newest that a drill restored, are always kept.
+
+    Args:
+        manifests: complete sets, the oldest first.
+        now: a datetime.
+        days, daily, weekly, monthly: numbers; 0 keeps none for that reason.
+
+    Returns:
+        Manifests of those that go, the oldest first.
+    """
+    kept = {entry["id"] for entry in manifests[-1:]}
+    kept |= {entry["id"] for entry in [e for e in manifests if (e.get("verified") or {}).get("ok")][-1:]}
+    kept |= {entry["id"] for entry in manifests if now - moment_of(entry["id"]) <= datetime.timedelta(days=days)}
+    for number, period in ((daily, "%Y-%m-%d"), (weekly, "%G-%V"), (monthly, "%Y-%m")):
+        last_of = {moment_of(entry["id"]).strftime(period): entry["id"] for entry in manifests}
+        newest = sorted(last_of, reverse=True)[:number]
+        kept |= {last_of[name] for name in newest}
+    return [entry for entry in manifests if entry["id"] not in kept]
