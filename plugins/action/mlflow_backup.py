@@ -19,7 +19,7 @@ class ActionModule(EngineAction):
     """Runs one command of backup.py in a Job."""
 
     OPTIONS = {"command": {"type": "str", "choices": list(COMMANDS), "default": "create"},
-               "set": {"type": "str", "default": "latest"}, "kind": {"type": "str", "default": "manual"},
+               "set": {"type": "str", "default": "latest"}, "source": {"type": "str", "default": ""}, "kind": {"type": "str", "default": "manual"},
                "verify": {"type": "bool", "default": False}}
 
     def run(self, tmp=None, task_vars=None):
@@ -37,23 +37,23 @@ class ActionModule(EngineAction):
     def _create(self, engine: Engine, model: Model, options: dict) -> dict:
         arguments = [f"--kind={options['kind']}", *(["--verify"] if options["verify"] else [])]
         found = backups.run(engine, model, "create", arguments, ["dump", *(["drill"] if options["verify"] else [])])
-        return {"changed": True, "backup": backups.summary({**found["set"], "verified": found.get("verified")}),
-                "removed": found["removed"]}
+        summary = backups.summary({**found["set"], "verified": found.get("verified")}) if found["set"] else None
+        return {"changed": True, "backup": summary, "removed": found["removed"]}
 
     def _verify(self, engine: Engine, model: Model, options: dict) -> dict:
-        return {"changed": True, **backups.run(engine, model, "verify", [f"--set={options['set']}"])}
+        return {"changed": True, **backups.run(engine, model, "verify", _chosen(options))}
 
     def _prune(self, engine: Engine, model: Model, options: dict) -> dict:
         found = backups.run(engine, model, "prune", ["--dry-run"] if self._task.check_mode else [])
         return {"changed": bool(found["removed"]), **found}
 
     def _restore(self, engine: Engine, model: Model, options: dict) -> dict:
-        found = backups.run(engine, model, "restore", [f"--set={options['set']}"])
+        found = backups.run(engine, model, "restore", _chosen(options))
         return {"changed": True, "backup": backups.summary(found["set"]), "artifacts": found["artifacts"]}
 
     def _keys(self, engine: Engine, model: Model, options: dict) -> dict:
         """The keys of a set, decrypted where the instance's own are others."""
-        found = backups.run(engine, model, "keys", [f"--set={options['set']}"])
+        found = backups.run(engine, model, "keys", _chosen(options))
         summary, passphrase = backups.summary(found["set"]), model.variables.backup_passphrase
         result = {"changed": False, "backup": summary, "differing": found["differing"], "values": {}}
         if not found["sealed"] or not passphrase:
@@ -64,3 +64,7 @@ class ActionModule(EngineAction):
             raise templating.Failure(f"backup_passphrase is not the one with which backup {summary['id']} was made; give that one, or "
                                      f"leave it empty to restore without the keys.") from None
         return result
+
+
+def _chosen(options: dict) -> list[str]:
+    return [f"--set={options['set']}", *([f"--source={options['source']}"] if options["source"] else [])]

@@ -15,6 +15,8 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, en
 if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
 
+SCHEDULED = ("gc", "backup")
+"""Components whose pods are runs of a schedule: a failed one stays to be looked at until the next, and the server works."""
 
 def measure(
     engine: engines.Engine, model: Model, pods: list[dict], roundtrip: bool, timeout: int = 120
@@ -40,9 +42,13 @@ def measure(
             flat.append(_complete(engine, probe, roundtrip, facts))
     reports = program.run(engine, model.mlflow_server.name, flat, timeout)
     failures = program.failures(flat, reports)
-    failures += [f"Pod {pod['name']} is not ready: {pod['state']}." for pod in pods if not pod["ready"]]
+    unready = [pod for pod in pods if not pod["ready"]]
+    failures += [f"Pod {pod['name']} is not ready: {pod['state']}." for pod in unready
+                 if pod["component"] not in SCHEDULED]
     warning = versions.untested(model.instance.version)
     messages = [warning] if warning else []
+    messages += [f"Pod {pod['name']} of a schedule has failed; look at its log." for pod in unready
+                 if pod["component"] in SCHEDULED]
     for report in reports.values():
         messages += [*(report.get("missing") or []), *(report.get("messages") or [])]
     version = next((report["version"] for report in reports.values() if report.get("version")), None)

@@ -109,6 +109,8 @@ class MlflowServerPart:
         store_steps: steps of prepare.py about the artifacts.
         metrics: whether requests are counted, and the pods' port mlflow_server_metrics_port answers.
         pod_annotations: of the server's pods, those by which a cluster's Prometheus finds them included.
+        closed_because: the sentence that is answered in the server's place while its stores are restored, or empty.
+        given: values that a restored backup gives to generated Secrets: ``encryption`` and ``auth``.
     """
 
     name: str
@@ -135,6 +137,8 @@ class MlflowServerPart:
     store_steps: list
     metrics: bool
     pod_annotations: dict
+    closed_because: str
+    given: dict
 
 
 class MlflowServer(Component):
@@ -179,7 +183,8 @@ class MlflowServer(Component):
             volumes=_volumes(v, backend, store),
             exclusive=any(endpoint.claim and not endpoint.shared for endpoint in (backend, store)),
             store_steps=_store_steps(store.bucket_settings), metrics=counted(v),
-            pod_annotations=_pod_annotations(v))
+            pod_annotations=_pod_annotations(v), closed_because=v.get("_mlflow_server_closed") or "",
+            given=_given(v))
 
     def templates(self, v: Variables, model: Model) -> list[str]:
         wanted = {"auth.yaml.j2": v.mlflow_server_auth != "none", "config.yaml.j2": True, "server.yaml.j2": True,
@@ -590,6 +595,14 @@ def _auth(v: Variables, name: str, url: str) -> Auth:
     redirect = v.mlflow_server_oidc_redirect_url
     return Auth(kind, v.mlflow_server_auth_existing_secret or f"{name}-auth", keys, env,
                 f"{url}/oauth2/callback" if redirect is None else redirect)
+
+
+def _given(v: Variables) -> dict[str, dict]:
+    """The keys and the login that are in a backup, by the keys of the Secrets. The login's name is a variable's."""
+    values = v.get("_mlflow_server_keys") or {}
+    auth = {"admin_password": "password", "secret_key": "secret-key", "proxy_secret": "proxy-secret"}
+    return {"encryption": {key: values[name] for name, key in ENCRYPTION_KEYS.items() if values.get(name)},
+            "auth": {key: values[name] for name, key in auth.items() if values.get(name)}}
 
 
 def _store_steps(bucket_settings: dict) -> list[str]:

@@ -29,7 +29,8 @@ OWN_PREFIXES = ("mlflow_server_", "object_storage_")
 """Prefixes that no other software's variables carry; with the others only a near miss counts as a misspelling."""
 PLAYBOOK_VARIABLES = frozenset(("mlflow_hosts", "mlflow_open_port", "mlflow_open_seconds", "mlflow_model",
                                 "mlflow_status", "mlflow_service_levels", "mlflow_service_levels_token",
-                                "mlflow_results", "mlflow_failure"))
+                                "mlflow_results", "mlflow_failure", "mlflow_verify_backup", "mlflow_restore_set",
+                                "mlflow_restore_from", "mlflow_restore_backup", "mlflow_restore_without_keys"))
 """Variables of playbooks and facts that they set, which no role declares."""
 INTERNAL = ("_database_login", "_mlflow_server_closed", "_mlflow_server_keys")
 """Facts by which a role passes a value to its own templates."""

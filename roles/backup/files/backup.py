@@ -49,9 +49,12 @@ def log(text):
     print(f"{datetime.datetime.now(datetime.timezone.utc):%H:%M:%S} {text}", flush=True)
 
 
-def open_sets():
-    """The sets that the environment names."""
+def open_sets(source=""):
+    """The sets that the environment names, or those of another instance, NAMESPACE/INSTANCE."""
     parameters = json.loads(os.environ["BACKUP_STORE"])
+    if source:
+        place = "path" if parameters["type"] == "volume" else "prefix"
+        parameters[place] = f"{parameters[place].rsplit('/', 2)[0]}/{source.strip('/')}"
     for name in ("access_key", "secret_key", "account_key", "connection_string"):
         value = os.environ.get(f"BACKUP_{name.upper()}")
         if value:
@@ -82,12 +85,15 @@ class Backup:
     def __init__(self, exchange, options):
         self.exchange, self.options = exchange, options
         self.settings = json.loads(os.environ["BACKUP_SETTINGS"])
-        self.sets = open_sets()
+        self.sets = open_sets(options.source)
 
     # -- create ----------------------------------------------------------------------------------------------------
 
     def create(self):
-        """Make a set."""
+        """Make a set; before a restore, none of a database without tables."""
+        if self.options.kind == "before-restore" and not databases.open_database().has_tables():
+            log("there is nothing to back up")
+            return {"set": None, "removed": []}
         try:
             with maintenance_lock.held(os.environ["MLFLOW_BACKEND_STORE_URI"], "a backup", LOCK_SECONDS):
                 manifest = self._create()
@@ -287,6 +293,7 @@ def main(arguments):
     parser = argparse.ArgumentParser()
     parser.add_argument("command", choices=["create", "list", "verify", "keys", "restore", "promote", "revert", "finish", "prune"])
     parser.add_argument("--set", default="latest")
+    parser.add_argument("--source", default="")
     parser.add_argument("--kind", default="manual")
     parser.add_argument("--verify", action="store_true")
     parser.add_argument("--dry-run", action="store_true")

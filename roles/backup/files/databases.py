@@ -201,6 +201,15 @@ class Database:
         return {"schema": schema.get("alembic_version", ""), "users_schema": schema.get("alembic_version_auth", ""),
                 "counts": counts}
 
+    def has_tables(self):
+        """Whether MLflow has made its tables."""
+        import sqlalchemy
+
+        if self.dialect == "sqlite" and not os.path.exists(self.name):
+            return False
+        with self.engine().connect() as connection:
+            return bool(sqlalchemy.inspect(connection).get_table_names())
+
     def described(self, name=None):
         """The same of a database by its name."""
         with self.engine(name).connect() as connection:

@@ -147,10 +147,12 @@ class Sets:
 
     @staticmethod
     def _fits(manifest, wanted):
+        # What a restore was to replace is asked for by its ID or its moment only.
+        ordinary = manifest["kind"] != "before-restore"
         if wanted == "latest":
-            return True
+            return ordinary
         if wanted == "verified":
-            return bool((manifest["verified"] or {}).get("ok"))
+            return ordinary and bool((manifest["verified"] or {}).get("ok"))
         if ID.fullmatch(wanted):
             return manifest["id"] == wanted
         try:

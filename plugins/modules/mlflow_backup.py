@@ -1,0 +1,117 @@
+#!/usr/bin/python
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# The action plugin of the same name does the work; this file documents it.
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mlflow_backup
+short_description: Make, verify, restore and remove backups of an MLflow instance
+version_added: 0.1.0
+author: mlops.mlflow contributors (@mlops)
+description:
+  - Runs one step of a backup or a restore in a Job of the instance that the variables of the inventory host describe.
+    C(playbooks/backup.yml) and C(playbooks/restore.yml) combine the steps.
+  - Requires C(backup_type) other than V(none), and role C(mlops.mlflow.backup) deployed.
+options:
+  command:
+    description:
+      - V(create) makes a backup of the database, the artifacts, the keys and the deployment, and removes backups that
+        C(backup_keep_*) no longer wants. Clients go on working meanwhile.
+      - V(verify) restores a backup into a throw-away database, starts the server of MLflow on it, and compares rows and artifacts.
+      - V(prune) removes backups that are no longer wanted, and backups that were interrupted more than a day ago. In check mode
+        it returns which.
+      - V(keys) returns the keys and the login in a backup, decrypted with C(backup_passphrase).
+      - V(restore) loads a backup into a database beside the current one, compares the rows, and writes the artifacts
+        that the store does not have. The server must be closed.
+      - V(promote) puts the loaded database in the place of the current one, V(revert) puts that back, V(finish) removes it.
+    type: str
+    choices: [create, verify, prune, keys, restore, promote, revert, finish]
+    default: create
+  set:
+    description: >-
+      For V(verify), V(keys) and V(restore) - ID of the backup, V(latest) (V(before-restore) ones excepted), V(verified) (the
+      latest of them that was verified), or a moment such as V(2026-11-24T02:00:00Z) for the latest backup until then.
+    type: str
+    default: latest
+  source:
+    description: >-
+      For V(verify), V(keys) and V(restore) - another instance whose backup it is, as C(NAMESPACE/INSTANCE), in the same store.
+    type: str
+    default: ""
+  kind:
+    description: For V(create) - why the backup is made, as the list of backups shows it.
+    type: str
+    default: manual
+  verify:
+    description: For V(create) - whether to verify the backup after it was made.
+    type: bool
+    default: false
+seealso:
+  - module: mlops.mlflow.mlflow_backup_info
+attributes:
+  check_mode:
+    support: partial
+    description: Only V(prune) and V(keys) run.
+  diff_mode:
+    support: none
+    description: The module returns no diff.
+  platform:
+    support: full
+    description: Kubernetes is accessed from the controller, podman through the connection of the inventory host.
+    platforms: posix
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+"""
+
+EXAMPLES = r"""
+- name: Make a backup, and prove that it can be restored
+  mlops.mlflow.mlflow_backup:
+    verify: true
+
+- name: Verify an older one
+  mlops.mlflow.mlflow_backup:
+    command: verify
+    set: 20261124T020000Z
+
+- name: List what retention would remove
+  mlops.mlflow.mlflow_backup:
+    command: prune
+  check_mode: true
+"""
+
+RETURN = r"""
+backup:
+  description: The backup, as M(mlops.mlflow.mlflow_backup_info) lists it.
+  type: dict
+  returned: for V(create), V(keys) and V(restore)
+removed:
+  description: IDs of the backups that were removed.
+  type: list
+  elements: str
+  returned: for V(create) and V(prune)
+verified:
+  description: What was compared (C(rows), C(artifacts), C(artifacts_read), C(experiments), C(registered_models)), and C(seconds).
+  type: dict
+  returned: for V(verify)
+artifacts:
+  description: Numbers of artifacts (C(count), C(written), C(kept), C(others)).
+  type: dict
+  returned: for V(restore)
+differing:
+  description: Keys of the backup that the instance does not have (C(gateway), C(webhooks)).
+  type: list
+  elements: str
+  returned: for V(keys)
+values:
+  description: The keys and the login, empty without a passphrase. Use C(no_log).
+  type: dict
+  returned: for V(keys)
+reverted:
+  description: Whether there was a database to put back.
+  type: bool
+  returned: for V(revert)
+"""
