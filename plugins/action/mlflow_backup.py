@@ -18,9 +18,13 @@ COMMANDS = ("create", "verify", "prune", "keys", "restore", "promote", "revert",
 class ActionModule(EngineAction):
     """Runs one command of backup.py in a Job."""
 
-    OPTIONS = {"command": {"type": "str", "choices": list(COMMANDS), "default": "create"},
-               "set": {"type": "str", "default": "latest"}, "source": {"type": "str", "default": ""}, "kind": {"type": "str", "default": "manual"},
-               "verify": {"type": "bool", "default": False}}
+    OPTIONS = {
+        "command": {"type": "str", "choices": list(COMMANDS), "default": "create"},
+        "set": {"type": "str", "default": "latest"},
+        "source": {"type": "str", "default": ""},
+        "kind": {"type": "str", "default": "manual"},
+        "verify": {"type": "bool", "default": False},
+    }
 
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
@@ -61,8 +65,10 @@ class ActionModule(EngineAction):
         try:
             result["values"] = sealed.unseal(passphrase, found["sealed"])
         except sealed.WrongPassphraseError:
-            raise templating.Failure(f"backup_passphrase is not the one with which backup {summary['id']} was made; give that one, or "
-                                     f"leave it empty to restore without the keys.") from None
+            raise templating.Failure(
+                f"backup_passphrase is not the one with which backup {summary['id']} was made; give that one, or "
+                "leave it empty to restore without the keys."
+            ) from None
         return result
 
 

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Values encrypted with a passphrase: scrypt and Fernet of the package cryptography, which Ansible and MLflow both need.
+"""Values encrypted with a passphrase: scrypt and Fernet of the package cryptography, which Ansible and MLflow both
+need.
 
 Self-contained: pods of the backup have this file beside backup.py.
 """

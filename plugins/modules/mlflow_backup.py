@@ -21,25 +21,29 @@ options:
     description:
       - V(create) makes a backup of the database, the artifacts, the keys and the deployment, and removes backups that
         C(backup_keep_*) no longer wants. Clients go on working meanwhile.
-      - V(verify) restores a backup into a throw-away database, starts the server of MLflow on it, and compares rows and artifacts.
-      - V(prune) removes backups that are no longer wanted, and backups that were interrupted more than a day ago. In check mode
-        it returns which.
+      - V(verify) restores a backup into a throw-away database, starts the server of MLflow on it, and compares rows and
+        artifacts.
+      - V(prune) removes backups that are no longer wanted, and backups that were interrupted more than a day ago. In
+        check mode it returns which.
       - V(keys) returns the keys and the login in a backup, decrypted with C(backup_passphrase).
       - V(restore) loads a backup into a database beside the current one, compares the rows, and writes the artifacts
         that the store does not have. The server must be closed.
-      - V(promote) puts the loaded database in the place of the current one, V(revert) puts that back, V(finish) removes it.
+      - V(promote) puts the loaded database in the place of the current one, V(revert) puts that back, V(finish) removes
+        it.
     type: str
     choices: [create, verify, prune, keys, restore, promote, revert, finish]
     default: create
   set:
     description: >-
-      For V(verify), V(keys) and V(restore) - ID of the backup, V(latest) (V(before-restore) ones excepted), V(verified) (the
-      latest of them that was verified), or a moment such as V(2026-11-24T02:00:00Z) for the latest backup until then.
+      For V(verify), V(keys) and V(restore) - ID of the backup, V(latest) (V(before-restore) ones excepted), V(verified)
+      (the latest of them that was verified), or a moment such as V(2026-11-24T02:00:00Z) for the latest backup until
+      then.
     type: str
     default: latest
   source:
     description: >-
-      For V(verify), V(keys) and V(restore) - another instance whose backup it is, as C(NAMESPACE/INSTANCE), in the same store.
+      For V(verify), V(keys) and V(restore) - another instance whose backup it is, as C(NAMESPACE/INSTANCE), in the same
+      store.
     type: str
     default: ""
   kind:
@@ -94,7 +98,8 @@ removed:
   elements: str
   returned: for V(create) and V(prune)
 verified:
-  description: What was compared (C(rows), C(artifacts), C(artifacts_read), C(experiments), C(registered_models)), and C(seconds).
+  description: What was compared (C(rows), C(artifacts), C(artifacts_read), C(experiments), C(registered_models)), and
+      C(seconds).
   type: dict
   returned: for V(verify)
 artifacts:

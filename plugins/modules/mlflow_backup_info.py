@@ -13,7 +13,8 @@ short_description: List the backups of an MLflow instance
 version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
-  - Lists the backups of the instance that the variables of the inventory host describe, from a Job that reads their manifests.
+  - Lists the backups of the instance that the variables of the inventory host describe, from a Job that reads their
+    manifests.
   - Fails when the backups are off (C(backup_type) is V(none)) or not deployed, and when their store cannot be read.
 seealso:
   - module: mlops.mlflow.mlflow_backup

@@ -48,7 +48,9 @@ def run(engine: Engine, model: Model, command: str, arguments: list[str] | None 
         raise templating.Failure("backup_type is none, so this instance has no backups; set it to s3 or volume.")
     wanted = Ref("", "ConfigMap", model.instance.namespace, part.name)
     if wanted not in engine.read({wanted}, set()):
-        raise templating.Failure(f"The backups of instance {model.instance.name} are not deployed; run playbooks/site.yml first.")
+        raise templating.Failure(
+            f"The backups of instance {model.instance.name} are not deployed; run playbooks/site.yml first."
+        )
     if command == "restore":
         _grant(engine, model)
     moment = datetime.datetime.now(datetime.timezone.utc)
@@ -93,12 +95,25 @@ def summary(manifest: dict) -> dict:
     dumps, verified = manifest["database"]["dumps"], manifest.get("verified") or {}
     counts = {table: number for dump in dumps.values() for table, number in dump["counts"].items()}
     size = sum(dump["bytes"] for dump in dumps.values()) + manifest["artifacts"]["bytes"]
-    return {"id": manifest["id"], "begun": manifest["begun"], "ended": manifest["ended"], "kind": manifest["kind"],
-            "instance": manifest["instance"], "namespace": manifest["namespace"], "mlflow_version": manifest["mlflow_version"],
-            "database": manifest["database"]["dialect"], "schema": dumps["database"]["schema"], "bytes": size,
-            "artifacts": manifest["artifacts"]["count"], "counts": counts, "keys": "file" in manifest["keys"],
-            "verified": verified.get("ok"), "verified_at": _time(verified.get("at")),
-            "reason": verified.get("reason", ""), "complete": True}
+    return {
+        "id": manifest["id"],
+        "begun": manifest["begun"],
+        "ended": manifest["ended"],
+        "kind": manifest["kind"],
+        "instance": manifest["instance"],
+        "namespace": manifest["namespace"],
+        "mlflow_version": manifest["mlflow_version"],
+        "database": manifest["database"]["dialect"],
+        "schema": dumps["database"]["schema"],
+        "bytes": size,
+        "artifacts": manifest["artifacts"]["count"],
+        "counts": counts,
+        "keys": "file" in manifest["keys"],
+        "verified": verified.get("ok"),
+        "verified_at": _time(verified.get("at")),
+        "reason": verified.get("reason", ""),
+        "complete": True,
+    }
 
 
 def _time(seconds: int | None) -> str:

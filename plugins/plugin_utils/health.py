@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
 
 SCHEDULED = ("gc", "backup")
-"""Components whose pods are runs of a schedule: a failed one stays to be looked at until the next, and the server works."""
+"""Components whose pods are runs of a schedule: a failed one stays to be looked at until the next, and the server
+works."""
 
 def measure(
     engine: engines.Engine, model: Model, pods: list[dict], roundtrip: bool, timeout: int = 120

@@ -110,24 +110,36 @@ class Backup(Component):
         if v.backup_type != "s3":
             for variable in S3_VARIABLES:
                 if v[variable]:
-                    yield f"{variable} is set while backup_type is {v.backup_type}; set backup_type to s3, or leave it out."
+                    yield (
+                        f"{variable} is set while backup_type is {v.backup_type}; set backup_type to s3, or leave it"
+                        " out."
+                    )
         if v.backup_type != "volume":
             for variable in VOLUME_VARIABLES:
                 if v[variable]:
-                    yield f"{variable} is set while backup_type is {v.backup_type}; set backup_type to volume, or leave it out."
+                    yield (
+                        f"{variable} is set while backup_type is {v.backup_type}; set backup_type to volume, or leave"
+                        " it out."
+                    )
         if v.backup_type == "s3":
             yield from _check_s3(v, model)
         if v.backup_type == "none":
             return
         if model.mlflow_server.artifact_store.ephemeral:
-            yield ("object_storage_type is ephemeral while backup_type is set; artifacts that are lost with their pod cannot be backed "
-                   "up, so set object_storage_type to volume, or backup_type to none.")
-        if not common.matches(r"[^/:?#\s\\]+(/[^/:?#\s\\]+)*", v.backup_prefix) or {".", ".."} & set(v.backup_prefix.split("/")):
+            yield (
+                "object_storage_type is ephemeral while backup_type is set; artifacts that are lost with their pod"
+                " cannot be backed up, so set object_storage_type to volume, or backup_type to none."
+            )
+        if not common.matches(r"[^/:?#\s\\]+(/[^/:?#\s\\]+)*", v.backup_prefix) or {".", ".."} & set(
+            v.backup_prefix.split("/")
+        ):
             yield f"backup_prefix is {v.backup_prefix!r}; it must be a path in the bucket or volume, such as backups."
 
     def _check_schedule(self, v: Variables, model: Model) -> Iterator[str]:
         if v.backup_schedule and not common.cron(v.backup_schedule):
-            yield f"backup_schedule is {v.backup_schedule!r}; it must be cron's five fields, such as 0 2 * * *, or empty."
+            yield (
+                f"backup_schedule is {v.backup_schedule!r}; it must be cron's five fields, such as 0 2 * * *, or empty."
+            )
         for variable, least, most in (("backup_keep_days", 1, 36500), ("backup_keep_daily", 0, 3650),
                                       ("backup_keep_weekly", 0, 520), ("backup_keep_monthly", 0, 1200),
                                       ("backup_verify_sample", 0, 10**9), ("backup_timeout", 60, LONGEST_TIMEOUT),
@@ -135,17 +147,24 @@ class Backup(Component):
             if not least <= v[variable] <= most:
                 yield f"{variable} is {v[variable]}; it must be from {least} to {most}."
         if v.backup_object_lock_days > v.backup_keep_days:
-            yield (f"backup_object_lock_days is {v.backup_object_lock_days} while backup_keep_days is {v.backup_keep_days}; what is "
-                   f"locked cannot be removed, so raise backup_keep_days.")
+            yield (
+                f"backup_object_lock_days is {v.backup_object_lock_days} while backup_keep_days is"
+                f" {v.backup_keep_days}; what is locked cannot be removed, so raise backup_keep_days."
+            )
 
     def _check_passphrase(self, v: Variables, model: Model) -> Iterator[str]:
         if v.backup_passphrase and len(v.backup_passphrase) < 12:
-            yield "backup_passphrase is shorter than 12 characters; choose a longer one, since it guards the keys of the instance."
+            yield (
+                "backup_passphrase is shorter than 12 characters; choose a longer one, since it guards the keys of the"
+                " instance."
+            )
 
     def _check_database(self, v: Variables, model: Model) -> Iterator[str]:
         if v.backup_type != "none" and len(v.database_name) > 54:
-            yield (f"database_name is {v.database_name!r}; while backup_type is set it must have at most 54 characters, since a "
-                   f"restore appends to it.")
+            yield (
+                f"database_name is {v.database_name!r}; while backup_type is set it must have at most 54 characters,"
+                " since a restore appends to it."
+            )
 
 
 def _check_s3(v: Variables, model: Model) -> Iterator[str]:
@@ -157,10 +176,15 @@ def _check_s3(v: Variables, model: Model) -> Iterator[str]:
     if v.backup_existing_secret and v.backup_access_key:
         yield "backup_existing_secret and backup_access_key are both set; keep one of them."
     if v.backup_bucket and not common.matches(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", v.backup_bucket):
-        yield (f"backup_bucket is {v.backup_bucket!r}; a bucket's name has 3 to 63 lower-case letters, digits, '.' and '-', without "
-               f"s3:// and without a path (that is backup_prefix).")
+        yield (
+            f"backup_bucket is {v.backup_bucket!r}; a bucket's name has 3 to 63 lower-case letters, digits, '.' and"
+            " '-', without s3:// and without a path (that is backup_prefix)."
+        )
     if v.backup_url and not common.url(v.backup_url, path=False):
-        yield f"backup_url is {common.hidden(v.backup_url)}; it must be the endpoint alone, such as https://s3.example.com."
+        yield (
+            f"backup_url is {common.hidden(v.backup_url)}; it must be the endpoint alone, such as"
+            " https://s3.example.com."
+        )
 
 
 def _store(v: Variables, model: Model) -> dict:
@@ -196,7 +220,9 @@ def _database_image(v: Variables, model: Model) -> str:
     if model.mlflow_server.database.type == "sqlite":
         return ""
     kind = v.database_type
-    return model.database.image or (built(v)[kind] if model.instance.build and kind in built(v) else database.IMAGES[kind])
+    return model.database.image or (
+        built(v)[kind] if model.instance.build and kind in built(v) else database.IMAGES[kind]
+    )
 
 
 def deployment(v: Variables, model: Model) -> dict:
@@ -206,8 +232,11 @@ def deployment(v: Variables, model: Model) -> dict:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import variables
 
     hidden = components.secrets()
-    given = {name: _masked(value) for name, value in v.items()
-             if name not in hidden and not name.startswith("_") and value != variables.default_of(variables.SPECS[name])}
+    given = {
+        name: _masked(value)
+        for name, value in v.items()
+        if name not in hidden and not name.startswith("_") and value != variables.default_of(variables.SPECS[name])
+    }
     objects = []
     for component in components.COMPONENTS:
         if component.role != "backup":
@@ -232,6 +261,10 @@ def _without_contents(obj: dict) -> dict:
     if obj["kind"] == "Secret":
         return {key: value for key, value in obj.items() if key not in ("data", "stringData")}
     if obj["kind"] == "ConfigMap":
-        data = {key: value for key, value in (obj.get("data") or {}).items() if not key.endswith((".py", ".sh", ".html", ".json"))}
+        data = {
+            key: value
+            for key, value in (obj.get("data") or {}).items()
+            if not key.endswith((".py", ".sh", ".html", ".json"))
+        }
         return {**obj, "data": data}
     return obj

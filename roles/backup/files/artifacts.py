@@ -1,8 +1,8 @@
 """Artifacts to and from the sets of a backup.
 
-Content is copied once: its name is that of the artifact and a digest of its version (the store's ETag, the time at which a file was
-changed), so that a second backup reads only what is new, and an artifact that was written again keeps its former content for the
-sets that have it.
+Content is copied once: its name is that of the artifact and a digest of its version (the store's ETag, the time at
+which a file was changed), so that a second backup reads only what is new, and an artifact that was written again keeps
+its former content for the sets that have it.
 """
 
 import concurrent.futures
@@ -151,8 +151,10 @@ def read_list(sets, manifest):
         for data in iter(lambda: hashed.read(2**20), b""):
             file.write(data)
         if hashed.sha256 != wanted["sha256"]:
-            raise BackupError(f"Backup {manifest['id']}: {LIST} is damaged ({hashed.size} bytes, another SHA-256 than in the "
-                              f"manifest); choose another backup.")
+            raise BackupError(
+                f"Backup {manifest['id']}: {LIST} is damaged ({hashed.size} bytes, another SHA-256 than in the "
+                "manifest); choose another backup."
+            )
         file.seek(0)
         with gzip.open(file, "rt", encoding="utf-8") as lines:
             for line in lines:
@@ -197,8 +199,10 @@ def verify(sets, manifest, sample, log):
 def _refuse(manifest, names, what):
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        raise BackupError(f"Backup {manifest['id']}: artifact {names[0]!r}{more} is {what} in the backup; restore another set, and "
-                          f"make a new backup while the artifact still exists.")
+        raise BackupError(
+            f"Backup {manifest['id']}: artifact {names[0]!r}{more} is {what} in the backup; restore another set, and "
+            "make a new backup while the artifact still exists."
+        )
 
 
 def restore(sets, manifest, target, log):
@@ -211,7 +215,8 @@ def restore(sets, manifest, target, log):
         log: takes a line of progress.
 
     Returns:
-        Numbers: ``count`` of the set, ``written``, ``kept`` since they were there, ``others`` that the set does not have.
+        Numbers: ``count`` of the set, ``written``, ``kept`` since they were there, ``others`` that the set does not
+            have.
 
     Raises:
         BackupError: naming an artifact that is damaged in the backup.

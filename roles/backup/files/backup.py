@@ -1,11 +1,13 @@
-"""Backups of an MLflow instance: made, listed, verified and restored in pods that have the server's image and environment.
+"""Backups of an MLflow instance: made, listed, verified and restored in pods that have the server's image and
+environment.
 
-usage: backup.py create [--kind KIND] [--verify]    make a set; then verify it, and remove sets that are no longer wanted
+usage: backup.py create [--kind KIND] [--verify]    make a set; then verify it, and remove sets that are no longer
+    wanted
        backup.py list                               complete sets, and what retention would remove
        backup.py verify [--set ID]                  restore a set into a throw-away database and compare
        backup.py restore [--set ID]                 load a set into a database beside the current one, and its artifacts
-       backup.py promote | revert | finish          put that database in the place of the current one; undo that; make it final
-       backup.py prune [--dry-run]                  remove sets that are no longer wanted
+       backup.py promote | revert | finish          put that database in the place of the current one; undo that; make
+       it final backup.py prune [--dry-run]                  remove sets that are no longer wanted
 
 The output ends with lines that begin with RESULT: JSON, in base64. Reads, besides the environment of the server:
 
@@ -150,7 +152,9 @@ class Backup:
 
     def _save_keys(self, set_id):
         """Fingerprints of the keys, and with a passphrase the keys themselves."""
-        values = {name: os.environ[variable] for name, variable in {**KEYS, **LOGINS}.items() if os.environ.get(variable)}
+        values = {
+            name: os.environ[variable] for name, variable in {**KEYS, **LOGINS}.items() if os.environ.get(variable)
+        }
         found = {"fingerprints": {name: sealed.fingerprint(values[name]) for name in KEYS if name in values}}
         passphrase = os.environ.get("BACKUP_PASSPHRASE")
         if passphrase:
@@ -291,7 +295,9 @@ class Backup:
 def main(arguments):
     """Run a command; returns the exit code."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("command", choices=["create", "list", "verify", "keys", "restore", "promote", "revert", "finish", "prune"])
+    parser.add_argument(
+        "command", choices=["create", "list", "verify", "keys", "restore", "promote", "revert", "finish", "prune"]
+    )
     parser.add_argument("--set", default="latest")
     parser.add_argument("--source", default="")
     parser.add_argument("--kind", default="manual")

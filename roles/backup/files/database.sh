@@ -3,9 +3,9 @@
 #   database.sh dump      write the database's dump to the pipe that backup.py reads
 #   database.sh restore   load what backup.py writes to the pipe into a database
 #   database.sh drill     the same into a new server on 127.0.0.1, which runs until backup.py has ended
-# Several of them are done one after the other. Both containers share the folder EXCHANGE. For each program backup.py makes a folder
-# there, called 1, 2 and so on, with a pipe, and with variables in database.env; this script answers with `status` and `errors`.
-# DATABASE_USER and DATABASE_PASSWORD are the login.
+# Several of them are done one after the other. Both containers share the folder EXCHANGE. For each program backup.py
+# makes a folder there, called 1, 2 and so on, with a pipe, and with variables in database.env; this script answers with
+# `status` and `errors`. DATABASE_USER and DATABASE_PASSWORD are the login.
 set -eu
 exchange=${EXCHANGE:-/exchange}
 number=0
@@ -28,8 +28,8 @@ await() {
 dump() {
     case $DIALECT in
         postgresql)
-            PGUSER=$DATABASE_USER PGPASSWORD=$DATABASE_PASSWORD pg_dump --format=custom --compress=1 --no-owner --no-privileges \
-                --lock-wait-timeout=60s ${SNAPSHOT:+--snapshot="$SNAPSHOT"}
+            PGUSER=$DATABASE_USER PGPASSWORD=$DATABASE_PASSWORD pg_dump --format=custom --compress=1 --no-owner \
+                --no-privileges --lock-wait-timeout=60s ${SNAPSHOT:+--snapshot="$SNAPSHOT"}
             ;;
         mysql)
             client=$(command -v mariadb-dump || command -v mysqldump)
@@ -59,12 +59,15 @@ serve() {
     [ -x "$entrypoint" ] || entrypoint="sh $entrypoint"
     case $DIALECT in
         postgresql)
-            export POSTGRES_USER="$DATABASE_USER" POSTGRES_PASSWORD="$DATABASE_PASSWORD" POSTGRES_DB="$DATABASE" PGDATA=/drill/data
+            export POSTGRES_USER="$DATABASE_USER" POSTGRES_PASSWORD="$DATABASE_PASSWORD" POSTGRES_DB="$DATABASE"
+            export PGDATA=/drill/data
             # Its own client connects to the socket.
             # shellcheck disable=SC2086  # two words where the file is not executable
-            env -u PGHOST -u PGDATABASE $entrypoint postgres -c port="$PGPORT" -c fsync=off -c full_page_writes=off -c max_wal_size=4GB \
-                >"$folder/server.log" 2>&1 &
-            ready() { PGUSER=$DATABASE_USER PGPASSWORD=$DATABASE_PASSWORD psql --quiet --command="SELECT 1" >/dev/null 2>&1; }
+            env -u PGHOST -u PGDATABASE $entrypoint postgres -c port="$PGPORT" -c fsync=off \
+                -c full_page_writes=off -c max_wal_size=4GB >"$folder/server.log" 2>&1 &
+            ready() {
+                PGUSER=$DATABASE_USER PGPASSWORD=$DATABASE_PASSWORD psql --quiet --command="SELECT 1" >/dev/null 2>&1
+            }
             ;;
         mysql)
             for product in MARIADB MYSQL; do
@@ -72,8 +75,9 @@ serve() {
                     "${product}_ROOT_PASSWORD=$DATABASE_PASSWORD" "${product}_DATABASE=$DATABASE"
             done
             # shellcheck disable=SC2086
-            $entrypoint "$(basename "$(command -v mariadbd || command -v mysqld)")" --datadir=/drill/data --port="$PORT" \
-                --character-set-server=utf8mb4 --collation-server=utf8mb4_bin --skip-name-resolve >"$folder/server.log" 2>&1 &
+            $entrypoint "$(basename "$(command -v mariadbd || command -v mysqld)")" --datadir=/drill/data \
+                --port="$PORT" --character-set-server=utf8mb4 --collation-server=utf8mb4_bin --skip-name-resolve \
+                >"$folder/server.log" 2>&1 &
             ready() { echo "SELECT 1" | load >/dev/null 2>&1; }
             ;;
     esac

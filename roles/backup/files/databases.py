@@ -1,10 +1,12 @@
-"""Databases of MLflow for backup.py: their dumps, and the database beside the current one into which a dump is restored.
+"""Databases of MLflow for backup.py: their dumps, and the database beside the current one into which a dump is
+restored.
 
-PostgreSQL and MariaDB are dumped and loaded by their own programs, which run in a second container of the pod (database.sh) and get
-or give the dump by a pipe; nothing is on a disk or in memory as a whole. SQLite has its backup interface.
+PostgreSQL and MariaDB are dumped and loaded by their own programs, which run in a second container of the pod
+(database.sh) and get or give the dump by a pipe; nothing is on a disk or in memory as a whole. SQLite has its backup
+interface.
 
-A dump is restored into a database NAME_restore. `promote` puts it in the place of the current one, which becomes NAME_before; `revert`
-puts that back, `finish` removes it. Each of them may be interrupted and called again.
+A dump is restored into a database NAME_restore. `promote` puts it in the place of the current one, which becomes
+NAME_before; `revert` puts that back, `finish` removes it. Each of them may be interrupted and called again.
 """
 
 import configparser
@@ -95,14 +97,18 @@ class Exchange:
         while not ready():
             self._refuse_failure()
             if time.monotonic() > deadline:
-                raise BackupError(f"The container with the database's programs did not begin within {START_SECONDS} s; look at "
-                                  f"the events of the pod.")
+                raise BackupError(
+                    f"The container with the database's programs did not begin within {START_SECONDS} s; look at "
+                    "the events of the pod."
+                )
 
     def _refuse_failure(self):
         if (self._request / "status").exists():
             raise BackupError(f"The database's program failed: {self._errors()}")
         if (self.folder / "database-ended").exists():
-            raise BackupError("The container with the database's programs ended before its work was done; look at its log.")
+            raise BackupError(
+                "The container with the database's programs ended before its work was done; look at its log."
+            )
 
     @contextlib.contextmanager
     def reading(self):
@@ -326,8 +332,11 @@ class Postgresql(Server):
         import sqlalchemy
 
         for attempt in range(50):
-            run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()",
-                name=old)
+            run(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND pid <>"
+                " pg_backend_pid()",
+                name=old,
+            )
             try:
                 return run(f"ALTER DATABASE {self._quoted(old)} RENAME TO {self._quoted(new)}")
             except sqlalchemy.exc.OperationalError as error:
@@ -347,11 +356,14 @@ class Postgresql(Server):
             try:
                 run(f"CREATE DATABASE {self._quoted(self.new)} TEMPLATE template0 ENCODING 'UTF8'")
             except sqlalchemy.exc.ProgrammingError as error:
-                raise BackupError(f"The login of the database may not create a database beside {self.name}, into which a backup is "
-                                  f"restored ({last_line(str(error.orig))}); give it CREATEDB.") from error
+                raise BackupError(
+                    f"The login of the database may not create a database beside {self.name}, into which a backup is "
+                    f"restored ({last_line(str(error.orig))}); give it CREATEDB."
+                ) from error
 
     def promote(self):
-        """``new`` becomes the current database, and that ``old``; an ``old`` of a promotion that was not finished stays."""
+        """``new`` becomes the current database, and that ``old``; an ``old`` of a promotion that was not finished
+        stays."""
         with self._administration() as run:
             names = self._names(run)
             if self.new not in names:
@@ -381,8 +393,8 @@ class Postgresql(Server):
 class SqlLines:
     """A stream of mariadb-dump's SQL that counts the rows of each table.
 
-    mariadb-dump begins a line for each row, and escapes line feeds in texts. mysqldump has all rows of a statement in one line:
-    then ``exact`` is False.
+    mariadb-dump begins a line for each row, and escapes line feeds in texts. mysqldump has all rows of a statement in
+    one line: then ``exact`` is False.
     """
 
     def __init__(self, stream):
@@ -454,23 +466,33 @@ class Mysql(Server):
         import sqlalchemy
 
         with self.engine().connect() as connection:
-            return list(connection.execute(sqlalchemy.text(
-                "SELECT table_name FROM information_schema.tables WHERE table_schema = :name"), {"name": name}).scalars())
+            return list(
+                connection.execute(
+                    sqlalchemy.text("SELECT table_name FROM information_schema.tables WHERE table_schema = :name"),
+                    {"name": name},
+                ).scalars()
+            )
 
     def _schemas(self):
         import sqlalchemy
 
         with self.engine().connect() as connection:
-            return set(connection.execute(sqlalchemy.text("SELECT schema_name FROM information_schema.schemata")).scalars())
+            return set(
+                connection.execute(sqlalchemy.text("SELECT schema_name FROM information_schema.schemata")).scalars()
+            )
 
     def _create(self, name):
         import sqlalchemy
 
         try:
-            self._statements(f"CREATE DATABASE IF NOT EXISTS {self._quoted(name)} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+            self._statements(
+                f"CREATE DATABASE IF NOT EXISTS {self._quoted(name)} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+            )
         except sqlalchemy.exc.OperationalError as error:
-            raise BackupError(f"The login of the database may not create the database {name}, which a restore needs "
-                              f"({error.orig.args[-1]}); grant it all privileges on {self.new}.* and {self.old}.*.") from error
+            raise BackupError(
+                f"The login of the database may not create the database {name}, which a restore needs "
+                f"({error.orig.args[-1]}); grant it all privileges on {self.new}.* and {self.old}.*."
+            ) from error
 
     def _move(self, source, target):
         """All tables at once."""
@@ -553,8 +575,10 @@ class Sqlite(Database):
         folder = exchange.folder
         size, free = os.path.getsize(self.name), shutil.disk_usage(folder).free
         if size * 1.1 > free:
-            raise BackupError(f"There is no room for a copy of {self.name}: it has {size / 2**20:.0f} MiB, and {folder} has "
-                              f"{free / 2**20:.0f} MiB free.")
+            raise BackupError(
+                f"There is no room for a copy of {self.name}: it has {size / 2**20:.0f} MiB, and {folder} has "
+                f"{free / 2**20:.0f} MiB free."
+            )
         with tempfile.NamedTemporaryFile(dir=folder, suffix=".sqlite") as copy:
             with contextlib.closing(sqlite3.connect(self.name, timeout=60)) as source, \
                     contextlib.closing(sqlite3.connect(copy.name)) as target:

@@ -1,4 +1,5 @@
-"""The proof of a backup: a throw-away database, loaded from the set, on which MLflow's server answers what was backed up."""
+"""The proof of a backup: a throw-away database, loaded from the set, on which MLflow's server answers what was backed
+up."""
 
 import contextlib
 import json
@@ -60,8 +61,10 @@ def run(sets, manifest, exchange, sample, log):
     found = artifacts.verify(sets, manifest, sample, log)
     main = databases.open_database()
     if main.dialect != manifest["database"]["dialect"]:
-        raise BackupError(f"Backup {manifest['id']} is of {manifest['database']['dialect']}, and the instance has {main.dialect} now; "
-                          f"it is verified by restoring it.")
+        raise BackupError(
+            f"Backup {manifest['id']} is of {manifest['database']['dialect']}, and the instance has {main.dialect} now;"
+            " it is verified by restoring it."
+        )
     with tempfile.TemporaryDirectory(dir=exchange.folder) as folder:
         database, variables = throw_away(main, pathlib.Path(folder))
         for name, dump in manifest["database"]["dumps"].items():
@@ -87,7 +90,9 @@ def load(sets, manifest, dump, database, exchange, target=None, variables=None):
             # The program's own message about a damaged file is rarely clear.
             _rest(hashed)
             if hashed.sha256 != dump["sha256"]:
-                raise BackupError(f"{what} is damaged (another SHA-256 than in the manifest); choose another backup.") from error
+                raise BackupError(
+                    f"{what} is damaged (another SHA-256 than in the manifest); choose another backup."
+                ) from error
             if isinstance(error, (EOFError, OSError)):
                 raise BackupError(f"{what} cannot be loaded: {error}") from error
             raise
@@ -104,13 +109,18 @@ def _rest(hashed):
 def compare(dump, found, set_id):
     """Raise BackupError unless a loaded database has the revision and the rows of its dump."""
     if found["schema"] != dump["schema"]:
-        raise BackupError(f"Backup {set_id}: the schema of the loaded database is {found['schema']}, and that of the backup "
-                          f"{dump['schema']}.")
+        raise BackupError(
+            f"Backup {set_id}: the schema of the loaded database is {found['schema']}, and that of the backup "
+            f"{dump['schema']}."
+        )
     for table, wanted in dump["counts"].items():
         number = found["counts"].get(table)
-        # Rows that were written between counting and dumping are in the dump, where the database has no common snapshot.
+        # Rows that were written between counting and dumping are in the dump, where the database has no common
+        # snapshot.
         if number is None or (number != wanted if dump["exact"] else number < wanted * 0.9):
-            raise BackupError(f"Backup {set_id}: table {table} has {number or 0} rows after loading, and {wanted} in the backup.")
+            raise BackupError(
+                f"Backup {set_id}: table {table} has {number or 0} rows after loading, and {wanted} in the backup."
+            )
 
 
 def _free_port():
@@ -123,9 +133,14 @@ def ask(database, folder):
     """Start MLflow's server on a database, and count by its API what users would see."""
     port = _free_port()
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
-    environment |= {"MLFLOW_BACKEND_STORE_URI": database.url.render_as_string(hide_password=False), "HOME": str(folder),
-                    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true",
-                    "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {
+        "MLFLOW_BACKEND_STORE_URI": database.url.render_as_string(hide_password=False),
+        "HOME": str(folder),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1",
                f"--artifacts-destination={folder / 'artifacts'}"]
     with open(folder / "server.log", "w+b") as output:
@@ -166,7 +181,9 @@ def _answers(url):
 def _search(url, path, key, body):
     found, token = [], ""
     while True:
-        page = _request(url, path, {**(body or {}), "max_results": PAGE, **({"page_token": token} if token else {})}, body is None)
+        page = _request(
+            url, path, {**(body or {}), "max_results": PAGE, **({"page_token": token} if token else {})}, body is None
+        )
         found += page.get(key, [])
         token = page.get("next_page_token")
         if not token:
@@ -183,4 +200,6 @@ def _request(url, path, fields, in_query=False):
             return json.load(response)
     except urllib.error.HTTPError as error:
         text = error.read().decode(errors="replace")
-        raise BackupError(f"MLflow's server answers {error.code} to {path} on the restored database: {text[:300]}") from error
+        raise BackupError(
+            f"MLflow's server answers {error.code} to {path} on the restored database: {text[:300]}"
+        ) from error

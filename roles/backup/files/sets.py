@@ -3,12 +3,13 @@
 Below the path of the instance:
 
 sets/ID/manifest.json     written last: a set without it is incomplete and is never offered
-sets/ID/database.dump     pg_dump's custom format, or SQL or SQLite's file compressed by gzip; users.dump likewise, where logins are
+sets/ID/database.dump     pg_dump's custom format, or SQL or SQLite's file compressed by gzip; users.dump likewise,
+where logins are
                           in a SQLite file of their own
 sets/ID/artifacts.jsonl.gz   a line for each artifact: name, bytes, version, SHA-256
 sets/ID/deployment.json.gz   variables and manifests of the instance, without secrets
-sets/ID/keys.json         the keys of the secrets in the database and the administrator's login, encrypted; only with a passphrase
-sets/ID/verified.json     what the last drill found
+sets/ID/keys.json         the keys of the secrets in the database and the administrator's login, encrypted; only with a
+passphrase sets/ID/verified.json     what the last drill found
 artifacts/NAME/VERSION    content of the artifacts, shared by all sets
 status.json               when backups succeeded, failed, and were verified last; the exporter reads it
 
@@ -130,19 +131,23 @@ class Sets:
         """The manifest of a set.
 
         Args:
-            wanted: its ID, ``latest``, ``verified`` (the latest of those that a drill restored), or a moment in the form of
-                ISO 8601, for the latest set that began until then.
+            wanted: its ID, ``latest``, ``verified`` (the latest of those that a drill restored), or a moment in the
+                form of ISO 8601, for the latest set that began until then.
 
         Raises:
             BackupError: there is none.
         """
         sets = self.complete()
         if not sets:
-            raise BackupError(f"There is no complete backup at {self.store.location}; look at backup_type and what it names.")
+            raise BackupError(
+                f"There is no complete backup at {self.store.location}; look at backup_type and what it names."
+            )
         chosen = [entry for entry in sets if self._fits(entry, wanted)]
         if not chosen:
             known = ", ".join(entry["id"] for entry in sets[-5:])
-            raise BackupError(f"There is no complete backup {wanted!r} at {self.store.location}; the newest are {known}.")
+            raise BackupError(
+                f"There is no complete backup {wanted!r} at {self.store.location}; the newest are {known}."
+            )
         return chosen[-1]
 
     @staticmethod
@@ -158,8 +163,10 @@ class Sets:
         try:
             moment = datetime.datetime.fromisoformat(wanted.replace("Z", "+00:00"))
         except ValueError:
-            raise BackupError(f"The backup is {wanted!r}; it must be latest, verified, an ID such as 20261124T020000Z, or a "
-                              f"moment such as 2026-11-24T02:00:00Z.") from None
+            raise BackupError(
+                f"The backup is {wanted!r}; it must be latest, verified, an ID such as 20261124T020000Z, or a "
+                "moment such as 2026-11-24T02:00:00Z."
+            ) from None
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=datetime.timezone.utc)
         return moment_of(manifest["id"]) <= moment
@@ -179,8 +186,8 @@ class Sets:
 def expired(manifests, now, days, daily=0, weekly=0, monthly=0):
     """Which sets are no longer wanted.
 
-    A set is kept for ``days`` days, and beyond that while it is the last one of its day, week or month among as many days, weeks or
-    months that have sets. The newest set, and the newest that a drill restored, are always kept.
+    A set is kept for ``days`` days, and beyond that while it is the last one of its day, week or month among as many
+    days, weeks or months that have sets. The newest set, and the newest that a drill restored, are always kept.
 
     Args:
         manifests: complete sets, the oldest first.

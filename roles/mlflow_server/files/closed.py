@@ -2,8 +2,8 @@
 
 usage: closed.py PORT PREFIX [CERTIFICATE KEY]
 
-Every request is answered by 503 with the sentence in the environment variable CLOSED_BECAUSE, in the form of MLflow's errors, which
-its clients repeat for some minutes; PREFIX/health by 200, for the probes of the pod.
+Every request is answered by 503 with the sentence in the environment variable CLOSED_BECAUSE, in the form of MLflow's
+errors, which its clients repeat for some minutes; PREFIX/health by 200, for the probes of the pod.
 """
 
 import http.server
