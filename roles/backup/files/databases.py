@@ -15,6 +15,7 @@ import errno
 import gzip
 import os
 import pathlib
+import re
 import select
 import shlex
 import shutil
@@ -390,6 +391,12 @@ class Postgresql(Server):
             self._drop(run, self.old)
 
 
+DEFINER = re.compile(rb" ?/\*!500\d\d DEFINER=`[^`]*`@`[^`]*` ?\*/")
+"""Of a trigger: only an administrator may create those of another login."""
+TRIGGERS = "mlops_triggers"
+"""Table with the statements of triggers, while their tables move to another database."""
+
+
 class SqlLines:
     """A stream of mariadb-dump's SQL that counts the rows of each table.
 
@@ -407,9 +414,12 @@ class SqlLines:
             if not line:
                 break
             self._count(line)
-            if not line.startswith(b"/*M!999999"):  # a first line that MySQL's client and older ones reject
-                lines.append(line)
-                length += len(line)
+            if line.startswith(b"/*M!999999"):  # a first line that MySQL's client and older ones reject
+                continue
+            if line.startswith(b"/*!50003 CREATE"):
+                line = DEFINER.sub(b"", line)
+            lines.append(line)
+            length += len(line)
         return b"".join(lines)
 
     def _count(self, line):
@@ -495,11 +505,45 @@ class Mysql(Server):
             ) from error
 
     def _move(self, source, target):
-        """All tables at once."""
-        pairs = [f"{self._quoted(source)}.{self._quoted(table)} TO {self._quoted(target)}.{self._quoted(table)}"
-                 for table in self._tables(source)]
+        """All tables at once; their triggers are dropped before and created again, since they cannot move."""
+        self._save_triggers(source)
+        pairs = [
+            f"{self._quoted(source)}.{self._quoted(table)} TO {self._quoted(target)}.{self._quoted(table)}"
+            for table in self._tables(source)
+        ]
         if pairs:
             self._statements("SET SESSION foreign_key_checks = 0", f"RENAME TABLE {', '.join(pairs)}")
+        self._create_triggers(target)
+
+    def _save_triggers(self, name):
+        """Drop the triggers of a database; their statements are in a table of it from then on."""
+        import sqlalchemy
+
+        with self.engine(name, isolation_level="AUTOCOMMIT").connect() as connection:
+            found = [row[0] for row in connection.execute(sqlalchemy.text("SHOW TRIGGERS"))]
+            if not found:
+                return
+            connection.execute(sqlalchemy.text(
+                f"CREATE TABLE IF NOT EXISTS {TRIGGERS} (name VARCHAR(64) PRIMARY KEY, statement MEDIUMTEXT)"))
+            for trigger in found:
+                created = connection.execute(sqlalchemy.text(f"SHOW CREATE TRIGGER {self._quoted(trigger)}")).first()
+                statement = re.sub(r" DEFINER=`[^`]*`@`[^`]*`", "", created[2], count=1)
+                connection.execute(sqlalchemy.text(f"REPLACE INTO {TRIGGERS} VALUES (:name, :statement)"),
+                                   {"name": trigger, "statement": statement})
+                connection.execute(sqlalchemy.text(f"DROP TRIGGER {self._quoted(trigger)}"))
+
+    def _create_triggers(self, name):
+        """Create the triggers that ``_save_triggers`` dropped."""
+        import sqlalchemy
+
+        if TRIGGERS not in self._tables(name):
+            return
+        with self.engine(name, isolation_level="AUTOCOMMIT").connect() as connection:
+            there = {row[0] for row in connection.execute(sqlalchemy.text("SHOW TRIGGERS"))}
+            for trigger, statement in connection.execute(sqlalchemy.text(f"SELECT * FROM {TRIGGERS}")).all():
+                if trigger not in there:
+                    connection.exec_driver_sql(statement.replace("%", "%%"))
+            connection.execute(sqlalchemy.text(f"DROP TABLE {TRIGGERS}"))
 
     def prepare(self):
         """As of Postgresql."""
@@ -507,6 +551,7 @@ class Mysql(Server):
         self._create(self.new)
         if not self._tables(self.name) and self.old in self._schemas():
             self._move(self.old, self.name)
+        self._create_triggers(self.name)
 
     def _empty(self, name):
         tables = [f"{self._quoted(name)}.{self._quoted(table)}" for table in self._tables(name)]
