@@ -34,7 +34,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LINK := .cache/collections/ansible_collections/mlops/mlflow
 PLAY := ansible-playbook --inventory $(INVENTORY)
 
-.PHONY: help quickstart status verify service-levels open uninstall clean venv test lint sanity unit versions manifests ansible-versions molecule molecule-ssh build \
+.PHONY: help quickstart status verify service-levels open uninstall backup restore clean venv test lint sanity unit versions manifests ansible-versions molecule molecule-ssh build \
 	benchmark-converge benchmark-serve benchmark-ui benchmark-exporter changelog lock tools test-tools packages test-packages
 
 help: ## List the targets
@@ -53,7 +53,9 @@ verify: tools ## Verify an instance, with a round trip of a client
 service-levels: tools ## Measure API, upload, user interface and database, and fail where they are slower than wanted
 open: tools ## Forward a port to the user interface and show its URL
 uninstall: tools ## Remove an instance and keep its data (ARGS='-e mlflow_purge_data=true': remove that too)
-status verify service-levels open uninstall:
+backup: tools ## Make a backup, verify it, and list all backups
+restore: tools ## Restore the latest backup (ARGS='-e mlflow_restore_set=ID': another one)
+status verify service-levels open uninstall backup restore:
 	@$(PLAY) playbooks/$(subst -,_,$@).yml $(ARGS)
 
 # Removes instances of the local inventories only, with their data. Those of other inventories may be in production and are listed.

@@ -223,7 +223,7 @@ class Backup:
 
     def keys(self):
         """The encrypted keys of a set, and whether those of this instance are the same."""
-        manifest = self.sets.find(self.options.set)
+        manifest = self._to_restore()
         found = manifest["keys"]
         differing = [name for name, known in found["fingerprints"].items()
                      if not sealed.same(os.environ.get(KEYS[name], ""), known)]
@@ -231,7 +231,7 @@ class Backup:
 
     def restore(self):
         """Load a set beside what there is, and its artifacts into the store."""
-        manifest = self.sets.find(self.options.set)
+        manifest = self._to_restore()
         database = databases.open_database()
         log(f"restoring backup {manifest['id']} of {manifest['instance']}")
         for name, dump in manifest["database"]["dumps"].items():
@@ -244,6 +244,17 @@ class Backup:
         numbers = artifacts.restore(self.sets, manifest, target, log)
         log(f"{numbers['count']} artifacts: {numbers['written']} written, {numbers['kept']} were there")
         return {"set": manifest, "artifacts": numbers}
+
+    def _to_restore(self):
+        """The set that is asked for, unless its schema is one that this version of MLflow cannot read."""
+        manifest = self.sets.find(self.options.set)
+        theirs, ours = manifest["mlflow_version"], self.settings["manifest"]["mlflow_version"]
+        if _numbers(theirs) > _numbers(ours):
+            raise BackupError(
+                f"Backup {manifest['id']} is of MLflow {theirs}, and mlflow_version is {ours}, which cannot read its"
+                f" database; set mlflow_version to {theirs} or a newer one."
+            )
+        return manifest
 
     def _load(self, manifest, name, dump, target):
         if target.dialect != manifest["database"]["dialect"]:
@@ -290,6 +301,11 @@ class Backup:
         for database in self._databases():
             database.finish()
         return {}
+
+
+def _numbers(version):
+    """A version as numbers that can be compared; a release candidate is less than its release."""
+    return [int(part) for part in version.split("rc")[0].split(".")] + [0 if "rc" in version else 1]
 
 
 def main(arguments):
