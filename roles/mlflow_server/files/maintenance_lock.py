@@ -11,7 +11,7 @@ has both); Python 3.9 or newer.
 database       lock                                                             who holds it is told by
 PostgreSQL     advisory lock of an open transaction, which neither a pooler      application_name and start of that
                of connections nor idle_in_transaction_session_timeout ends       transaction
-MariaDB/MySQL  GET_LOCK with the database's name; of Galera, on one node only    the statement of the session that has it
+MariaDB/MySQL  GET_LOCK with the database's name; of Galera, one node only      the statement of the session that has it
 SQLite         flock of the file DATABASE.maintenance-lock                       the contents of that file
 """
 
