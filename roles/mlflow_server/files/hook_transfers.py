@@ -1,113 +1,116 @@
-"""Artifacts with fewer steps on their way through the server; `transfers` in mlflow_server_disabled_hooks keeps MLflow's.
+"""Artifacts in fewer steps; mlflow_server_disabled_hooks switches it off by the name `transfers`.
 
-What MLflow does with an upload stays the same, but it gets the body in larger pieces: each one goes through two
-middlewares and to a thread that writes it, which for 1 MiB in pieces of 64 KiB costs more than the transfer itself.
+Each step of a transfer that changes threads waits for Python's global lock, and a busy worker has many that want it.
+Two things lessen the steps, and leave MLflow's handlers, their checks, answers and errors as they are:
 
-A small file of S3 is read with one request to the store instead of three, and written or read without threads of its
-own. What fails, and what is larger, goes MLflow's own way from the start, with its errors.
+- The body of an upload comes in larger pieces. MLflow passes each piece through two middlewares, each of which makes
+  three tasks of it, and writes it to a file in a thread.
+- A small file in S3 takes one request to the store instead of three, and no threads of its own. Whatever is not
+  the usual case goes MLflow's own way from the start.
 """
 
 import functools
+import importlib
 import inspect
 import os
 import posixpath
+import shutil
 
 import server_hooks as hooks
 
 PIECE = 1 << 20
-"""Bytes of a body that are held for one request until MLflow gets them."""
+"""Bytes of an upload that are held until MLflow gets them together."""
 SMALL = 8 << 20
 """Bytes from which boto3 transfers a file in several parts at once (its multipart_threshold)."""
+METHODS_OF_S3 = {
+    "_create_download_destination": ["self", "src_artifact_path", "dst_local_dir_path"],
+    "_get_s3_client": ["self"],
+    "_upload_file": ["self", "s3_client", "local_file", "bucket", "key"],
+    "download_artifacts": ["self", "artifact_path", "dst_path"],
+    "parse_s3_compliant_uri": ["self", "uri"],
+}
+"""Methods of MLflow's S3ArtifactRepository that are called or replaced, and their arguments."""
+
+
+def transfers(fastapi_app):
+    """Replace both, each where MLflow is built as it is known."""
+    missing = [reason for reason in (pieces(fastapi_app), s3()) if reason]
+    hooks.report(
+        transfers=missing
+        and f"MLflow {hooks.version()} has no {', and no '.join(missing)}; transfers of artifacts take longer"
+        or ""
+    )
 
 
 def pieces(fastapi_app):
-    """Hand the bodies of uploads to the application in larger pieces."""
+    """Hand uploads to the application in larger pieces; what MLflow does not have for it, or nothing."""
     if not hasattr(fastapi_app, "FastAPI"):
-        return hooks.report(
-            transfers_pieces=f"MLflow {hooks.version()} has no mlflow.server.fastapi_app.FastAPI; uploads come in small "
-            "pieces, which costs time"
-        )
+        return "mlflow.server.fastapi_app.FastAPI"
     answer = fastapi_app.FastAPI.__call__
 
     async def call(self, scope, receive, send):
-        if scope["type"] == "http" and scope["method"] == "PUT":
-            receive = gathered(receive)
-        await answer(self, scope, receive, send)
+        upload = scope["type"] == "http" and scope["method"] == "PUT"
+        await answer(self, scope, gathered(receive) if upload else receive, send)
 
     fastapi_app.FastAPI.__call__ = call
-    return hooks.report(transfers_pieces="")
+    return ""
 
 
 def gathered(receive):
     """ASGI's receive of a request, with several messages of its body in one."""
-    later = []
+    left = []
 
     async def gather():
-        if later:
-            return later.pop()
-        message = await receive()
-        if message["type"] != "http.request" or not message.get("more_body", False):
-            return message
+        if left:
+            return left.pop()
         parts, size = [], 0
-        while message["type"] == "http.request":
-            part = message.get("body", b"")
-            parts.append(part)
-            size += len(part)
-            if size >= PIECE or not message.get("more_body", False):
-                return {**message, "body": b"".join(parts)}
+        while True:
             message = await receive()
-        later.append(message)  # the client has left
-        return {"type": "http.request", "body": b"".join(parts), "more_body": True}
+            if message["type"] != "http.request":  # the client has left
+                if not parts:
+                    return message
+                left.append(message)
+                return {"type": "http.request", "body": b"".join(parts), "more_body": True}
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size >= PIECE or not message.get("more_body", False):
+                return {**message, "body": b"".join(parts) if len(parts) > 1 else parts[0]}
 
     return gather
 
 
-def s3(repository):
-    """Transfer small files of S3 with fewer requests and threads."""
-    stored = getattr(repository, "S3ArtifactRepository", None)
-    reason = changed(stored)
-    hooks.report(transfers_s3=reason and f"MLflow {hooks.version()} {reason}; files of S3 go its own way, which is slower")
-    if reason:
-        return
-    stored._upload_file = upload(stored._upload_file)
-    stored.download_artifacts = download(stored, stored.download_artifacts)
-
-
-def changed(stored):
-    """What of MLflow's class is not as it is known, as a sentence's end; or nothing."""
-    if stored is None:
-        return "has no mlflow.store.artifact.s3_artifact_repo.S3ArtifactRepository"
-    for name, arguments in (
-        ("_upload_file", ["self", "s3_client", "local_file", "bucket", "key"]),
-        ("download_artifacts", ["self", "artifact_path", "dst_path"]),
-        ("_create_download_destination", ["self", "src_artifact_path", "dst_local_dir_path"]),
-        ("parse_s3_compliant_uri", ["self", "uri"]),
-        ("_get_s3_client", ["self"]),
-    ):
+def s3():
+    """Transfer small files of S3 with fewer requests and threads; what MLflow does not have for it, or nothing."""
+    try:
+        stored = importlib.import_module("mlflow.store.artifact.s3_artifact_repo").S3ArtifactRepository
+    except (AttributeError, ImportError):
+        return "mlflow.store.artifact.s3_artifact_repo.S3ArtifactRepository"
+    for name, arguments in METHODS_OF_S3.items():
         method = getattr(stored, name, None)
         if method is None or list(inspect.signature(method).parameters) != arguments:
-            return f"has no {name}({', '.join(arguments)}) in S3ArtifactRepository"
+            return f"S3ArtifactRepository.{name}({', '.join(arguments[1:])})"
+    stored._upload_file = uploaded(stored._upload_file)
+    stored.download_artifacts = downloaded(stored, stored.download_artifacts)
     return ""
 
 
 class InThisThread:
-    """A client of boto3 whose upload_file does all in the thread that calls it."""
+    """A client of boto3 that uploads in the thread that calls it; boto3 starts several for each file."""
 
     def __init__(self, client):
         self.client = client
 
     def upload_file(self, **arguments):
-        """As boto3's, with arguments as MLflow gives them."""
-        from boto3.s3.transfer import TransferConfig
-
-        return self.client.upload_file(**{"Config": TransferConfig(use_threads=False), **arguments})
+        """boto3's, with arguments as MLflow gives them."""
+        config = importlib.import_module("boto3.s3.transfer").TransferConfig(use_threads=False)
+        return self.client.upload_file(**{"Config": config, **arguments})
 
     def __getattr__(self, name):
         return getattr(self.client, name)
 
 
-def upload(own):
-    """MLflow's _upload_file, without ten threads for a file that is sent in one request anyway."""
+def uploaded(own):
+    """MLflow's _upload_file; a file that is sent in one request takes no other threads."""
 
     @functools.wraps(own)
     def upload_file(self, s3_client, local_file, bucket, key):
@@ -117,38 +120,45 @@ def upload(own):
     return upload_file
 
 
-def download(stored, own):
-    """MLflow's download_artifacts, with one request for a small file.
+def downloaded(stored, own):
+    """MLflow's download_artifacts; a small file takes one request.
 
-    MLflow lists the path as a folder, asks for the file's size, and reads it in a thread. Where a file and a folder have
-    the same name, MLflow's answer breaks off; here it is the file.
+    MLflow lists the path as if it were a folder, asks for the file's size, and then reads it. Where a file and a folder
+    have the same name, MLflow cannot deliver the file, and this does.
     """
 
     @functools.wraps(own)
     def download_artifacts(self, artifact_path, dst_path=None):
-        # Classes of plugins may have made another thing of it.
-        if type(self) is stored and artifact_path and dst_path and not artifact_path.endswith("/"):
-            try:
-                found = fetch(self, artifact_path, os.path.abspath(dst_path))
-            except Exception:  # MLflow's own way has the errors that its clients know
-                found = None
-            if found:
-                return found
-        return own(self, artifact_path, dst_path)
+        usual = type(self) is stored and dst_path and artifact_path and not artifact_path.endswith("/")
+        found = fetched(self, artifact_path, os.path.abspath(dst_path)) if usual else None
+        return found or own(self, artifact_path, dst_path)
 
     return download_artifacts
 
 
-def fetch(self, artifact_path, folder):
-    """Path of a small file that was downloaded; None for what is not one."""
-    bucket, root = self.parse_s3_compliant_uri(self.artifact_uri)
-    asked = {"Bucket": bucket, "Key": posixpath.join(root, artifact_path), **getattr(self, "_bucket_owner_params", {})}
-    found = self._get_s3_client().get_object(**asked)
-    with found["Body"] as body:
-        if found["ContentLength"] >= SMALL:
-            return None
-        content = body.read()
-    path = self._create_download_destination(src_artifact_path=artifact_path, dst_local_dir_path=folder)
-    with open(path, "wb") as file:
-        file.write(content)
-    return path
+def fetched(repository, artifact_path, folder):
+    """Path of a small file that has been downloaded into a folder; None where MLflow's own way is needed.
+
+    Raises:
+        botocore.exceptions.HTTPClientError: there is no connection to the store, as on MLflow's own way.
+    """
+    unreachable = importlib.import_module("botocore.exceptions").HTTPClientError
+    try:
+        bucket, root = repository.parse_s3_compliant_uri(repository.artifact_uri)
+        owner = getattr(repository, "_bucket_owner_params", {})
+        client = repository._get_s3_client()
+        found = client.get_object(Bucket=bucket, Key=posixpath.join(root, artifact_path), **owner)
+    except unreachable:
+        raise  # not tried again: it may have taken minutes
+    except Exception:  # MLflow's own way has the errors that its clients know
+        return None
+    try:
+        with found["Body"] as body:
+            if found["ContentLength"] >= SMALL:
+                return None
+            path = repository._create_download_destination(artifact_path, folder)
+            with open(path, "wb") as file:
+                shutil.copyfileobj(body, file, PIECE)
+            return path
+    except Exception:  # such as a connection that broke, which is tried again there
+        return None

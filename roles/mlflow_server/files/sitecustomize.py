@@ -34,7 +34,6 @@ if "batch" not in hooks.DISABLED:
 if "direct" not in hooks.DISABLED:
     hooks.add("mlflow.server.fastapi_app", after="hook_serving:direct")
 if "transfers" not in hooks.DISABLED:
-    hooks.add("mlflow.server.fastapi_app", after="hook_transfers:pieces")
-    hooks.add("mlflow.store.artifact.s3_artifact_repo", after="hook_transfers:s3")
+    hooks.add("mlflow.server.fastapi_app", after="hook_transfers:transfers")
 if requests_counted:
     hooks.add("mlflow.server.fastapi_app", after="request_metrics:install")  # last: outside of what the others change
