@@ -140,6 +140,8 @@ def normal(server, answer):
                 ", ".join(sorted(set(value.split(", "))))
                 if name in ("vary", "allow")
                 else re.sub("^session=[^;]*", "session", value)
+                if name not in ("etag", "last-modified")
+                else "of a file that was just written"
             ),
         )
         for name, value in answer.headers
@@ -483,8 +485,11 @@ def artifact_cases(prefix=""):
         yield message("PUT", f"{artifacts}/{name}", *headers, body=content)
         yield message("GET", f"{artifacts}/{name}")
 
-    for size in (0, 1, 1000, MIB - 1, MIB, MIB + 1, 3 * MIB + 7, 8 * MIB - 1, 8 * MIB, 9 * MIB):
-        yield f"{size} bytes", there_and_back(f"1/size/{size}.bin", random.Random(size).randbytes(size))
+    yield "a folder", there_and_back("1/folder/file", b"content")
+    for target in ("", "/", "//", "/1", "/1/folder", "/1/folder/", "/nothing", "/1/nothing/x", "/1/folder/file/x"):
+        for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
+            if method != "DELETE" or "x" in target or "nothing" in target:
+                yield f"{method} {target}", [message(method, artifacts + target, body=b"x" * (method == "PUT"))]
     for name in (
         "text.txt",
         "data.json",
@@ -510,8 +515,8 @@ def artifact_cases(prefix=""):
         "wrong%FF",
         "question%3Fmark",
         "hash%23",
-        "a?b=c",
-        "a#b",
+        "query?b=c",
+        "fragment#b",
         "..",
         "../outside",
         "a/../b",
@@ -531,10 +536,6 @@ def artifact_cases(prefix=""):
         "workspaces/team/1/x",
     ):
         yield f"name {name[:40]}", there_and_back(f"1/names/{name}", name.encode())
-    for target in ("", "/", "//", "/1", "/1/", "/1/size", "/1/size/", "/nothing", "/1/nothing/x", "/1/size/1.bin/x"):
-        for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
-            if method != "DELETE" or len(target) > 8:
-                yield f"{method} {target}", [message(method, artifacts + target, body=b"x" * (method == "PUT"))]
     yield "again", there_and_back("1/again.txt", b"first")
     yield "over it", there_and_back("1/again.txt", b"second, and longer")
     yield "HEAD", [message("HEAD", f"{artifacts}/1/again.txt")]
@@ -552,7 +553,7 @@ def artifact_cases(prefix=""):
         chunked("PUT", f"{artifacts}/1/chunked.bin", body=bytes(range(256)) * 16000, size=MIB + 3),
         message("GET", f"{artifacts}/1/chunked.bin"),
     ]
-    yield "an empty body in chunks", [chunked("PUT", f"{artifacts}/1/chunked.bin"), message("GET", f"{artifacts}/1")]
+    yield "an empty body in chunks", [chunked("PUT", f"{artifacts}/1/chunked.bin"), message("GET", f"{artifacts}/1/chunked.bin")]
     yield "another host", [message("PUT", f"{artifacts}/1/evil", body=b"x", host="evil.example.org")]
     for origin in (ORIGIN, "https://evil.example.org"):
         for method in ("PUT", "GET"):
@@ -562,14 +563,16 @@ def artifact_cases(prefix=""):
         message("PUT", f"{prefix}/ajax-api/2.0/mlflow-artifacts/artifacts/1/ui.txt", body=b"ui"),
         message("GET", f"{prefix}/ajax-api/2.0/mlflow-artifacts/artifacts/1/ui.txt"),
     ]
-    for path in ("", "1", "1/", "1/size", "1/names", "1/again.txt", "nothing", "../x", "%2e%2e"):
+    for size in (0, 1, MIB, MIB + 1, 8 * MIB - 1, 8 * MIB):
+        yield f"{size} bytes", there_and_back(f"1/sizes/{size}.bin", random.Random(size).randbytes(size))
+    for path in ("", "1", "1/", "1/sizes", "1/names", "1/again.txt", "nothing", "../x", "%2e%2e"):
         yield f"list {path}", [message("GET", f"{artifacts}?path={path}")]
     yield "delete", [
         message("DELETE", f"{artifacts}/1/again.txt"),
         message("GET", f"{artifacts}/1/again.txt"),
         message("DELETE", f"{artifacts}/1/again.txt"),
-        message("DELETE", f"{artifacts}/1/size"),
-        message("GET", f"{artifacts}/1/size/1.bin"),
+        message("DELETE", f"{artifacts}/1/sizes"),
+        message("GET", f"{artifacts}/1/sizes/1.bin"),
     ]
 
 
@@ -600,6 +603,17 @@ def test_artifacts_are_transferred_as_mlflow_does(pair, bucket):
     assert mine == own and len(mine) > 40
     assert not differences(*pair, only=cases_[-1:])
     assert kept(bucket, pair[0]).keys() == kept(bucket, pair[1]).keys() < mine.keys()
+
+
+def test_a_file_with_the_name_of_a_folder(pair):
+    """The one answer that differs: MLflow's breaks off, or is an error."""
+    bodies = []
+    for server in pair:
+        artifacts = f"{prefix_of(server)}{ARTIFACTS}/2"
+        for name in ("both", "both/file"):
+            assert send(server, message("PUT", f"{artifacts}/{name}", body=name.encode()))[0].status == 200
+        bodies.append(send(server, message("GET", f"{artifacts}/both"))[0].body)
+    assert bodies[0] == b"both" != bodies[1]
 
 
 def test_half_an_upload_is_no_artifact(pair, bucket):
