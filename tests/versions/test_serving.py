@@ -1214,6 +1214,57 @@ def test_sighup_replaces_the_workers(stored):
     assert server.ask("GET", "/health").status_code == 200 and new_run(server)
 
 
+UPDATE = "/api/2.0/mlflow/runs/update"
+RUNS = int(os.environ.get("MLOPS_RUNS") or 100)
+"""Logged while workers end; `MLOPS_RUNS=1000 pytest tests/versions/test_serving.py -k no_run_is_lost` counts more."""
+
+
+def test_no_run_is_lost_when_workers_are_killed_and_replaced(stored):
+    """Clients repeat a request that had no answer, as MLflow's do; what was answered is in the database."""
+    server, done = stored[0], []
+
+    def ask(session, path, body):
+        for _again in range(60):
+            with contextlib.suppress(requests.ConnectionError):
+                answer = session.post(server.url + path, json=body, timeout=30)
+                assert answer.status_code == 200, answer.text
+                return answer.json()
+            time.sleep(0.5)
+        raise AssertionError(f"no answer to {path} for 30 s")
+
+    def client(_number):
+        session = requests.Session()
+        while len(done) < RUNS:
+            run = ask(session, RUN, {"experiment_id": "0", "start_time": 1})["run"]["info"]["run_id"]
+            metrics = [{"key": f"m{n}", "value": n, "timestamp": 1, "step": 1} for n in range(5)]
+            ask(session, BATCH, {"run_id": run, "metrics": metrics})
+            ask(session, UPDATE, {"run_id": run, "status": "FINISHED", "end_time": 2})
+            done.append(run)
+
+    killed = replaced = 0
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        tasks = [pool.submit(client, number) for number in range(8)]
+        while not all(task.done() for task in tasks):
+            if killed <= replaced:
+                for pid in pids(server.pid)[:1]:
+                    os.kill(pid, signal.SIGKILL)
+                killed += 1
+            else:
+                os.kill(server.pid, signal.SIGHUP)
+                replaced += 1
+            time.sleep(1)
+        for task in tasks:
+            task.result()
+    with psycopg.connect(server.database) as connection:
+        kept = connection.execute(
+            "SELECT count(*), sum(n) FROM (SELECT run_uuid, count(*) AS n FROM runs JOIN latest_metrics USING (run_uuid) "
+            "WHERE run_uuid = ANY(%s) AND status = 'FINISHED' GROUP BY run_uuid) AS kept",
+            [done],
+        ).fetchone()
+    print(f"{len(done)} runs through {killed} kills and {replaced} replacements of all workers")
+    assert kept == (len(done), 5 * len(done)) and len(set(done)) >= RUNS and killed and replaced
+
+
 def launch(version, folder, *options, workers=2, **variables):
     """The process of a server, of which nobody waits for anything."""
     port = servers.unit.free_port()
