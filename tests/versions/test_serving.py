@@ -486,7 +486,8 @@ def artifact_cases(prefix=""):
         yield message("GET", f"{artifacts}/{name}")
 
     yield "a folder", there_and_back("1/folder/file", b"content")
-    for target in ("", "/", "//", "/1", "/1/folder", "/1/folder/", "/nothing", "/1/nothing/x", "/1/folder/file/x"):
+    targets = ("", "/", "//", "/1", "/1/folder", "/1/folder/", "/nothing", "/1/nothing/x", "/1/folder/file/x")
+    for target in targets:
         for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
             if method != "DELETE" or "x" in target or "nothing" in target:
                 yield f"{method} {target}", [message(method, artifacts + target, body=b"x" * (method == "PUT"))]
@@ -553,7 +554,10 @@ def artifact_cases(prefix=""):
         chunked("PUT", f"{artifacts}/1/chunked.bin", body=bytes(range(256)) * 16000, size=MIB + 3),
         message("GET", f"{artifacts}/1/chunked.bin"),
     ]
-    yield "an empty body in chunks", [chunked("PUT", f"{artifacts}/1/chunked.bin"), message("GET", f"{artifacts}/1/chunked.bin")]
+    yield "an empty body in chunks", [
+        chunked("PUT", f"{artifacts}/1/chunked.bin"),
+        message("GET", f"{artifacts}/1/chunked.bin"),
+    ]
     yield "another host", [message("PUT", f"{artifacts}/1/evil", body=b"x", host="evil.example.org")]
     for origin in (ORIGIN, "https://evil.example.org"):
         for method in ("PUT", "GET"):
@@ -644,7 +648,8 @@ events.register("before-call.s3", lambda model, **_more: asked.append((model.nam
 def steps(name, function):
     asked.clear()
     function()
-    found[name] = [[operation for operation, _thread in asked], len({thread for _operation, thread in asked} - {"MainThread"})]
+    threads = {thread for _operation, thread in asked} - {"MainThread"}
+    found[name] = [[operation for operation, _thread in asked], len(threads)]
 
 for name, size in (("small", 1 << 20), ("large", 9 << 20)):
     with tempfile.TemporaryDirectory() as folder:
@@ -660,7 +665,7 @@ def read(*messages):
     async def receive():
         return messages_.pop(0)
     async def all_():
-        gather = hook_transfers.gathered(receive)
+        gather = hook_transfers.Gathered(receive)
         while len(got) < 20:
             got.append(await gather())
             if not got[-1].get("more_body"):
@@ -672,7 +677,20 @@ def read(*messages):
 def piece(size, more=True):
     return {"type": "http.request", "body": bytes(size), "more_body": more}
 
+async def cancelled():
+    queue = asyncio.Queue()
+    gather = hook_transfers.Gathered(queue.get)
+    for message in (piece(7), piece(7)):
+        queue.put_nowait(message)
+    task = asyncio.ensure_future(gather())
+    for _step in range(9):
+        await asyncio.sleep(0)
+    task.cancel()
+    queue.put_nowait(piece(5, False))
+    return len((await gather())["body"])
+
 left = {"type": "http.disconnect"}
+found["cancelled"] = asyncio.run(cancelled())
 found["pieces"] = [
     read(*[piece(1000)] * 100, piece(5, False)), read(*[piece(300 << 10)] * 8, piece(0, False)), read(left),
     read(piece(10), piece(20), left), read({"type": "http.request"}), read(piece(3 << 20), piece(1), left)]
@@ -696,6 +714,7 @@ def test_steps_of_transfers(version, bucket, tmp_path):
     assert found["up small"] == [["PutObject"], 0] and found["up large"][1] > 0
     assert found["down small"] == [["GetObject"], 0] and found["down large"][0][:4] == ["GetObject", *own]
     assert found["other's small"][0] == own
+    assert found["cancelled"] == 19
     request, disconnect = "http.request", ["http.disconnect", 0, None]
     assert found["pieces"] == [
         [[request, 100005, False]],
@@ -1257,8 +1276,8 @@ def test_no_run_is_lost_when_workers_are_killed_and_replaced(stored):
             task.result()
     with psycopg.connect(server.database) as connection:
         kept = connection.execute(
-            "SELECT count(*), sum(n) FROM (SELECT run_uuid, count(*) AS n FROM runs JOIN latest_metrics USING (run_uuid) "
-            "WHERE run_uuid = ANY(%s) AND status = 'FINISHED' GROUP BY run_uuid) AS kept",
+            "SELECT count(*), sum(metrics) FROM (SELECT run_uuid, count(*) AS metrics FROM runs JOIN latest_metrics "
+            "USING (run_uuid) WHERE run_uuid = ANY(%s) AND status = 'FINISHED' GROUP BY run_uuid) AS kept",
             [done],
         ).fetchone()
     print(f"{len(done)} runs through {killed} kills and {replaced} replacements of all workers")

@@ -50,33 +50,41 @@ def pieces(fastapi_app):
 
     async def call(self, scope, receive, send):
         upload = scope["type"] == "http" and scope["method"] == "PUT"
-        await answer(self, scope, gathered(receive) if upload else receive, send)
+        await answer(self, scope, Gathered(receive) if upload else receive, send)
 
     fastapi_app.FastAPI.__call__ = call
     return ""
 
 
-def gathered(receive):
-    """ASGI's receive of a request, with several messages of its body in one."""
-    left = []
+class Gathered:
+    """ASGI's receive of a request, with several messages of its body in one.
 
-    async def gather():
-        if left:
-            return left.pop()
-        parts, size = [], 0
+    What has come stays here when a call is cancelled, as FastAPI's middlewares do.
+    """
+
+    def __init__(self, receive):
+        self.receive, self.left = receive, None
+        self.parts, self.size = [], 0
+
+    async def __call__(self):
+        if self.left:
+            return self.left
         while True:
-            message = await receive()
+            message = await self.receive()
             if message["type"] != "http.request":  # the client has left
-                if not parts:
+                if not self.parts:
                     return message
-                left.append(message)
-                return {"type": "http.request", "body": b"".join(parts), "more_body": True}
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size >= PIECE or not message.get("more_body", False):
-                return {**message, "body": b"".join(parts) if len(parts) > 1 else parts[0]}
+                self.left = message
+                return {"type": "http.request", "body": self.body(), "more_body": True}
+            self.parts.append(message.get("body", b""))
+            self.size += len(self.parts[-1])
+            if self.size >= PIECE or not message.get("more_body", False):
+                return {**message, "body": self.body()}
 
-    return gather
+    def body(self):
+        """What has come; it is no longer here then."""
+        parts, self.parts, self.size = self.parts, [], 0
+        return b"".join(parts)
 
 
 def s3():
