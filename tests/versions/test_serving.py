@@ -41,6 +41,8 @@ CREATE = "/api/2.0/mlflow/experiments/create"
 RUN = "/api/2.0/mlflow/runs/create"
 GET = "/api/2.0/mlflow/experiments/get-by-name"
 BATCH = "/api/2.0/mlflow/runs/log-batch"
+UPDATE = "/api/2.0/mlflow/runs/update"
+ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 
 
 class Answer:
@@ -473,7 +475,6 @@ def test_large_bodies(pair):
     assert answers[0] == answers[1] and answers[0]["status"] == 400
 
 
-ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 MIB = 1 << 20
 
 
@@ -897,6 +898,8 @@ def user_cases(by_proxy):
                 message("POST", CREATE, "X-MLFLOW-WORKSPACE: team", body={"name": f"of {name}"}),
             ),
             ("a wrong body", message("POST", CREATE, "Content-Type: application/json", body=b"{")),
+            ("uploads to another's", message("PUT", f"{ARTIFACTS}/1/run/artifacts/file", body=b"x" * 100000)),
+            ("downloads from another's", message("GET", f"{ARTIFACTS}/1/run/artifacts/file")),
         ):
             yield f"{name} {title}", [asked.replace(b"\r\n", b"\r\n" + more, 1)]
 
@@ -1233,7 +1236,6 @@ def test_sighup_replaces_the_workers(stored):
     assert server.ask("GET", "/health").status_code == 200 and new_run(server)
 
 
-UPDATE = "/api/2.0/mlflow/runs/update"
 RUNS = int(os.environ.get("MLOPS_RUNS") or 100)
 """Logged while workers end; `MLOPS_RUNS=1000 pytest tests/versions/test_serving.py -k no_run_is_lost` counts more."""
 

@@ -59,7 +59,7 @@ def pieces(fastapi_app):
 class Gathered:
     """ASGI's receive of a request, with several messages of its body in one.
 
-    What has come stays here when a call is cancelled, as FastAPI's middlewares do.
+    A call that is cancelled, as Starlette's middlewares do, loses nothing of what has come.
     """
 
     def __init__(self, receive):
@@ -97,7 +97,7 @@ def s3():
         method = getattr(stored, name, None)
         if method is None or list(inspect.signature(method).parameters) != arguments:
             return f"S3ArtifactRepository.{name}({', '.join(arguments[1:])})"
-    stored._upload_file = uploaded(stored._upload_file)
+    stored._upload_file = uploaded(stored, stored._upload_file)
     stored.download_artifacts = downloaded(stored, stored.download_artifacts)
     return ""
 
@@ -117,13 +117,14 @@ class InThisThread:
         return getattr(self.client, name)
 
 
-def uploaded(own):
+def uploaded(stored, own):
     """MLflow's _upload_file; a file that is sent in one request takes no other threads."""
 
     @functools.wraps(own)
     def upload_file(self, s3_client, local_file, bucket, key):
-        small = os.path.getsize(local_file) < SMALL
-        return own(self, InThisThread(s3_client) if small else s3_client, local_file, bucket, key)
+        if type(self) is stored and os.path.getsize(local_file) < SMALL:
+            s3_client = InThisThread(s3_client)
+        return own(self, s3_client, local_file, bucket, key)
 
     return upload_file
 
@@ -137,6 +138,7 @@ def downloaded(stored, own):
 
     @functools.wraps(own)
     def download_artifacts(self, artifact_path, dst_path=None):
+        # Plugins' subclasses may have made another thing of it.
         usual = type(self) is stored and dst_path and artifact_path and not artifact_path.endswith("/")
         found = fetched(self, artifact_path, os.path.abspath(dst_path)) if usual else None
         return found or own(self, artifact_path, dst_path)
