@@ -1241,15 +1241,17 @@ RUNS = int(os.environ.get("MLOPS_RUNS") or 100)
 
 
 def test_no_run_is_lost_when_workers_are_killed_and_replaced(stored):
-    """Clients repeat a request that had no answer, as MLflow's do; what was answered is in the database."""
-    server, done = stored[0], []
+    """Clients repeat a request without an answer or with an error of the server, as MLflow's do."""
+    server, done, errors = stored[0], [], []
 
     def ask(session, path, body):
         for _again in range(60):
             with contextlib.suppress(requests.ConnectionError):
                 answer = session.post(server.url + path, json=body, timeout=30)
-                assert answer.status_code == 200, answer.text
-                return answer.json()
+                if answer.status_code < 500:
+                    assert answer.status_code == 200, answer.text
+                    return answer.json()
+                errors.append(answer.text)
             time.sleep(0.5)
         raise AssertionError(f"no answer to {path} for 30 s")
 
@@ -1282,7 +1284,7 @@ def test_no_run_is_lost_when_workers_are_killed_and_replaced(stored):
             "USING (run_uuid) WHERE run_uuid = ANY(%s) AND status = 'FINISHED' GROUP BY run_uuid) AS kept",
             [done],
         ).fetchone()
-    print(f"{len(done)} runs through {killed} kills and {replaced} replacements of all workers")
+    print(f"{len(done)} runs through {killed} kills and {replaced} replacements; {len(errors)} errors", *errors[:3])
     assert kept == (len(done), 5 * len(done)) and len(set(done)) >= RUNS and killed and replaced
 
 
