@@ -23,6 +23,7 @@ import subprocess
 import threading
 import time
 
+import boto3
 import mlflow_servers as servers
 import psycopg
 import pytest
@@ -40,6 +41,8 @@ CREATE = "/api/2.0/mlflow/experiments/create"
 RUN = "/api/2.0/mlflow/runs/create"
 GET = "/api/2.0/mlflow/experiments/get-by-name"
 BATCH = "/api/2.0/mlflow/runs/log-batch"
+UPDATE = "/api/2.0/mlflow/runs/update"
+ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 
 
 class Answer:
@@ -131,6 +134,7 @@ def normal(server, answer):
     text = re.sub(rb"\b1[0-9]{12}\b", b"TIME", text)
     text = re.sub(rb'(name="csrf_token"[^>]*value=")[^"]*', rb"\1TOKEN", text)
     text = text.replace(server.url.split("/")[2].encode(), b"SERVER").replace(str(server.folder).encode(), b"FOLDER")
+    text = text.replace(server.folder.name.encode(), b"NAME")
     headers = sorted(
         (
             name,
@@ -138,6 +142,8 @@ def normal(server, answer):
                 ", ".join(sorted(set(value.split(", "))))
                 if name in ("vary", "allow")
                 else re.sub("^session=[^;]*", "session", value)
+                if name not in ("etag", "last-modified")
+                else "of a file that was just written"
             ),
         )
         for name, value in answer.headers
@@ -345,11 +351,13 @@ def cases(prefix=""):
 def differences(with_hooks, without, prefix="", headers=(), only=None):
     """Cases that two servers answer otherwise: name, what, and both values."""
     found = []
+    more = "".join(f"{header}\r\n" for header in headers).encode()
     for name, requests_ in only or cases(prefix):
-        more = "".join(f"{header}\r\n" for header in headers).encode()
         asked = [each.replace(b"\r\n", b"\r\n" + more, 1) for each in requests_]
-        pairs = zip(send(with_hooks, *asked), send(without, *asked), strict=True)
-        for number, (one, other) in enumerate(pairs):
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            others = pool.submit(send, without, *asked)
+            answers = send(with_hooks, *asked)
+        for number, (one, other) in enumerate(zip(answers, others.result(), strict=True)):
             mine, own = normal(with_hooks, one), normal(without, other)
             refused = own["status"] == 403 and "Invalid Host header" in own["body"]
             if refused or '"message": "Workspace' in own["body"]:
@@ -408,12 +416,12 @@ def together(*starts):
         yield [task.result() for task in [pool.submit(stack.enter_context, start) for start in starts]]
 
 
-ALL = "nodelay,batch,direct,preload"
+ALL = "nodelay,batch,direct,preload,transfers"
 
 
 @pytest.fixture(scope="module")
-def pair(version, tmp_path_factory):
-    """Servers without logins, with all hooks and with none, below a path where the version may be."""
+def pair(version, bucket, tmp_path_factory):
+    """Servers without logins, with all hooks and with none, below a path where the version may be, on S3."""
     starts = []
     for disabled in ("", ALL):
         folder = tmp_path_factory.mktemp(f"serving-{version}")
@@ -430,6 +438,7 @@ def pair(version, tmp_path_factory):
                 MLFLOW_SERVER_CORS_ALLOWED_ORIGINS=ORIGIN,
                 FORWARDED_ALLOW_IPS="*",
                 MLOPS_MLFLOW_DISABLED_HOOKS=disabled,
+                **{**bucket, "MLFLOW_ARTIFACTS_DESTINATION": f"s3://mlflow/{folder.name}"},
             )
         )
     with together(*starts) as pair:
@@ -464,6 +473,258 @@ def test_large_bodies(pair):
         normal(server, send(server, message("POST", prefix_of(server) + BATCH, body=body))[0]) for server in pair
     ]
     assert answers[0] == answers[1] and answers[0]["status"] == 400
+
+
+MIB = 1 << 20
+
+
+def artifact_cases(prefix=""):
+    """Cases of artifacts; what an answer says of a file depends on those before it."""
+    artifacts = prefix + ARTIFACTS
+
+    def there_and_back(name, content, *headers):
+        yield message("PUT", f"{artifacts}/{name}", *headers, body=content)
+        yield message("GET", f"{artifacts}/{name}")
+
+    yield "a folder", there_and_back("1/folder/file", b"content")
+    targets = ("", "/", "//", "/1", "/1/folder", "/1/folder/", "/nothing", "/1/nothing/x", "/1/folder/file/x")
+    for target in targets:
+        for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
+            if method != "DELETE" or "x" in target or "nothing" in target:
+                yield f"{method} {target}", [message(method, artifacts + target, body=b"x" * (method == "PUT"))]
+    for name in (
+        "text.txt",
+        "data.json",
+        "page.html",
+        "image.png",
+        "packed.csv.gz",
+        "MLmodel",
+        "no-extension",
+        ".hidden",
+        "UPPER.TXT",
+        "many.dots.in.it",
+        "with%20space",
+        "plus+sign",
+        "%C3%A4%E2%82%AC%F0%9F%98%80.txt",
+        "a%25b",
+        "a%2Fb",
+        "a%5Cb",
+        "semi;colon",
+        "colon:in:it",
+        "quote%22and%27",
+        "line%0Abreak",
+        "nul%00",
+        "wrong%FF",
+        "question%3Fmark",
+        "hash%23",
+        "query?b=c",
+        "fragment#b",
+        "..",
+        "../outside",
+        "a/../b",
+        "%2e%2e/outside",
+        "%252e%252e/outside",
+        "./here",
+        "a//b",
+        "/etc/passwd",
+        "folder/",
+        "~",
+        "C:/x",
+        "file:///etc/passwd",
+        "s3://mlflow/x",
+        "x" * 250,
+        "x" * 300,
+        "deep/" * 60 + "file",
+        "workspaces/team/1/x",
+    ):
+        yield f"name {name[:40]}", there_and_back(f"1/names/{name}", name.encode())
+    yield "again", there_and_back("1/again.txt", b"first")
+    yield "over it", there_and_back("1/again.txt", b"second, and longer")
+    yield "HEAD", [message("HEAD", f"{artifacts}/1/again.txt")]
+    for value in ("bytes=0-2", "bytes=3-", "bytes=-2", "bytes=5-1", "bytes=100-", "bytes=0-1,3-4", "nonsense"):
+        yield f"range {value}", [message("GET", f"{artifacts}/1/again.txt", f"Range: {value}")]
+    for header in ("If-None-Match: *", "If-Modified-Since: Sun, 01 Jan 2040 00:00:00 GMT", "Accept-Encoding: gzip"):
+        yield header, [message("GET", f"{artifacts}/1/again.txt", header)]
+    for header in ("Content-Type: text/html", "Content-Encoding: gzip", "Expect: 100-continue", "Content-MD5: wrong"):
+        yield header, there_and_back("1/with-header.txt", b"content", header)
+    yield "small chunks", [
+        chunked("PUT", f"{artifacts}/1/chunked.bin", body=bytes(range(256)) * 500, size=1000),
+        message("GET", f"{artifacts}/1/chunked.bin"),
+    ]
+    yield "large chunks", [
+        chunked("PUT", f"{artifacts}/1/chunked.bin", body=bytes(range(256)) * 16000, size=MIB + 3),
+        message("GET", f"{artifacts}/1/chunked.bin"),
+    ]
+    yield "an empty body in chunks", [
+        chunked("PUT", f"{artifacts}/1/chunked.bin"),
+        message("GET", f"{artifacts}/1/chunked.bin"),
+    ]
+    yield "another host", [message("PUT", f"{artifacts}/1/evil", body=b"x", host="evil.example.org")]
+    for origin in (ORIGIN, "https://evil.example.org"):
+        for method in ("PUT", "GET"):
+            asked = message(method, f"{artifacts}/1/origin", f"Origin: {origin}", body=b"x" * (method == "PUT"))
+            yield f"{method} by {origin}", [asked]
+    yield "the UI's path", [
+        message("PUT", f"{prefix}/ajax-api/2.0/mlflow-artifacts/artifacts/1/ui.txt", body=b"ui"),
+        message("GET", f"{prefix}/ajax-api/2.0/mlflow-artifacts/artifacts/1/ui.txt"),
+    ]
+    for size in (0, 1, MIB, MIB + 1, 8 * MIB - 1, 8 * MIB):
+        yield f"{size} bytes", there_and_back(f"1/sizes/{size}.bin", random.Random(size).randbytes(size))
+    for path in ("", "1", "1/", "1/sizes", "1/names", "1/again.txt", "nothing", "../x", "%2e%2e"):
+        yield f"list {path}", [message("GET", f"{artifacts}?path={path}")]
+    yield "delete", [
+        message("DELETE", f"{artifacts}/1/again.txt"),
+        message("GET", f"{artifacts}/1/again.txt"),
+        message("DELETE", f"{artifacts}/1/again.txt"),
+        message("DELETE", f"{artifacts}/1/sizes"),
+        message("GET", f"{artifacts}/1/sizes/1.bin"),
+    ]
+
+
+def kept(bucket, server):
+    """What the store has of a server: type, encoding and checksum of each object, by its name."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=bucket["MLFLOW_S3_ENDPOINT_URL"],
+        region_name="us-east-1",
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+    )
+    found, prefix = {}, server.folder.name + "/"
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket="mlflow", Prefix=prefix):
+        for each in page.get("Contents", ()):
+            head = client.head_object(Bucket="mlflow", Key=each["Key"], ChecksumMode="ENABLED")
+            told = [head.get(name) for name in ("ContentType", "ContentEncoding", "ChecksumCRC32", "Metadata")]
+            found[each["Key"].removeprefix(prefix)] = [each["Size"], *told]
+    return found
+
+
+def test_artifacts_are_transferred_as_mlflow_does(pair, bucket):
+    """Sizes around those from which MLflow's own way is taken, names, methods, headers, ranges, lists, removals."""
+    assert pair[0].report["behaviours"]["transfers"] == "" and "transfers" not in pair[1].report["behaviours"]
+    cases_ = [(name, list(requests_)) for name, requests_ in artifact_cases(prefix_of(pair[0]))]
+    assert not differences(*pair, only=cases_[:-1])
+    mine, own = (kept(bucket, server) for server in pair)
+    assert mine == own and len(mine) > 40
+    assert not differences(*pair, only=cases_[-1:])
+    assert kept(bucket, pair[0]).keys() == kept(bucket, pair[1]).keys() < mine.keys()
+
+
+def test_a_file_with_the_name_of_a_folder(pair):
+    """The one answer that differs: MLflow's breaks off, or is an error."""
+    bodies = []
+    for server in pair:
+        artifacts = f"{prefix_of(server)}{ARTIFACTS}/2"
+        for name in ("both", "both/file"):
+            assert send(server, message("PUT", f"{artifacts}/{name}", body=name.encode()))[0].status == 200
+        bodies.append(send(server, message("GET", f"{artifacts}/both"))[0].body)
+    assert bodies[0] == b"both" != bodies[1]
+
+
+def test_half_an_upload_is_no_artifact(pair, bucket):
+    before = kept(bucket, pair[0]).keys()
+    asked = message("PUT", f"{prefix_of(pair[0])}{ARTIFACTS}/1/half.bin", body=bytes(3 * MIB))
+    for sent in (len(asked) // 2, len(asked) - 1):
+        with connect(pair[0]) as connection:
+            connection.sendall(asked[:sent])
+            time.sleep(0.2)
+    time.sleep(0.3)
+    assert kept(bucket, pair[0]).keys() == before
+
+
+TRANSFERS = """
+import asyncio, json, os, sys, tempfile, threading
+import hook_transfers
+from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
+assert hook_transfers.s3() == ""
+
+class Other(S3ArtifactRepository):
+    pass
+
+repository = S3ArtifactRepository("s3://mlflow/counted")
+asked, found = [], {}
+events = repository._get_s3_client().meta.events
+events.register("before-call.s3", lambda model, **_more: asked.append((model.name, threading.current_thread().name)))
+
+def steps(name, function):
+    asked.clear()
+    function()
+    threads = {thread for _operation, thread in asked} - {"MainThread"}
+    found[name] = [[operation for operation, _thread in asked], len(threads)]
+
+for name, size in (("small", 1 << 20), ("large", 9 << 20)):
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, name)
+        open(path, "wb").write(os.urandom(size))
+        steps(f"up {name}", lambda: repository.log_artifact(path, "a"))
+        for kind, each in (("down", repository), ("other's", Other("s3://mlflow/counted"))):
+            with tempfile.TemporaryDirectory() as to:
+                steps(f"{kind} {name}", lambda: each.download_artifacts(f"a/{name}", to))
+                assert open(os.path.join(to, "a", name), "rb").read() == open(path, "rb").read()
+
+def read(*messages):
+    async def receive():
+        return messages_.pop(0)
+    async def all_():
+        gather = hook_transfers.Gathered(receive)
+        while len(got) < 20:
+            got.append(await gather())
+            if not got[-1].get("more_body"):
+                return
+    messages_, got = list(messages), []
+    asyncio.run(all_())
+    return [[each["type"], len(each.get("body", b"")), each.get("more_body")] for each in got]
+
+def piece(size, more=True):
+    return {"type": "http.request", "body": bytes(size), "more_body": more}
+
+async def cancelled():
+    queue = asyncio.Queue()
+    gather = hook_transfers.Gathered(queue.get)
+    for message in (piece(7), piece(7)):
+        queue.put_nowait(message)
+    task = asyncio.ensure_future(gather())
+    for _step in range(9):
+        await asyncio.sleep(0)
+    task.cancel()
+    queue.put_nowait(piece(5, False))
+    return len((await gather())["body"])
+
+left = {"type": "http.disconnect"}
+found["cancelled"] = asyncio.run(cancelled())
+found["pieces"] = [
+    read(*[piece(1000)] * 100, piece(5, False)), read(*[piece(300 << 10)] * 8, piece(0, False)), read(left),
+    read(piece(10), piece(20), left), read({"type": "http.request"}), read(piece(3 << 20), piece(1), left)]
+json.dump(found, sys.stdout)
+"""
+
+
+def test_steps_of_transfers(version, bucket, tmp_path):
+    """Requests to the store, threads that make them, and what the application gets of a body."""
+    done = subprocess.run(
+        [servers.binaries(version) / "python", "-c", TRANSFERS],
+        env=servers.environment(version, tmp_path, **bucket),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert not done.returncode, done.stderr
+    found = json.loads(done.stdout)
+    own = ["ListObjectsV2", "HeadObject", "GetObject"]
+    assert found["up small"] == [["PutObject"], 0] and found["up large"][1] > 0
+    assert found["down small"] == [["GetObject"], 0] and found["down large"][0][:4] == ["GetObject", *own]
+    assert found["other's small"][0] == own
+    assert found["cancelled"] == 19
+    request, disconnect = "http.request", ["http.disconnect", 0, None]
+    assert found["pieces"] == [
+        [[request, 100005, False]],
+        [[request, 4 * (300 << 10), True], [request, 4 * (300 << 10), True], [request, 0, False]],
+        [disconnect],
+        [[request, 30, True], disconnect],
+        [[request, 0, None]],
+        [[request, 3 << 20, True], [request, 1, True], disconnect],
+    ]
 
 
 def test_a_request_of_which_half_came_is_not_executed(pair):
@@ -637,6 +898,8 @@ def user_cases(by_proxy):
                 message("POST", CREATE, "X-MLFLOW-WORKSPACE: team", body={"name": f"of {name}"}),
             ),
             ("a wrong body", message("POST", CREATE, "Content-Type: application/json", body=b"{")),
+            ("uploads to another's", message("PUT", f"{ARTIFACTS}/1/run/artifacts/file", body=b"x" * 100000)),
+            ("downloads from another's", message("GET", f"{ARTIFACTS}/1/run/artifacts/file")),
         ):
             yield f"{name} {title}", [asked.replace(b"\r\n", b"\r\n" + more, 1)]
 
@@ -971,6 +1234,58 @@ def test_sighup_replaces_the_workers(stored):
     os.kill(server.pid, signal.SIGHUP)
     assert wait_for(lambda: len(pids(server.pid)) == 2 and not set(before) & set(pids(server.pid)), 20)
     assert server.ask("GET", "/health").status_code == 200 and new_run(server)
+
+
+RUNS = int(os.environ.get("MLOPS_RUNS") or 100)
+"""Logged while workers end; `MLOPS_RUNS=1000 pytest tests/versions/test_serving.py -k no_run_is_lost` counts more."""
+
+
+def test_no_run_is_lost_when_workers_are_killed_and_replaced(stored):
+    """Clients repeat a request without an answer or with an error of the server, as MLflow's do."""
+    server, done, errors = stored[0], [], []
+
+    def ask(session, path, body):
+        for _again in range(60):
+            with contextlib.suppress(requests.ConnectionError):
+                answer = session.post(server.url + path, json=body, timeout=30)
+                if answer.status_code < 500:
+                    assert answer.status_code == 200, answer.text
+                    return answer.json()
+                errors.append(answer.text)
+            time.sleep(0.5)
+        raise AssertionError(f"no answer to {path} for 30 s")
+
+    def client(_number):
+        session = requests.Session()
+        while len(done) < RUNS:
+            run = ask(session, RUN, {"experiment_id": "0", "start_time": 1})["run"]["info"]["run_id"]
+            metrics = [{"key": f"m{n}", "value": n, "timestamp": 1, "step": 1} for n in range(5)]
+            ask(session, BATCH, {"run_id": run, "metrics": metrics})
+            ask(session, UPDATE, {"run_id": run, "status": "FINISHED", "end_time": 2})
+            done.append(run)
+
+    killed = replaced = 0
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        tasks = [pool.submit(client, number) for number in range(8)]
+        while not all(task.done() for task in tasks):
+            if killed <= replaced:
+                for pid in pids(server.pid)[:1]:
+                    os.kill(pid, signal.SIGKILL)
+                killed += 1
+            else:
+                os.kill(server.pid, signal.SIGHUP)
+                replaced += 1
+            time.sleep(1)
+        for task in tasks:
+            task.result()
+    with psycopg.connect(server.database) as connection:
+        kept = connection.execute(
+            "SELECT count(*), sum(metrics) FROM (SELECT run_uuid, count(*) AS metrics FROM runs JOIN latest_metrics "
+            "USING (run_uuid) WHERE run_uuid = ANY(%s) AND status = 'FINISHED' GROUP BY run_uuid) AS kept",
+            [done],
+        ).fetchone()
+    print(f"{len(done)} runs through {killed} kills and {replaced} replacements; {len(errors)} errors", *errors[:3])
+    assert kept == (len(done), 5 * len(done)) and len(set(done)) >= RUNS and killed and replaced
 
 
 def launch(version, folder, *options, workers=2, **variables):

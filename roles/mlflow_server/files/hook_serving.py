@@ -108,7 +108,6 @@ class Direct:
 
     def __init__(self, application):
         self.methods = {}
-        self.executor = None
         self.threads = asyncio.Semaphore(THREADS)
         try:
             self.flask = application.routes[-1].app.app

@@ -128,6 +128,9 @@ def connections():
 class Worker(FORK.Process):
     """A worker of uvicorn, forked."""
 
+    generators = ()
+    """Those of random numbers that Python does not seed anew after a fork."""
+
     def start(self):
         """Fork; a signal that comes meanwhile waits until the worker takes signals itself."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -135,9 +138,6 @@ class Worker(FORK.Process):
             super().start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    generators = ()
-    """Those of random numbers that Python does not seed anew after a fork."""
 
     def run(self):
         """In the worker: nothing of the parent's but what it has loaded."""

@@ -33,5 +33,7 @@ if "batch" not in hooks.DISABLED:
     hooks.add("mlflow.store.db.utils", after="hook_serving:batch")
 if "direct" not in hooks.DISABLED:
     hooks.add("mlflow.server.fastapi_app", after="hook_serving:direct")
+if "transfers" not in hooks.DISABLED:
+    hooks.add("mlflow.server.fastapi_app", after="hook_transfers:transfers")
 if requests_counted:
     hooks.add("mlflow.server.fastapi_app", after="request_metrics:install")  # last: outside of what the others change

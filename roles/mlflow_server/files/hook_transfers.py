@@ -1,0 +1,174 @@
+"""Artifacts in fewer steps; mlflow_server_disabled_hooks switches it off by the name `transfers`.
+
+Each step of a transfer that changes threads waits for Python's global lock, and a busy worker has many that want it.
+Two things lessen the steps, and leave MLflow's handlers, their checks, answers and errors as they are:
+
+- The body of an upload comes in larger pieces. MLflow passes each piece through two middlewares, each of which makes
+  three tasks of it, and writes it to a file in a thread.
+- A small file in S3 takes one request to the store instead of three, and no threads of its own. Whatever is not
+  the usual case goes MLflow's own way from the start.
+"""
+
+import functools
+import importlib
+import inspect
+import os
+import posixpath
+import shutil
+
+import server_hooks as hooks
+
+PIECE = 1 << 20
+"""Bytes of an upload that are held until MLflow gets them together."""
+SMALL = 8 << 20
+"""Bytes from which boto3 transfers a file in several parts at once (its multipart_threshold)."""
+METHODS_OF_S3 = {
+    "_create_download_destination": ["self", "src_artifact_path", "dst_local_dir_path"],
+    "_get_s3_client": ["self"],
+    "_upload_file": ["self", "s3_client", "local_file", "bucket", "key"],
+    "download_artifacts": ["self", "artifact_path", "dst_path"],
+    "parse_s3_compliant_uri": ["self", "uri"],
+}
+"""Methods of MLflow's S3ArtifactRepository that are called or replaced, and their arguments."""
+
+
+def transfers(fastapi_app):
+    """Replace both, each where MLflow is built as it is known."""
+    missing = [reason for reason in (pieces(fastapi_app), s3()) if reason]
+    hooks.report(
+        transfers=missing
+        and f"MLflow {hooks.version()} has no {', and no '.join(missing)}; transfers of artifacts take longer"
+        or ""
+    )
+
+
+def pieces(fastapi_app):
+    """Hand uploads to the application in larger pieces; what MLflow does not have for it, or nothing."""
+    if not hasattr(fastapi_app, "FastAPI"):
+        return "mlflow.server.fastapi_app.FastAPI"
+    answer = fastapi_app.FastAPI.__call__
+
+    async def call(self, scope, receive, send):
+        upload = scope["type"] == "http" and scope["method"] == "PUT"
+        await answer(self, scope, Gathered(receive) if upload else receive, send)
+
+    fastapi_app.FastAPI.__call__ = call
+    return ""
+
+
+class Gathered:
+    """ASGI's receive of a request, with several messages of its body in one.
+
+    A call that is cancelled, as Starlette's middlewares do, loses nothing of what has come.
+    """
+
+    def __init__(self, receive):
+        self.receive, self.left = receive, None
+        self.parts, self.size = [], 0
+
+    async def __call__(self):
+        if self.left:
+            return self.left
+        while True:
+            message = await self.receive()
+            if message["type"] != "http.request":  # the client has left
+                if not self.parts:
+                    return message
+                self.left = message
+                return {"type": "http.request", "body": self.body(), "more_body": True}
+            self.parts.append(message.get("body", b""))
+            self.size += len(self.parts[-1])
+            if self.size >= PIECE or not message.get("more_body", False):
+                return {**message, "body": self.body()}
+
+    def body(self):
+        """What has come; it is no longer here then."""
+        parts, self.parts, self.size = self.parts, [], 0
+        return b"".join(parts)
+
+
+def s3():
+    """Transfer small files of S3 with fewer requests and threads; what MLflow does not have for it, or nothing."""
+    try:
+        stored = importlib.import_module("mlflow.store.artifact.s3_artifact_repo").S3ArtifactRepository
+    except (AttributeError, ImportError):
+        return "mlflow.store.artifact.s3_artifact_repo.S3ArtifactRepository"
+    for name, arguments in METHODS_OF_S3.items():
+        method = getattr(stored, name, None)
+        if method is None or list(inspect.signature(method).parameters) != arguments:
+            return f"S3ArtifactRepository.{name}({', '.join(arguments[1:])})"
+    stored._upload_file = uploaded(stored, stored._upload_file)
+    stored.download_artifacts = downloaded(stored, stored.download_artifacts)
+    return ""
+
+
+class InThisThread:
+    """A client of boto3 that uploads in the thread that calls it; boto3 starts several for each file."""
+
+    def __init__(self, client):
+        self.client = client
+
+    def upload_file(self, **arguments):
+        """boto3's, with arguments as MLflow gives them."""
+        config = importlib.import_module("boto3.s3.transfer").TransferConfig(use_threads=False)
+        return self.client.upload_file(**{"Config": config, **arguments})
+
+    def __getattr__(self, name):
+        return getattr(self.client, name)
+
+
+def uploaded(stored, own):
+    """MLflow's _upload_file; a file that is sent in one request takes no other threads."""
+
+    @functools.wraps(own)
+    def upload_file(self, s3_client, local_file, bucket, key):
+        if type(self) is stored and os.path.getsize(local_file) < SMALL:
+            s3_client = InThisThread(s3_client)
+        return own(self, s3_client, local_file, bucket, key)
+
+    return upload_file
+
+
+def downloaded(stored, own):
+    """MLflow's download_artifacts; a small file takes one request.
+
+    MLflow lists the path as if it were a folder, asks for the file's size, and then reads it. Where a file and a folder
+    have the same name, MLflow cannot deliver the file, and this does.
+    """
+
+    @functools.wraps(own)
+    def download_artifacts(self, artifact_path, dst_path=None):
+        # Plugins' subclasses may have made another thing of it.
+        usual = type(self) is stored and dst_path and artifact_path and not artifact_path.endswith("/")
+        found = fetched(self, artifact_path, os.path.abspath(dst_path)) if usual else None
+        return found or own(self, artifact_path, dst_path)
+
+    return download_artifacts
+
+
+def fetched(repository, artifact_path, folder):
+    """Path of a small file that has been downloaded into a folder; None where MLflow's own way is needed.
+
+    Raises:
+        botocore.exceptions.HTTPClientError: there is no connection to the store, as on MLflow's own way.
+    """
+    unreachable = importlib.import_module("botocore.exceptions").HTTPClientError
+    try:
+        bucket, root = repository.parse_s3_compliant_uri(repository.artifact_uri)
+        owner = getattr(repository, "_bucket_owner_params", {})
+        client = repository._get_s3_client()
+        found = client.get_object(Bucket=bucket, Key=posixpath.join(root, artifact_path), **owner)
+    except unreachable:
+        raise  # not tried again: it may have taken minutes
+    except Exception:  # MLflow's own way has the errors that its clients know
+        return None
+    try:
+        with found["Body"] as body:
+            if found["ContentLength"] >= SMALL:
+                return None
+            path = repository._create_download_destination(artifact_path, folder)
+            with open(path, "wb") as file:
+                shutil.copyfileobj(body, file, PIECE)
+            return path
+    except Exception:  # such as a connection that broke, which is tried again there
+        return None
