@@ -274,6 +274,15 @@ def _int(name: str, value: Any, spec: Mapping, form: Form) -> int:
     raise VariableError(f"{name} is {_shown(value)}; it must be a whole number.")
 
 
+def _float(name: str, value: Any, spec: Mapping, form: Form) -> float:
+    number = value
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}([.][0-9]{1,18})?", value.strip()):
+        number = float(value)
+    if isinstance(number, (int, float)) and not isinstance(number, bool) and abs(number) <= INT32:
+        return number
+    raise VariableError(f"{name} is {_shown(value)}; it must be a number.")
+
+
 def _bool(name: str, value: Any, spec: Mapping, form: Form) -> bool:
     if isinstance(value, bool):
         return value
@@ -327,9 +336,9 @@ def _dict(name: str, value: Any, spec: Mapping, form: Form) -> dict:
     return result
 
 
-CONVERTERS = {"str": _text, "path": _text, "int": _int, "bool": _bool, "list": _list, "dict": _dict}
-WANTED = {"str": "text", "path": "a path", "int": "a whole number", "bool": "true or false", "list": "a list",
-          "dict": "a mapping"}
+CONVERTERS = {"str": _text, "path": _text, "int": _int, "float": _float, "bool": _bool, "list": _list, "dict": _dict}
+WANTED = {"str": "text", "path": "a path", "int": "a whole number", "float": "a number",
+          "bool": "true or false", "list": "a list", "dict": "a mapping"}
 
 
 def _wanted(spec: Mapping) -> str:

@@ -21,9 +21,10 @@ BACKUPS = 'collector="backups"'
 SHORT_WINDOWS = ("5m", "30m", "1h", "2h", "6h")
 LONG_WINDOWS = ("1d", "3d", "30d")
 """Windows of the service levels; the long ones are evaluated less often."""
-CADDY_CERTIFICATES = {"certificate_seconds": 2 * 3600, "certificate_critical_seconds": 3600}
+CADDY_CERTIFICATES = {"certificate_days": 2 / 24, "certificate_critical_days": 1 / 24}
 """Thresholds for certificates of Caddy's own CA (``ingress_tls: self_signed``): they are valid for 12 hours and renewed
 when 4 hours are left, which the exporter sees within an hour."""
+DAY, HOUR = 86400, 3600
 PAGE = ((14.4, "1h", "5m"), (6, "6h", "30m"))
 TICKET = ((3, "1d", "2h"), (1, "3d", "6h"))
 """Burn rates of a budget of 30 days, with their long and short windows: 2 % in an hour and 5 % in six hours (page),
@@ -32,7 +33,7 @@ TICKET = ((3, "1d", "2h"), (1, "3d", "6h"))
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When alerts fire. Ratios are between 0 and 1.
+    """When alerts fire, as ``monitoring_alert_thresholds`` has it. Ratios are between 0 and 1.
 
     Attributes:
         latency_seconds: 95th percentile of API requests.
@@ -40,10 +41,10 @@ class Thresholds:
         minimum_requests: requests in five minutes below which neither is judged.
         connections_ratio: connections to the database of those that it accepts.
         volume_ratio, volume_critical_ratio: used space of a volume.
-        volume_full_seconds: time until a volume is full, by the trends of the last six hours and of the last hour.
-        certificate_seconds, certificate_critical_seconds: remaining validity; see CADDY_CERTIFICATES.
+        volume_full_hours: time until a volume is full, by the trends of the last six hours and of the last hour.
+        certificate_days, certificate_critical_days: remaining validity; see CADDY_CERTIFICATES.
         backup_late_factor: age of the newest backup, in intervals.
-        backup_verified_seconds: age of the newest verified backup.
+        backup_verified_days: age of the newest verified backup.
     """
 
     latency_seconds: float = 2
@@ -52,23 +53,23 @@ class Thresholds:
     connections_ratio: float = 0.80
     volume_ratio: float = 0.85
     volume_critical_ratio: float = 0.95
-    volume_full_seconds: int = 24 * 3600
-    certificate_seconds: int = 21 * 86400
-    certificate_critical_seconds: int = 3 * 86400
+    volume_full_hours: float = 24
+    certificate_days: float = 21
+    certificate_critical_days: float = 3
     backup_late_factor: float = 1.5
-    backup_verified_seconds: int = 8 * 86400
+    backup_verified_days: float = 8
 
 
 @dataclass(frozen=True)
 class Objectives:
-    """Service levels over 30 days. Ratios are the fraction of good events, between 0 and 1.
+    """Service levels over 30 days, as ``monitoring_objectives`` has them. Ratios are the fraction of good events.
 
     Attributes:
         api_availability: API requests without a status from 500 on.
         api_latency: API requests faster than api_seconds, which must be a bucket of the histogram.
         upload_availability: uploads of artifacts without a status from 500 on.
-        upload_speed: time in which large uploads reach upload_bytes_per_second. An upload is large from
-            upload_large_bytes on; below that, its duration says nothing about the speed.
+        upload_speed: time in which large uploads reach upload_mb_per_second (megabytes of 10^6 bytes). An upload is
+            large from upload_large_mb on; below that, its duration says nothing about the speed.
         ui_latency: files of the user interface that are served faster than ui_seconds, a bucket of the histogram.
         database_latency: time in which simple queries (not those that count rows) take at most database_seconds.
     """
@@ -78,8 +79,8 @@ class Objectives:
     api_seconds: float = 0.5
     upload_availability: float = 0.995
     upload_speed: float = 0.95
-    upload_bytes_per_second: float = 10e6
-    upload_large_bytes: float = 8e6
+    upload_mb_per_second: float = 10
+    upload_large_mb: float = 8
     ui_latency: float = 0.99
     ui_seconds: float = 3
     database_latency: float = 0.95
@@ -97,16 +98,20 @@ class Settings:
         claims: PersistentVolumeClaims whose use the kubelet measures; empty where no kubelet is scraped.
         runbooks_url: URL of the page of runbooks; the anchor of the alert is appended.
         thresholds, objectives: see there.
+        changes: by the name of an alert, ``enabled``, ``for`` and ``keep_firing_for`` instead of those of the alert.
+        extra: rules of the user, as in a rule file.
     """
 
     namespace: str
     instance_name: str
     backups: bool = False
-    backup_interval_seconds: int = 86400
+    backup_interval_seconds: int = DAY
     claims: tuple[str, ...] = ()
     runbooks_url: str = RUNBOOKS_URL
     thresholds: Thresholds = field(default_factory=Thresholds)
     objectives: Objectives = field(default_factory=Objectives)
+    changes: dict[str, dict] = field(default_factory=dict)
+    extra: tuple[dict, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,7 @@ class ServiceLevel:
     """One service level.
 
     Attributes:
-        slo: value of the label slo.
-        alert: name of its alerts.
+        slo: value of the label slo; its alerts are called after it.
         title: for summaries, such as "API requests without errors".
         bad: what a bad event is, for descriptions: "of the API requests failed".
         objective: fraction of good events.
@@ -126,7 +130,6 @@ class ServiceLevel:
     """
 
     slo: str
-    alert: str
     title: str
     bad: str
     objective: float
@@ -134,6 +137,11 @@ class ServiceLevel:
     bad_events: str
     minimum: int = 5
     page: bool = True
+
+    @property
+    def alert(self) -> str:
+        """Name of its alerts."""
+        return f"MLflow{self.slo.title().replace('-', '')}BudgetBurn"
 
 
 def groups(settings: Settings) -> list[dict]:
@@ -150,9 +158,11 @@ def groups(settings: Settings) -> list[dict]:
         "backups": _backup_alerts(settings) if settings.backups else [],
         "exporter": _exporter_alerts(settings),
         "burn-rates": [rule for level in levels for rule in _burn_rate_alerts(settings, level)],
+        "extra": _extra_rules(settings),
     }
     made = []
-    for name, rules in named.items():
+    for name, found in named.items():
+        rules = [rule for rule in found if settings.changes.get(rule.get("alert"), {}).get("enabled", True)]
         if rules:
             # Long averages change slowly; two minutes are well below the five after which a series is stale.
             interval = {"interval": "2m"} if name == "service-levels-long" else {}
@@ -181,47 +191,56 @@ def prometheus_rule(settings: Settings, name: str, labels: dict[str, str]) -> di
     }
 
 
+def alerts(settings: Settings) -> list[dict]:
+    """All alerts."""
+    return [rule for group in groups(settings) for rule in group["rules"] if "alert" in rule]
+
+
 def alert_names(settings: Settings) -> list[str]:
     """Names of all alerts, sorted."""
-    return sorted({rule["alert"] for group in groups(settings) for rule in group["rules"] if "alert" in rule})
+    return sorted({rule["alert"] for rule in alerts(settings)})
 
 
 def service_levels(settings: Settings) -> list[ServiceLevel]:
     """The service levels of an instance."""
     series, wanted = _series(settings), settings.objectives
     size = f"{_rate(series, 'mlflow_http_request_bytes_total', 'uploads')} / {_requests(series, 'uploads')}"
-    large = f"(({size}) >= bool {_number(wanted.upload_large_bytes)})"
-    slow = f"(({_upload_speed(series)}) < bool {_number(wanted.upload_bytes_per_second)})"
+    large = f"(({size}) >= bool {_number(wanted.upload_large_mb * 1e6)})"
+    slow = f"(({_upload_speed(series)}) < bool {_number(wanted.upload_mb_per_second * 1e6)})"
     query = f"max({series('mlflow_database_query_duration_seconds', metrics.SIMPLE_QUERIES)})"
+    speed, seconds = _number(wanted.upload_mb_per_second), _number(wanted.database_seconds)
+    uploads, ui = "uploads of artifacts", "files of the user interface"
     return [
-        ServiceLevel("api-availability", "MLflowApiAvailabilityBudgetBurn", "API requests without errors",
-                     "of the API requests failed with a status from 500 on", wanted.api_availability,
-                     _requests(series, "api"), _errors(series, "api")),
-        ServiceLevel("api-latency", "MLflowApiLatencyBudgetBurn",
-                     f"API requests faster than {_number(wanted.api_seconds)} s",
-                     f"of the API requests took longer than {_number(wanted.api_seconds)} s", wanted.api_latency,
-                     _requests(series, "api"), _slower(series, "api", wanted.api_seconds)),
-        ServiceLevel("upload-availability", "MLflowUploadAvailabilityBudgetBurn", "uploads of artifacts without errors",
-                     "of the uploads of artifacts failed with a status from 500 on", wanted.upload_availability,
-                     _requests(series, "uploads"), _errors(series, "uploads")),
-        ServiceLevel("upload-speed", "MLflowUploadSpeedBudgetBurn",
-                     f"large uploads with {_number(wanted.upload_bytes_per_second / 1e6)} MB/s",
-                     f"of the time with large uploads they were slower than "
-                     f"{_number(wanted.upload_bytes_per_second / 1e6)} MB/s", wanted.upload_speed,
-                     large, f"{large} * {slow}", minimum=900, page=False),
-        ServiceLevel("ui-latency", "MLflowUiLatencyBudgetBurn",
-                     f"files of the user interface within {_number(wanted.ui_seconds)} s",
-                     f"of the files of the user interface took longer than {_number(wanted.ui_seconds)} s",
-                     wanted.ui_latency,
-                     _requests(series, "ui"), _slower(series, "ui", wanted.ui_seconds), page=False),
-        ServiceLevel("database-latency", "MLflowDatabaseLatencyBudgetBurn",
-                     f"database queries within {_number(wanted.database_seconds)} s",
-                     f"of the time simple queries of the database took longer than "
-                     f"{_number(wanted.database_seconds)} s",
-                     wanted.database_latency,
-                     f"{query} >= bool 0", f"{query} > bool {_number(wanted.database_seconds)}",
-                     minimum=900, page=False),
+        _availability(series, "api-availability", "api", "API requests", wanted.api_availability),
+        _latency(series, "api-latency", "api", "API requests", wanted.api_latency, wanted.api_seconds),
+        _availability(series, "upload-availability", "uploads", uploads, wanted.upload_availability),
+        _of_time("upload-speed", f"large uploads with {speed} MB/s",
+                 f"of the time with large uploads they were slower than {speed} MB/s", wanted.upload_speed,
+                 large, f"{large} * {slow}"),
+        _latency(series, "ui-latency", "ui", ui, wanted.ui_latency, wanted.ui_seconds, page=False),
+        _of_time("database-latency", f"database queries within {seconds} s",
+                 f"of the time simple queries of the database took longer than {seconds} s", wanted.database_latency,
+                 f"{query} >= bool 0", f"{query} > bool {seconds}"),
     ]
+
+
+def _availability(series: Series, slo: str, kind: str, what: str, objective: float) -> ServiceLevel:
+    """Requests of a kind without a status from 500 on."""
+    return ServiceLevel(slo, f"{what} without errors", f"of the {what} failed with a status from 500 on", objective,
+                        _requests(series, kind), _errors(series, kind))
+
+
+def _latency(series: Series, slo: str, kind: str, what: str, objective: float, seconds: float,
+             page: bool = True) -> ServiceLevel:
+    """Requests of a kind that are answered in time."""
+    limit = _number(seconds)
+    return ServiceLevel(slo, f"{what} within {limit} s", f"of the {what} took longer than {limit} s", objective,
+                        _requests(series, kind), _slower(series, kind, seconds), page=page)
+
+
+def _of_time(slo: str, title: str, bad: str, objective: float, judged: str, missed: str) -> ServiceLevel:
+    """Time that is judged (1 or 0), of which a part is bad; 15 minutes of it at least, and by day."""
+    return ServiceLevel(slo, title, bad, objective, judged, missed, minimum=900, page=False)
 
 
 # Expressions
@@ -276,8 +295,16 @@ def _record(settings: Settings, name: str, expression: str, **labels: str) -> di
 
 
 def _alert(settings: Settings, name: str, severity: str, expression: str, summary: str, description: str, *,
-           wait: str = "", keep: str = "", **labels: str) -> dict:
-    """An alert; wait is ``for``, keep is ``keep_firing_for``. Rules of one name and severity differ in labels."""
+           wait: str = "", keep: str = "", wait_is_threshold: bool = False, **labels: str) -> dict:
+    """An alert; wait is ``for``, keep is ``keep_firing_for``. Rules of one name and severity differ in labels.
+
+    Args:
+        wait_is_threshold: how old what is missing may become; the user's ``for`` does not replace it.
+    """
+    changes = settings.changes.get(name, {})
+    if not wait_is_threshold:
+        wait = changes.get("for", wait)
+    keep = changes.get("keep_firing_for", keep)
     instance = f"{settings.instance_name} (namespace {settings.namespace})"
     return {
         "alert": name,
@@ -292,6 +319,21 @@ def _alert(settings: Settings, name: str, severity: str, expression: str, summar
             "runbook_url": f"{settings.runbooks_url}#{name.lower()}",
         },
     }
+
+
+def _extra_rules(settings: Settings) -> list[dict]:
+    """Rules of the user; by the labels of the instance Alertmanager groups and mutes them as its other alerts."""
+    labels = {"namespace": settings.namespace, "instance_name": settings.instance_name}
+    return [{**rule, "labels": {**labels, **rule.get("labels", {})}} for rule in settings.extra]
+
+
+def _span(seconds: float) -> str:
+    """A time in the largest unit of which it has at least one: 21 days, 1.5 hours, 1 minute."""
+    for unit, size in (("day", DAY), ("hour", HOUR), ("minute", 60), ("second", 1)):
+        if seconds >= size:
+            break
+    number = f"{seconds / size:.4g}"
+    return f"{number} {unit}{'' if number == '1' else 's'}"
 
 
 def _recorded_requests(settings: Settings) -> list[dict]:
@@ -337,7 +379,7 @@ def _server_alerts(settings: Settings) -> list[dict]:
     return [
         _alert(settings, "MLflowServerDown", "critical", f"(sum({up}) or vector(0)) == 0",
                "The MLflow server is down",
-               "{{ $value }} pods of the server answered Prometheus in the last two minutes.", wait="2m"),
+               "{{ $value }} pods of the server answer Prometheus; at least 1 has to.", wait="2m"),
         _alert(settings, "MLflowReplicaDown", "warning",
                f"(count({up} == 0) > 0) and (sum({up}) > 0)",
                "A replica of the MLflow server is down",
@@ -360,11 +402,11 @@ def _server_alerts(settings: Settings) -> list[dict]:
                "Clients cannot use MLflow",
                "the last round trip of a client (run, metrics, artifact, registered model) failed; "
                "mlflow_round_trip_success is {{ $value }}.", wait="6m"),
-        *[_alert(settings, "MLflowCertificateExpiring", severity, f"{expiry} < {seconds}",
+        *[_alert(settings, "MLflowCertificateExpiring", severity, f"{expiry} < {_number(days * DAY)}",
                  "A certificate expires",
-                 "the certificate of {{ $labels.host }} expires in {{ $value | humanizeDuration }}.", wait="15m")
-          for severity, seconds in (("warning", limit.certificate_seconds),
-                                    ("critical", limit.certificate_critical_seconds))],
+                 "the certificate of {{ $labels.host }} expires in {{ $value | humanizeDuration }}; the threshold is "
+                 f"{_span(days * DAY)}.", wait="15m")
+          for severity, days in (("warning", limit.certificate_days), ("critical", limit.certificate_critical_days))],
     ]
 
 
@@ -418,6 +460,7 @@ def _volume_alerts(settings: Settings) -> list[dict]:
 def _filling(settings: Settings, measured_by: str, label: str, free: str, size: str, *matchers: str) -> list[dict]:
     """Alerts of volumes that the label tells apart; free and size are names of series."""
     series, limit, volume = _series(settings), settings.thresholds, f"{{{{ $labels.{label} }}}}"
+    seconds = _number(limit.volume_full_hours * HOUR)
     used = f"max by ({label}) (1 - {series(free, *matchers)} / {series(size, *matchers)})"
     # Seconds until the volume is full, only where its free space decreases.
     left = {window: f"min by ({label}) "
@@ -431,11 +474,11 @@ def _filling(settings: Settings, measured_by: str, label: str, free: str, size: 
           for severity, ratio in (("warning", limit.volume_ratio), ("critical", limit.volume_critical_ratio))],
         # The last hour ends the alert after a burst of writes, which the trend of six hours contains for long.
         _alert(settings, "MLflowVolumeFullPredicted", "warning",
-               f"({left['6h']} < {limit.volume_full_seconds}) and ({left['1h']} < {limit.volume_full_seconds})"
-               f" and ({used} > 0.5)",
+               f"({left['6h']} < {seconds}) and ({left['1h']} < {seconds}) and ({used} > 0.5)",
                "A volume will be full soon",
                f"at the rate of the last six hours the volume {volume} is full in "
-               "{{ $value | humanizeDuration }}.", wait="1h", keep="15m", measured_by=measured_by),
+               f"{{{{ $value | humanizeDuration }}}}; the threshold is {_span(limit.volume_full_hours * HOUR)}.",
+               wait="1h", keep="15m", measured_by=measured_by),
     ]
 
 
@@ -449,6 +492,7 @@ def _backup_alerts(settings: Settings) -> list[dict]:
     interval = (f"(max({series('mlflow_backup_expected_interval_seconds')}) or "
                 f"vector({settings.backup_interval_seconds}))")
     first = f"{int(settings.backup_interval_seconds * limit.backup_late_factor)}s"
+    unverified = limit.backup_verified_days * DAY
     return [
         _alert(settings, "MLflowBackupLate", "critical",
                f"(time() - ({last} > 0)) > {_number(limit.backup_late_factor)} * {interval}",
@@ -459,20 +503,21 @@ def _backup_alerts(settings: Settings) -> list[dict]:
                f"({interval} unless ({last} > 0) unless ({collected} == 0)) and (sum({up}) > 0)",
                "There is no backup",
                "backups are on, one is expected every {{ $value | humanizeDuration }}, and there is none.",
-               wait=first, reason="none"),
+               wait=first, wait_is_threshold=True, reason="none"),
         _alert(settings, "MLflowBackupFailed", "warning",
                f"{failed} > ({last} or vector(0))",
                "The backup failed",
                "the backup of {{ $value | humanizeTimestamp }} failed, and none has succeeded since."),
         _alert(settings, "MLflowBackupUnverified", "warning",
-               f"(time() - ({verified} > 0)) > {limit.backup_verified_seconds}",
+               f"(time() - ({verified} > 0)) > {_number(unverified)}",
                "Backups are not verified",
-               "the newest backup that was verified is {{ $value | humanizeDuration }} old.", wait="15m", reason="old"),
+               "the newest backup that was verified is {{ $value | humanizeDuration }} old; the threshold is "
+               f"{_span(unverified)}.", wait="15m", reason="old"),
         _alert(settings, "MLflowBackupUnverified", "warning",
                f"({last} > 0) unless ({verified} > 0)",
                "Backups are not verified",
-               "there are backups, the newest of {{ $value | humanizeTimestamp }}, and none was ever verified.",
-               wait=f"{limit.backup_verified_seconds}s", reason="none"),
+               "there are backups, the newest of {{ $value | humanizeTimestamp }}, and none was verified for "
+               f"{_span(unverified)}.", wait=f"{int(unverified)}s", wait_is_threshold=True, reason="none"),
     ]
 
 

@@ -103,7 +103,7 @@ def test_the_exporter_knows_certificates_and_volumes():
     assert volumes == {volume["name"]: volume["path"] for volume in resolved.mlflow_server.volumes}
     assert set(volumes) == {"database", "artifacts"} and not resolved.monitoring.unseen
     # Caddy renews its own four hours before they end.
-    assert resolved.monitoring.settings.thresholds.certificate_seconds < 4 * 3600
+    assert resolved.monitoring.settings.thresholds.certificate_days < 4 / 24
 
 
 def test_requests_are_counted_where_they_are_collected():

@@ -20,7 +20,7 @@ from promtool import constant, requests, series
 ROOT = pathlib.Path(__file__).parents[3]
 SETTINGS = rules.Settings(
     promtool.NAMESPACE, promtool.INSTANCE, backups=True, backup_interval_seconds=600, claims=("mlflow-database",),
-    thresholds=rules.Thresholds(backup_verified_seconds=3600))
+    thresholds=rules.Thresholds(backup_verified_days=1 / 24))
 RULES = rules.rule_file(SETTINGS)
 ALERTS = [rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule]
 DAY = 86400
@@ -273,7 +273,7 @@ SILENT = [
     # Renewed when four of twelve hours are left, and seen up to an hour later.
     Silence("certificates-of-caddy", {**HEALTHY, CERTIFICATE: constant(3 * 3600 + 1, 5) + f" {constant(12 * 3600)}"},
             at=(1, 20), settings=dataclasses.replace(SETTINGS, thresholds=rules.Thresholds(
-                backup_verified_seconds=3600, **rules.CADDY_CERTIFICATES))),
+                backup_verified_days=1 / 24, **rules.CADDY_CERTIFICATES))),
     Silence("errors-of-clients", {**HEALTHY, **requests(GOOD, 500, status="404")}),
     Silence("sqlite", {**HEALTHY, series("mlflow_database_connections_used"): None,
                        series("mlflow_database_connections_allowed"): None}),
