@@ -84,7 +84,8 @@ def identity(model: Model, host: str, host_vars: dict) -> Identity:
     published = []
     if podman:
         for variable, wanted in (("mlflow_server_publish", True), ("ingress_publish", v.ingress_type == "proxy"),
-                                 ("monitoring_publish", v.monitoring_type == "prometheus")):
+                                 ("monitoring_publish", v.monitoring_type == "prometheus"),
+                                 ("monitoring_alertmanager_publish", v.monitoring_type == "prometheus")):
             address = common.host_port(v[variable]) if wanted and v[variable] else None
             if address:
                 published.append((variable, *address))

@@ -16,9 +16,10 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import mlf
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import quantity
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common, variables
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import (
     alertmanager,
+    checks,
     dashboards,
     metrics,
     rules,
@@ -45,8 +46,16 @@ WEBHOOKS = ("monitoring_alert_webhook_url", "monitoring_alert_slack_url")
 EMAIL = ("monitoring_alert_email_from", "monitoring_alert_email_smarthost", "monitoring_alert_email_username",
          "monitoring_alert_email_password")
 RECEIVERS = (*WEBHOOKS, "monitoring_alert_slack_channel", "monitoring_alert_email_to", *EMAIL)
-OF_PROMETHEUS = (*RECEIVERS, "monitoring_alertmanager_config", "monitoring_publish")
+GROUPING = {"monitoring_alert_group_wait": "", "monitoring_alert_group_interval": "since groups are sent by it",
+            "monitoring_alert_repeat_interval": "since alerts are repeated by it",
+            "monitoring_alert_critical_repeat_interval": "since alerts are repeated by it"}
+"""Durations of Alertmanager, and why they cannot be zero."""
+PUBLISHED = ("monitoring_publish", "monitoring_alertmanager_publish")
+URLS = ("monitoring_url", "monitoring_alertmanager_url")
+OF_PROMETHEUS = (*RECEIVERS, *GROUPING, "monitoring_alertmanager_config", *PUBLISHED, *URLS)
 """Variables that only the collection's own Prometheus and Alertmanager have."""
+OF_RULES = ("monitoring_alert_thresholds", "monitoring_objectives", "monitoring_alerts", "monitoring_rules_extra")
+"""Variables of rules, which annotations do not deliver."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class MonitoringPart:
         labels: of objects for the Prometheus operator.
         given: files of Alertmanager, by name; they hold secrets.
         retention_bytes: most that Prometheus keeps.
-        external_url: by which users reach Prometheus, or empty.
+        external_url, alertmanager_url: by which users reach Prometheus and Alertmanager, or empty.
     """
 
     name: str
@@ -81,6 +90,7 @@ class MonitoringPart:
     alertmanager_size: str
     retention_bytes: int
     external_url: str
+    alertmanager_url: str
     exporter_port: int
     prometheus_port: int
     alertmanager_port: int
@@ -125,7 +135,6 @@ class Monitoring(Component):
             prometheus = built(v)["prometheus"] if model.instance.build else PROMETHEUS_IMAGE
         if alerts is None:
             alerts = built(v)["alertmanager"] if model.instance.build else ALERTMANAGER_IMAGE
-        published = common.host_port(v.monitoring_publish) if v.monitoring_publish else None
         return MonitoringPart(
             name=name, jobs=_jobs(v, model, name), annotations=scraping.annotations(EXPORTER_PORT),
             environment=_environment(v, model),
@@ -133,7 +142,8 @@ class Monitoring(Component):
             labels=v.monitoring_labels, given=_alertmanager_files(v) if v.monitoring_type == "prometheus" else {},
             prometheus_image=prometheus, alertmanager_image=alerts, alertmanager_size=ALERTMANAGER_SIZE,
             retention_bytes=int((quantity(v.monitoring_size) or 0) * DISK_SHARE),
-            external_url=f"http://{v.monitoring_publish}/" if published and published[0] != "0.0.0.0" else "",
+            external_url=_external_url(v, *(names[0] for names in (URLS, PUBLISHED))),
+            alertmanager_url=_external_url(v, *(names[1] for names in (URLS, PUBLISHED))),
             exporter_port=EXPORTER_PORT, prometheus_port=PROMETHEUS_PORT, alertmanager_port=ALERTMANAGER_PORT)
 
     def templates(self, v: Variables, model: Model) -> list[str]:
@@ -190,9 +200,14 @@ class Monitoring(Component):
         kind = v.monitoring_type
         if kind != "prometheus":
             for variable in OF_PROMETHEUS:
-                if v[variable]:
+                if _is_set(v, variable):
                     yield (f"{variable} is set while monitoring_type is {kind}; set monitoring_type to prometheus, or "
-                           "leave it empty.")
+                           "leave it out.")
+        if kind in ("none", "annotations"):
+            for variable in OF_RULES:
+                if _is_set(v, variable):
+                    yield (f"{variable} is set while monitoring_type is {kind}, with which there are no rules; set "
+                           "monitoring_type to prometheus or operator, or leave it out.")
         if kind != "operator" and v.monitoring_labels:
             yield (f"monitoring_labels is set while monitoring_type is {kind}; set monitoring_type to operator, or "
                    "leave it empty.")
@@ -208,10 +223,19 @@ class Monitoring(Component):
             yield (f"monitoring_retention_days is {v.monitoring_retention_days}; it must be a number of days from 1 to "
                    "3650.")
 
+    def _check_alerts(self, v: Variables, model: Model) -> Iterator[str]:
+        settings = model.monitoring.settings
+        yield from checks.thresholds(settings.thresholds)
+        yield from checks.objectives(settings.objectives)
+        yield from checks.changes(v.monitoring_alerts)
+        yield from checks.extra_rules(v.monitoring_rules_extra)
+        for variable, reason in GROUPING.items():
+            yield from checks.duration(variable, v[variable], reason)
+
     def _check_receivers(self, v: Variables, model: Model) -> Iterator[str]:
         if v.monitoring_alertmanager_config:
-            for variable in RECEIVERS:
-                if v[variable]:
+            for variable in (*RECEIVERS, *GROUPING):
+                if _is_set(v, variable):
                     yield f"monitoring_alertmanager_config and {variable} are both set; keep one of them."
             for key in ("route", "receivers"):
                 if not v.monitoring_alertmanager_config.get(key):
@@ -241,19 +265,35 @@ class Monitoring(Component):
                    "together.")
 
     def _check_publish(self, v: Variables, model: Model) -> Iterator[str]:
-        if not v.monitoring_publish:
-            return
-        address = common.host_port(v.monitoring_publish)
-        if not address:
-            yield (f"monitoring_publish is {v.monitoring_publish!r}; it must be an address and a port such as "
-                   "127.0.0.1:9090.")
-            return
         others = ["mlflow_server_publish", *(["ingress_publish"] if v.ingress_type == "proxy" else [])]
-        for variable in others:
-            other = common.host_port(v[variable])
-            if other and other[1] == address[1] and (other[0] == address[0] or "0.0.0.0" in (other[0], address[0])):
-                yield (f"monitoring_publish is {v.monitoring_publish}, whose port {variable} takes; choose another "
-                       "port for one of them.")
+        for variable in PUBLISHED:
+            if not v[variable]:
+                continue
+            address = common.host_port(v[variable])
+            if not address:
+                yield (f"{variable} is {v[variable]!r}; it must be an address and a port such as 127.0.0.1:9090.")
+                continue
+            for other in others:
+                taken = common.host_port(v[other])
+                if taken and taken[1] == address[1] and (taken[0] == address[0] or "0.0.0.0" in (taken[0], address[0])):
+                    yield (f"{variable} is {v[variable]}, whose port {other} takes; choose another port for one of "
+                           "them.")
+            others.append(variable)
+        for variable in URLS:
+            if v[variable] and not common.url(v[variable]):
+                yield (f"{variable} is {common.hidden(v[variable])}; it must be a URL without user, query and "
+                       "fragment, such as https://prometheus.example.com.")
+
+
+def _is_set(v: Variables, variable: str) -> bool:
+    """Whether a variable has another value than its default."""
+    return v[variable] != variables.SPECS[variable]["default"]
+
+
+def _external_url(v: Variables, url: str, publish: str) -> str:
+    """The URL that one variable gives, or that follows from the published address in another."""
+    published = common.host_port(v[publish]) if v[publish] else None
+    return v[url] or (f"http://{v[publish]}/" if published and published[0] != "0.0.0.0" else "")
 
 
 def _jobs(v: Variables, model: Model, name: str) -> tuple[scraping.Job, ...]:
@@ -272,15 +312,17 @@ def _jobs(v: Variables, model: Model, name: str) -> tuple[scraping.Job, ...]:
 
 
 def _settings(v: Variables, model: Model) -> rules.Settings:
-    thresholds = rules.Thresholds()
-    if v.ingress_type == "proxy" and v.ingress_tls == "self_signed":
-        thresholds = rules.Thresholds(**rules.CADDY_CERTIFICATES)
+    certificates = rules.CADDY_CERTIFICATES if v.ingress_type == "proxy" and v.ingress_tls == "self_signed" else {}
     backend, store = model.mlflow_server.database, model.mlflow_server.artifact_store
     claims = {model.database.volume: model.database.managed or backend.claim == model.database.volume,
               model.object_storage.volume: model.object_storage.managed or store.claim == model.object_storage.volume}
     # An operator's Prometheus scrapes the kubelet, too.
     measured = tuple(name for name, ours in claims.items() if ours) if v.monitoring_type == "operator" else ()
-    return rules.Settings(model.instance.namespace, model.instance.name, claims=measured, thresholds=thresholds)
+    return rules.Settings(
+        model.instance.namespace, model.instance.name, claims=measured,
+        thresholds=rules.Thresholds(**{**certificates, **v.monitoring_alert_thresholds}),
+        objectives=rules.Objectives(**v.monitoring_objectives),
+        changes=v.monitoring_alerts, extra=tuple(v.monitoring_rules_extra))
 
 
 def _unseen(v: Variables, model: Model) -> tuple[str, ...]:
@@ -337,7 +379,8 @@ def _alertmanager_files(v: Variables) -> dict[str, str]:
         email_username=v.monitoring_alert_email_username, email_tls=v.monitoring_alert_email_tls,
         email_password_file=f"{SECRETS}/email-password" if "email-password" in files else "",
         slack_url_file=f"{SECRETS}/slack-url" if "slack-url" in files else "",
-        slack_channel=v.monitoring_alert_slack_channel)
+        slack_channel=v.monitoring_alert_slack_channel,
+        **{variable.removeprefix("monitoring_alert_"): v[variable] for variable in GROUPING})
     return {"alertmanager.yml": _yaml(alertmanager.configuration(receivers)), **files}
 
 

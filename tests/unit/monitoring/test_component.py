@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import json
 import pathlib
 import socket
@@ -23,6 +24,7 @@ import pytest
 import yaml
 from ansible_collections.mlops.mlflow.plugins.module_utils.checks import Checks
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, model, render
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import variables
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import rules
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -104,6 +106,70 @@ def test_the_exporter_knows_certificates_and_volumes():
     assert set(volumes) == {"database", "artifacts"} and not resolved.monitoring.unseen
     # Caddy renews its own four hours before they end.
     assert resolved.monitoring.settings.thresholds.certificate_days < 4 / 24
+
+
+CHANGED = {"monitoring_alert_thresholds": {"error_ratio": 0.3, "certificate_days": 30},
+           "monitoring_objectives": {"api_seconds": 1}, "monitoring_alerts": {"MLflowReplicaDown": {"enabled": False}},
+           "monitoring_rules_extra": [{"alert": "Mine", "expr": "vector(1)"}]}
+
+
+def test_variables_change_the_rules():
+    """The rule file and the PrometheusRule hold the same; what is not given has its default."""
+    _model, objects = rendered(**CHANGED)
+    made = yaml.safe_load(files(objects, "ConfigMap", "-prometheus")["rules.yml"])
+    wanted = rules.Settings("sound", "sound", thresholds=rules.Thresholds(error_ratio=0.3, certificate_days=30),
+                            objectives=rules.Objectives(api_seconds=1), changes=CHANGED["monitoring_alerts"],
+                            extra=tuple(CHANGED["monitoring_rules_extra"]))
+    assert made == rules.rule_file(wanted) != rules.rule_file(rules.Settings("sound", "sound"))
+    _model, objects = rendered(**CHANGED, monitoring_type="operator", mlflow_engine="kubernetes")
+    (rule,) = [obj for obj in objects if obj["kind"] == "PrometheusRule"]
+    groups = {group["name"]: group for group in rule["spec"]["groups"]}
+    assert groups["sound-sound-extra"] == next(g for g in made["groups"] if g["name"] == "sound-sound-extra")
+    # With the operator, volumes are measured by the kubelet, too.
+    assert groups["sound-sound-server"] == next(g for g in made["groups"] if g["name"] == "sound-sound-server")
+
+
+def test_defaults_of_the_variables_are_those_of_the_rules():
+    for variable, kind in (("monitoring_alert_thresholds", rules.Thresholds),
+                           ("monitoring_objectives", rules.Objectives)):
+        spec, given = variables.SPECS[variable], dataclasses.asdict(kind())
+        assert set(spec["options"]) == set(given)
+        declared = {name: option["default"] for name, option in spec["options"].items() if "default" in option}
+        assert spec["default"] == declared and declared.items() <= given.items()
+        # Those depend on who issues certificates.
+        assert {name for name in given if name not in declared} <= set(rules.CADDY_CERTIFICATES)
+
+
+def test_intervals_of_alertmanager():
+    _model, objects = rendered(monitoring_alert_group_wait="1s", monitoring_alert_group_interval="2s",
+                               monitoring_alert_repeat_interval="3h", monitoring_alert_critical_repeat_interval="4h")
+    route = yaml.safe_load(files(objects, "Secret", "-alertmanager")["alertmanager.yml"])["route"]
+    assert [route[f"{key}_{unit}"] for key, unit in (("group", "wait"), ("group", "interval"),
+                                                     ("repeat", "interval"))] == ["1s", "2s", "3h"]
+    assert route["routes"][0]["repeat_interval"] == "4h"
+
+
+@pytest.mark.parametrize("variables_, urls", [
+    ({}, ["", ""]),
+    ({"monitoring_publish": "127.0.0.1:9090", "monitoring_alertmanager_publish": "0.0.0.0:9093"},
+     ["http://127.0.0.1:9090/", ""]),
+    ({"monitoring_alertmanager_publish": "10.0.0.7:9093", "monitoring_url": "https://prometheus.test/a"},
+     ["https://prometheus.test/a", "http://10.0.0.7:9093/"]),
+])
+def test_links_lead_where_users_reach_it(variables_, urls):
+    _model, objects = rendered(**variables_)
+    found = {}
+    for obj in objects:
+        if obj["kind"] == "Deployment" and not obj["metadata"]["name"].endswith("-exporter"):
+            (container,) = obj["spec"]["template"]["spec"]["containers"]
+            values = dict(argument.removeprefix("--").partition("=")[::2] for argument in container["args"])
+            assert values.get("web.route-prefix", "") == ("/" if "web.external-url" in values else "")
+            found[container["name"]] = values.get("web.external-url", "")
+    assert [found["prometheus"], found["alertmanager"]] == urls
+    annotations = {obj["metadata"]["name"]: obj["metadata"].get("annotations") for obj in objects
+                   if obj["kind"] == "Service"}
+    address = variables_.get("monitoring_alertmanager_publish")
+    assert annotations["sound-monitoring-alertmanager"] == (address and {"mlops.mlflow/publish": address})
 
 
 def test_requests_are_counted_where_they_are_collected():

@@ -22,7 +22,7 @@ SETTINGS = rules.Settings(
     promtool.NAMESPACE, promtool.INSTANCE, backups=True, backup_interval_seconds=600, claims=("mlflow-database",),
     thresholds=rules.Thresholds(backup_verified_days=1 / 24))
 RULES = rules.rule_file(SETTINGS)
-ALERTS = [rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule]
+ALERTS = rules.alerts(SETTINGS)
 DAY = 86400
 GOOD = "/api/2.0/mlflow/runs/search"
 DOWNLOAD = "/model-versions/get-artifact"
@@ -366,6 +366,50 @@ def test_thresholds_and_objectives_are_settings():
             changed = {"api_seconds": 0.25, "ui_seconds": 5}.get(each.name, value * 0.5)
             settings = dataclasses.replace(SETTINGS, **{part: dataclasses.replace(values, **{each.name: changed})})
             assert rules.rule_file(settings) != RULES, each.name
+
+
+def test_descriptions_name_the_threshold():
+    """Every threshold that a value is compared with, as it is set."""
+    limits = rules.Thresholds(
+        latency_seconds=7, error_ratio=0.17, connections_ratio=0.27, volume_ratio=0.37, volume_critical_ratio=0.47,
+        volume_full_hours=57, certificate_days=67, certificate_critical_days=1.5, backup_late_factor=77,
+        backup_verified_days=87)
+    objectives = rules.Objectives(api_availability=0.94, api_seconds=0.25, ui_seconds=5, database_seconds=0.07,
+                                  upload_mb_per_second=17)
+    settings = dataclasses.replace(SETTINGS, thresholds=limits, objectives=objectives)
+    text = "\n".join(rule["annotations"]["description"] for rule in rules.alerts(settings))
+    for words in ("is 7 s", "is 17 %", "is 27 %", "is 37 %", "is 47 %", "is 2.375 days", "is 67 days", "is 1.5 days",
+                  "77 times", "is 87 days", "for 87 days", "allows 6 %", "than 0.25 s", "than 5 s", "than 0.07 s",
+                  "17 MB/s"):
+        assert words in text, words
+
+
+def test_an_alert_is_changed_by_its_name():
+    changes = {"MLflowServerDown": {"for": "7m"}, "MLflowReplicaDown": {"enabled": False},
+               "MLflowLatencyHigh": {"for": "0", "keep_firing_for": "3m"},
+               "MLflowBackupLate": {"for": "2m"}}
+    made = rules.alerts(dataclasses.replace(SETTINGS, changes=changes))
+    assert {rule["alert"] for rule in ALERTS} - {rule["alert"] for rule in made} == {"MLflowReplicaDown"}
+    found = {(rule["alert"], rule["labels"].get("reason")): (rule.get("for"), rule.get("keep_firing_for"))
+             for rule in made}
+    assert found["MLflowServerDown", None] == ("7m", None) and found["MLflowLatencyHigh", None] == ("0", "3m")
+    # How old a backup may be is a threshold.
+    assert found["MLflowBackupLate", "old"][0] == "2m" and found["MLflowBackupLate", "none"][0] == "900s"
+
+
+def test_rules_of_the_user_are_evaluated(tmp_path):
+    """Beside those of the collection, with the labels of the instance."""
+    own = ({"record": "runs:failed", "expr": 'sum(mlflow_runs{status="FAILED"})'},
+           {"alert": "ManyRunsFail", "expr": "runs:failed > 5", "for": "2m", "labels": {"severity": "info"},
+            "annotations": {"summary": "{{ $value }} runs failed"}})
+    made = rules.rule_file(dataclasses.replace(SETTINGS, extra=own))
+    labels = {"severity": "info", "namespace": promtool.NAMESPACE, "instance_name": promtool.INSTANCE}
+    promtool.test(tmp_path, made, [{
+        "interval": "1m", "input_series": inputs({series("mlflow_runs", status="FAILED", stage="active"): "0+1x60"}),
+        "alert_rule_test": [
+            {"alertname": "ManyRunsFail", "eval_time": "7m", "exp_alerts": []},
+            {"alertname": "ManyRunsFail", "eval_time": "9m", "exp_alerts": [
+                {"exp_labels": labels, "exp_annotations": {"summary": "9 runs failed"}}]}]}])
 
 
 def test_a_latency_that_is_no_bucket_is_refused():
