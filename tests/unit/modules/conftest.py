@@ -155,21 +155,26 @@ def has_bucket(url: str) -> None:
         raise OSError(error) from error
 
 
+def new_seaweedfs(folder: pathlib.Path) -> tuple[list, dict, dict]:
+    """An S3 store with the bucket mlflow: its command, options of ``running``, and of a client."""
+    ports = {name: free_port() for name in ("s3.port", "master.port", "volume.port", "filer.port", "admin.port")}
+    grpc = {f"{name}.grpc": free_port() for name in ports}
+    command = [BIN / "weed", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-bucket=mlflow",
+               "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+               *(f"-{n}={p}" for n, p in {**ports, **grpc}.items())]
+    environment = {**os.environ, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "rightsecret"}
+    return command, {"cwd": folder, "env": environment}, {
+        "type": "s3", "url": f"http://127.0.0.1:{ports['s3.port']}", "region": "us-east-1", "bucket": "mlflow",
+        "access_key": "key", "secret_key": "rightsecret", "size_mb": 1}
+
+
 @pytest.fixture(scope="session")
 def seaweedfs(tmp_path_factory):
     """Options of an S3 store with the bucket mlflow."""
     folder = tmp_path_factory.mktemp("seaweedfs")
-    ports = {name: free_port() for name in ("s3.port", "master.port", "volume.port", "filer.port", "admin.port")}
-    grpc = {f"{name}.grpc": free_port() for name in ports}
-    url = f"http://127.0.0.1:{ports['s3.port']}"
-    with running([BIN / "weed", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-bucket=mlflow",
-                  "-webdav=false",
-                  "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
-                  *(f"-{n}={p}" for n, p in {**ports, **grpc}.items())],
-                 lambda: has_bucket(url), folder / "log", cwd=folder,
-                 env={**os.environ, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "rightsecret"}):
-        yield {"type": "s3", "url": url, "region": "us-east-1", "bucket": "mlflow", "access_key": "key",
-               "secret_key": "rightsecret", "size_mb": 1}
+    command, options, client = new_seaweedfs(folder)
+    with running(command, lambda: has_bucket(client["url"]), folder / "log", **options):
+        yield client
 
 
 @pytest.fixture(scope="session")

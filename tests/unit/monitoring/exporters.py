@@ -7,18 +7,26 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import importlib.util
 import os
 import pathlib
 import re
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 import types
 import urllib.request
 import uuid
 from typing import Any, Callable, Iterator
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 FILES = ROOT / "roles/monitoring/files"
@@ -42,19 +50,27 @@ Families = dict[str, dict[tuple, float]]
 class Restartable:
     """A server that a test stops and starts.
 
-    Attributes:
+    Args:
+        command, options: of ``running``.
         client: options of a client.
+        folder: of its log, and of its data where it must not run as root.
+        ready: raises OSError until it answers; its port answers unless given.
+
+    Attributes:
         process: its process while it runs.
     """
 
-    def __init__(self, command: list, options: dict, client: dict, folder: pathlib.Path):
+    def __init__(self, command: list, options: dict, client: dict, folder: pathlib.Path,
+                 ready: Callable[[], None] | None = None):
         self.command, self.options, self.client, self.folder = command, options, client, folder
+        self.ready = ready or (lambda: unit.answers(client["port"])())
         self.stack = contextlib.ExitStack()
 
     def start(self) -> None:
-        unit.unprivileged(self.folder)  # another run of pytest closes the folders of all
+        if "user" in self.options:
+            unit.unprivileged(self.folder)  # another run of pytest closes the folders of all
         self.process = self.stack.enter_context(unit.running(
-            self.command, unit.answers(self.client["port"]), self.folder / "log", **self.options))
+            self.command, self.ready, self.folder / "log", **self.options))
 
     def stop(self) -> None:
         self.stack.close()
@@ -101,11 +117,12 @@ class Exporter:
 
 
 @contextlib.contextmanager
-def exporting(folder: pathlib.Path, **environment: str) -> Iterator[Exporter]:
+def exporting(folder: pathlib.Path, *wrapper: str, **environment: str) -> Iterator[Exporter]:
     """An exporter whose files are beside each other in one folder, as in its pod, and that does not see this tree.
 
     Args:
         folder: of files and log.
+        wrapper: a program with arguments that starts it.
         environment: variables; of all others it has PATH and nothing else.
     """
     program = folder / "mlflow-monitoring"
@@ -114,11 +131,49 @@ def exporting(folder: pathlib.Path, **environment: str) -> Iterator[Exporter]:
         shutil.copy(ROOT / "plugins/module_utils" / name, program)
     for file in FILES.glob("*.py"):
         shutil.copy(file, program)
-    port = unit.free_port()
-    with unit.running([sys.executable, program / "exporter.py"], unit.answers(port), folder / "exporter.log",
-                      cwd=folder, env={"PATH": os.environ["PATH"], "MLOPS_EXPORTER_PORT": f"{port}",
-                                       "MLOPS_EXPORTER_ADDRESS": "127.0.0.1", **environment}) as process:
+    port = int(environment.setdefault("MLOPS_EXPORTER_PORT", str(unit.free_port())))
+    with unit.running([*wrapper, sys.executable, program / "exporter.py"], unit.answers(port), folder / "exporter.log",
+                      cwd=folder, env={"PATH": os.environ["PATH"], "MLOPS_EXPORTER_ADDRESS": "127.0.0.1",
+                                       **environment}) as process:
         yield Exporter(f"http://127.0.0.1:{port}/metrics", process)
+
+
+@contextlib.contextmanager
+def presenting(folder: pathlib.Path, names: dict[str, datetime.datetime]) -> Iterator[int]:
+    """Port of a server that presents for each name a certificate that expires at the time which the names have then."""
+    def choose(connection: ssl.SSLObject, name: str, _context: ssl.SSLContext) -> None:
+        of_name = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        of_name.load_cert_chain(self_signed(folder, name, names[name]))
+        connection.context = of_name
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _address = listener.accept()
+            except OSError:
+                return
+            with contextlib.suppress(OSError), connection, context.wrap_socket(connection, server_side=True) as tls:
+                tls.recv(1)
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sni_callback = choose
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def self_signed(folder: pathlib.Path, name: str, expiry: datetime.datetime) -> pathlib.Path:
+    """A file with a certificate and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    made = (x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
+            .serial_number(x509.random_serial_number()).not_valid_before(expiry - datetime.timedelta(days=9))
+            .not_valid_after(expiry).sign(key, hashes.SHA256()))
+    path = folder / f"{name}.pem"
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    return path
 
 
 SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-zA-Z_]\w*="(?:[^"\\\n]|\\[\\"n])*",?)*)\})? (\S+)')

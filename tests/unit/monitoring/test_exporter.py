@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import datetime
 import json
 import os
@@ -15,9 +14,7 @@ import pathlib
 import secrets
 import signal
 import socket
-import ssl
 import subprocess
-import threading
 import time
 
 import mlflow
@@ -27,10 +24,19 @@ import pytest
 from ansible_collections.mlops.mlflow.plugins.module_utils import stores
 from ansible_collections.mlops.mlflow.plugins.module_utils.checks import measure
 from ansible_collections.mlops.mlflow.plugins.module_utils.probes import database as databases
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from exporters import FILES, KNOWN, Restartable, collectors, environment_of, exporting, fill, unit, uri_of, value
+from exporters import (
+    FILES,
+    KNOWN,
+    Restartable,
+    collectors,
+    environment_of,
+    exporting,
+    fill,
+    presenting,
+    unit,
+    uri_of,
+    value,
+)
 
 seaweedfs, gcs, azure, mlflow_server = unit.seaweedfs, unit.gcs, unit.azure, unit.mlflow_server
 mlflow_auth_server = unit.mlflow_auth_server
@@ -409,43 +415,6 @@ def test_a_round_trip_with_a_login(mlflow_auth_server, tmp_path):
 
 
 # Certificates, volumes, backups
-
-
-@contextlib.contextmanager
-def presenting(folder: pathlib.Path, names: dict):
-    """Port of a server that presents for each name a certificate that expires then."""
-    contexts = {}
-    for name, expiry in names.items():
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        made = (x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
-                .serial_number(x509.random_serial_number()).not_valid_before(expiry - datetime.timedelta(days=9))
-                .not_valid_after(expiry).sign(key, hashes.SHA256()))
-        path = folder / f"{name}.pem"
-        path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-        contexts[name] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        contexts[name].load_cert_chain(path)
-
-    def choose(connection, name, _context):
-        connection.context = contexts[name]
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.sni_callback = choose
-
-    def serve():
-        while True:
-            try:
-                connection, _address = listener.accept()
-            except OSError:
-                return
-            with contextlib.suppress(OSError), connection, context.wrap_socket(connection, server_side=True) as tls:
-                tls.recv(1)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=serve, daemon=True).start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_certificates(tmp_path):
