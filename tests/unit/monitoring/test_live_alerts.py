@@ -43,14 +43,14 @@ PROVOKED = {
     "MLflowReplicaDown": "one of two servers stopped",
     "MLflowLatencyHigh": "a session locks a table",
     "MLflowErrorRatioHigh": "a session locks a table longer than the server waits (503)",
-    "MLflowRoundTripFailing": "the same, while /health and the database answer",
+    "MLflowRoundTripFailing": "the same lock, while /health and the database answer",
     "MLflowCertificateExpiring": "a certificate that is valid for two more days",
     "MLflowDatabaseDown": "PostgreSQL stopped",
     "MLflowDatabaseConnectionsHigh": "85 of 100 connections opened",
     "MLflowSchemaNotCurrent": "another revision in alembic_version",
     "MLflowObjectStoreDown": "SeaweedFS stopped",
     "MLflowVolumeFilling": "a file system of 16 MiB filled to 90 %",
-    "MLflowVolumeFullPredicted": "the same",
+    "MLflowVolumeFullPredicted": "the same file system, as it fills",
     "MLflowBackupLate": "no backup; then one that is two hours old",
     "MLflowBackupFailed": "a status with a failure after the last backup",
     "MLflowBackupUnverified": "a backup that is not verified; then a verification that is old",
@@ -400,6 +400,22 @@ def test_each_alert_arrives_and_resolves(instance, tmp_path):
         # Burn rates, whose windows are longer than this test, may begin to.
         names = {name for name, _reason in arrived() if not name.endswith("BudgetBurn")}
         assert names == {*PROVOKED, "RunsAreLogged"}
+
+
+def test_the_documentation_says_what_was_provoked():
+    """The table of docs/monitoring.md: each alert, its default `for`, and its cause here."""
+    text = (ROOT / "docs/monitoring.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(MLflow\w+)\]\(runbooks\.md#(\w+)\) \| .+ \| (.+) \| (.+) \|$", text, re.MULTILINE)
+    settings = rules.Settings("namespace", "instance", backups=True)
+    assert sorted(name for name, *_others in rows) == rules.alert_names(settings)
+    for name, anchor, wait, cause in rows:
+        found = {rule.get("for", "at once"): None for rule in rules.alerts(settings)
+                 if rule["alert"] == name and rule["labels"].get("reason") != "none"}
+        assert (anchor, wait, cause) == (
+            name.lower(), ", ".join(found), PROVOKED.get(name, "rule tests only")), name
+    limits = (*dataclasses.fields(rules.Thresholds), *dataclasses.fields(rules.Objectives))
+    for limit in limits:
+        assert f"`{limit.name}` ({limit.default:g})" in text, limit.name
 
 
 def check_notifications(urls: dict[str, str]) -> None:
