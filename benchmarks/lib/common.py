@@ -11,9 +11,12 @@ import importlib.metadata
 import os
 import pathlib
 import resource
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+from typing import Any, Callable
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # As in the Makefile: the clone's own tools, collection and settings, whatever the machine's are.
@@ -97,3 +100,33 @@ def heading(*versions: str) -> None:
 
 def version(package: str) -> str:
     return f"{package} {importlib.metadata.version(package)}"
+
+
+def in_a_folder(make: Callable[[pathlib.Path], Any], measure: Callable[[Any], None]) -> None:
+    """Measure, and remove what was made, also when the run is stopped.
+
+    Args:
+        make: makes a benchmark, which has a method ``clean``, with a folder for its files.
+        measure: what it measures.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
+    with tempfile.TemporaryDirectory(prefix="mlops-benchmark-") as folder:
+        bench = make(pathlib.Path(folder))
+        try:
+            measure(bench)
+        finally:
+            bench.clean()
+
+
+def check_free(instance: str) -> None:
+    """Stop if an instance is there already, since it would be removed."""
+    if podman("ps", "--all", "--quiet", "--filter", f"label=app.kubernetes.io/instance={instance}"):
+        sys.exit(f"An instance {instance} is there already; name another with --instance, or uninstall it.")
+
+
+def program(main: Callable[[], None], *expected: type[Exception]) -> None:
+    """Run a program; what stops it is a sentence and no traceback."""
+    try:
+        main()
+    except (Failed, KeyboardInterrupt, *expected) as error:
+        sys.exit(str(error) or "Stopped.")

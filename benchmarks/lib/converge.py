@@ -14,15 +14,13 @@ import pathlib
 import re
 import secrets
 import shutil
-import signal
 import statistics
 import sys
-import tempfile
 import time
 
 import kubernetes
 import yaml
-from common import ENVIRONMENT, ROOT, Failed, heading, log, run, table, timed, version
+from common import ENVIRONMENT, ROOT, Failed, heading, in_a_folder, log, program, run, table, timed, version
 
 SITE = ROOT / "playbooks" / "site.yml"
 COMPONENTS = "object_storage,database,mlflow_server,ingress"
@@ -157,6 +155,12 @@ class Bench:
         if left:
             log(f"Still being removed by the cluster: {', '.join(left)}")
 
+    def run(self) -> None:
+        """Prepare, measure, and print the table."""
+        self.prepare()
+        self.measure()
+        self.report()
+
     def report(self) -> None:
         """Print the tables."""
         cluster = kubernetes.client.VersionApi().get_code().git_version
@@ -191,19 +195,8 @@ def main() -> None:
     options = parser.parse_args()
     if not os.environ.get("KUBECONFIG"):
         sys.exit("KUBECONFIG names no cluster to measure on; set it to one where namespaces may be made and removed.")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
-    with tempfile.TemporaryDirectory(prefix="mlops-benchmark-") as folder:
-        bench = Bench(options, pathlib.Path(folder))
-        try:
-            bench.prepare()
-            bench.measure()
-            bench.report()
-        finally:
-            bench.clean()
+    in_a_folder(lambda folder: Bench(options, folder), Bench.run)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (Failed, kubernetes.config.ConfigException, KeyboardInterrupt) as error:
-        sys.exit(str(error) or "Stopped.")
+    program(main, kubernetes.config.ConfigException)

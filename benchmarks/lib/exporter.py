@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 
-from common import ROOT, Failed, heading, log, table, version
+from common import ROOT, Failed, heading, log, program, table, version
 
 sys.path[:0] = [str(ROOT / "tests/unit"), str(ROOT / "tests/unit/monitoring")]
 import conftest  # noqa: F401, E402  pylint: disable=unused-import
@@ -151,7 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (Failed, KeyboardInterrupt) as error:
-        sys.exit(str(error) or "Stopped.")
+    program(main)

@@ -12,17 +12,15 @@ import argparse
 import json
 import os
 import pathlib
-import signal
 import statistics
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 
 import yaml
-from common import ROOT, Failed, heading, log, podman, run, table
+from common import ROOT, Failed, check_free, heading, in_a_folder, log, podman, program, run, table
 from load import REQUESTS, TRANSFERS, load
 
 # What each server is started with, for PostgreSQL and S3 as all four have them here. The charts ask for both stores to
@@ -89,10 +87,10 @@ START_TIMEOUT = 300
 
 
 class Server:
-    """A container that runs `mlflow server`, and what was measured of it."""
+    """A container that runs `mlflow server`, others that run while it does, and what was measured of it."""
 
-    def __init__(self, title: str, container: str, port: int) -> None:
-        self.title, self.container, self.port = title, container, port
+    def __init__(self, title: str, container: str, port: int, beside: tuple[str, ...] = ()) -> None:
+        self.title, self.container, self.port, self.beside = title, container, port, beside
         self.ready: list[float] = []
         self.idle: list[float] = []
         self.busy: list[float] = []
@@ -101,7 +99,7 @@ class Server:
 
     def start(self, cpus: list[int], settle: float) -> None:
         """Start it, wait until it answers and its processes are all there, and keep them on the given cores."""
-        podman("start", self.container)
+        podman("start", self.container, *self.beside)
         begun = time.monotonic()
         deadline = begun + START_TIMEOUT
         while True:
@@ -129,7 +127,7 @@ class Server:
                 os.sched_setaffinity(int(thread), cpus)
 
     def stop(self) -> None:
-        podman("stop", "--time", "20", self.container)
+        podman("stop", "--time", "20", self.container, *self.beside)
 
     def processes(self) -> list[int]:
         """Of this machine's processes those in the container, told by their process namespace."""
@@ -217,7 +215,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace, folder: pathlib.Path) -> None:
         self.options, self.folder = options, folder
-        self.instance = options.instance
+        self.instance, self.monitored = options.instance, f"{options.instance}-monitored"
         self.inventory = folder / "hosts.yml"
         self.others: list[str] = []
         self.database = self.image = ""
@@ -227,7 +225,11 @@ class Bench:
         """inventories/local under a name and a port of its own."""
         hosts = yaml.safe_load((ROOT / "inventories/local/hosts.yml").read_text(encoding="utf-8"))["all"]["hosts"]
         variables = {**next(iter(hosts.values())), "mlflow_server_publish": f"127.0.0.1:{self.options.port}"}
-        self.inventory.write_text(yaml.safe_dump({"all": {"hosts": {self.instance: variables}}}), encoding="utf-8")
+        instances = {self.instance: variables}
+        if self.options.monitoring:
+            instances[self.monitored] = {**variables, "mlflow_server_publish": f"127.0.0.1:{self.options.port + 1}",
+                                         "monitoring_type": "prometheus"}
+        self.inventory.write_text(yaml.safe_dump({"all": {"hosts": instances}}), encoding="utf-8")
         log("Deploying the default instance")
         run(["ansible-playbook", "--inventory", self.inventory, "playbooks/site.yml", "--skip-tags", "verify"])
         container, self.database = self.container("server"), self.container("database")
@@ -237,9 +239,9 @@ class Bench:
         self.store = {name: value for name, _equals, value in (line.partition("=") for line in lines)}
         return Server("the default deployment", container, self.options.port)
 
-    def container(self, component: str) -> str:
+    def container(self, component: str, instance: str = "") -> str:
         labels = {
-            "app.kubernetes.io/instance": self.instance,
+            "app.kubernetes.io/instance": instance or self.instance,
             "app.kubernetes.io/component": component,
             "mlops.mlflow/role": "main",
         }
@@ -319,9 +321,17 @@ class Bench:
 
     def compare(self) -> None:
         ours = self.deploy()
-        servers = {OURS: ours, "without": self.add("without", WITHOUT, *self.hooks())}
-        for name, server in SERVERS.items():
-            servers[name] = self.add(name, server)
+        servers = {OURS: ours}
+        if self.options.monitoring:
+            beside = tuple(self.container(f"monitoring-{part}", self.monitored)
+                           for part in ("exporter", "prometheus", "alertmanager"))
+            servers["monitored"] = Server("the same with monitoring", self.container("server", self.monitored),
+                                          self.options.port + 1, beside)
+            servers["monitored"].stop()
+        else:
+            servers["without"] = self.add("without", WITHOUT, *self.hooks())
+            for name, server in SERVERS.items():
+                servers[name] = self.add(name, server)
         ours.stop()
         order = list(servers.values())
         for number in range(1, self.options.rounds + 1):
@@ -337,10 +347,10 @@ class Bench:
                 )
             order.append(order.pop(0))
         self.heading()
-        self.report(list(servers.values()), servers["plain"])
+        self.report(list(servers.values()), servers.get("plain", ours))
 
     def report(self, servers: list[Server], plain: Server) -> None:
-        """Print figures, ratios to the plain server, and the latency of each kind of request."""
+        """Print figures, ratios to the plain server or to another, and the latency of each kind of request."""
         figures = {server.title: server.figures() for server in servers}
         columns = list(figures[plain.title])
         rows = []
@@ -351,7 +361,7 @@ class Bench:
         rows = []
         for title, row in figures.items():
             rows.append([title, *(f"{row[column] / figures[plain.title][column]:.2f}" for column in columns[:-1])])
-        table(["ratio to the plain server", *columns[:-1]], rows)
+        table([f"ratio to {plain.title}", *columns[:-1]], rows)
         rows = []
         for clients in plain.answers:
             for kind in (*REQUESTS, *TRANSFERS):
@@ -427,7 +437,11 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="serve", description=__doc__)
-    parser.add_argument("--sizes", action="store_true", help="measure memory by number of workers instead of comparing")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--monitoring", action="store_true",
+                         help="compare the default deployment with and without monitoring, and nothing else")
+    instead.add_argument("--sizes", action="store_true",
+                         help="measure memory by number of workers instead of comparing")
     parser.add_argument(
         "--rounds", type=int, default=3, help="how often each server is measured; medians are shown (%(default)s)"
     )
@@ -458,19 +472,10 @@ def main() -> None:
     options = parser.parse_args()
     if os.geteuid():
         sys.exit("Only root may read the memory of a container's processes; run this as root.")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
-    with tempfile.TemporaryDirectory(prefix="mlops-benchmark-") as folder:
-        bench = Bench(options, pathlib.Path(folder))
-        if podman("ps", "--all", "--quiet", "--filter", f"label=app.kubernetes.io/instance={options.instance}"):
-            sys.exit(f"An instance {options.instance} is there already; name another with --instance, or uninstall it.")
-        try:
-            bench.sizes() if options.sizes else bench.compare()
-        finally:
-            bench.clean()
+    check_free(options.instance)
+    in_a_folder(lambda folder: Bench(options, folder),
+                lambda bench: bench.sizes() if options.sizes else bench.compare())
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (Failed, KeyboardInterrupt) as error:
-        sys.exit(str(error) or "Stopped.")
+    program(main)

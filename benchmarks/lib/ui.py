@@ -10,15 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import signal
 import statistics
 import sys
-import tempfile
 import time
 import urllib.request
 
 import yaml
-from common import ROOT, Failed, heading, log, podman, run, table
+from common import ROOT, Failed, check_free, heading, in_a_folder, log, podman, program, run, table
 
 sys.path.insert(0, str(ROOT / "molecule/shared"))
 from chromium import Chromium  # noqa: E402
@@ -193,19 +191,9 @@ def main() -> None:
     parser.add_argument("--instance", default="mlflow-benchmark-ui",
                         help="name of the instance to deploy and remove (%(default)s)")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
-    with tempfile.TemporaryDirectory(prefix="mlops-benchmark-") as folder:
-        bench = Bench(options, pathlib.Path(folder))
-        if podman("ps", "--all", "--quiet", "--filter", f"label=app.kubernetes.io/instance={options.instance}"):
-            sys.exit(f"An instance {options.instance} is there already; name another with --instance, or uninstall it.")
-        try:
-            bench.compare()
-        finally:
-            bench.clean()
+    check_free(options.instance)
+    in_a_folder(lambda folder: Bench(options, folder), Bench.compare)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (Failed, KeyboardInterrupt) as error:
-        sys.exit(str(error) or "Stopped.")
+    program(main)

@@ -17,34 +17,50 @@ KINDS = ("counter", "gauge", "histogram")
 
 
 def parse(text: str) -> dict:
-    """Values by name and labels: {("up", frozenset({("job", "x")})): 1.0}.
+    """Values by name and labels: {("up", frozenset({("job", "x")})): 1.0}; promtool checks the text, too.
+
+    Raises:
+        AssertionError: as ``samples``.
+    """
+    values = {(name, frozenset(labels)): value for name, labels, value in samples(text)}
+    assert values
+    promtool(text)
+    return values
+
+
+def samples(text: str, allowed: tuple[str, ...] = KINDS) -> list[tuple]:
+    """Name, labels in their order, and value of each sample.
+
+    Args:
+        text: of all metrics.
+        allowed: types that metrics may have.
 
     Raises:
         AssertionError: a line that is none, samples without HELP and TYPE before them, of another family or twice,
-            a negative counter, a histogram that is none.
+            a family that is described twice, a negative counter, a histogram that is none.
     """
-    assert text.endswith("\n")
-    values, kinds, family, kind = {}, {}, None, None
+    assert not text or text.endswith("\n")
+    found, values, kinds, family, kind = [], {}, {}, None, None
     for line in text.splitlines():
         if line.startswith("# HELP "):
             family, kind = line.split(" ")[2], None
             assert family not in kinds and len(line.split(" ", 3)) == 4, line
         elif line.startswith("# TYPE "):
             name, kind = line.split(" ")[2:]
-            assert name == family and kind in KINDS, line
+            assert name == family and name not in kinds and kind in allowed, line
             kinds[family] = kind
         else:
             name, labels, value = _sample(line)
             suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
             assert kind and name in [family + suffix for suffix in suffixes], line
-            assert (name, labels) not in values, f"twice: {line}"
+            assert (name, frozenset(labels)) not in values, f"twice: {line}"
             assert kind == "gauge" or value >= 0, line
-            values[name, labels] = value
+            values[name, frozenset(labels)] = value
+            found.append((name, labels, value))
     for name, kind in kinds.items():
         if kind == "histogram":
             _check_histogram(name, values)
-    promtool(text)
-    return values
+    return found
 
 
 def _sample(line: str) -> tuple:
@@ -54,7 +70,7 @@ def _sample(line: str) -> tuple:
     labels = LABEL.findall(inside or "")
     assert ",".join(f'{label}="{text}"' for label, text in labels) == (inside or ""), line
     assert len({label for label, _text in labels}) == len(labels), line
-    return name, frozenset(labels), float(value)
+    return name, tuple(labels), float(value)
 
 
 def _check_histogram(name: str, values: dict):

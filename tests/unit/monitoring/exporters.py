@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Exporters that run as they do in their pod, databases with known contents, a strict parser of what is exported."""
+"""Exporters that run as they do in their pod, databases with known contents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import datetime
 import importlib.util
 import os
 import pathlib
-import re
 import shutil
 import socket
 import ssl
@@ -24,6 +23,7 @@ import urllib.request
 import uuid
 from typing import Any, Callable, Iterator
 
+import exposition
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -176,36 +176,11 @@ def self_signed(folder: pathlib.Path, name: str, expiry: datetime.datetime) -> p
     return path
 
 
-SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-zA-Z_]\w*="(?:[^"\\\n]|\\[\\"n])*",?)*)\})? (\S+)')
-LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
-
-
 def parsed(text: str) -> Families:
-    """Samples by family and labels, of Prometheus' text format.
-
-    Stricter than Prometheus: a family is described once, before its samples, which follow each other; no series is
-    there twice; the text ends with a newline.
-    """
-    assert not text or text.endswith("\n")
+    """Samples by family and labels; the exporter has gauges only."""
     families: Families = {}
-    described: dict[str, set[str]] = {}
-    current = ""
-    for line in text.splitlines():
-        if line.startswith("# "):
-            _hash, kind, name, rest = line.split(" ", 3)
-            assert kind in ("HELP", "TYPE") and rest, line
-            assert name not in families and kind not in described.setdefault(name, set()), line
-            assert kind == "HELP" or rest == "gauge", line
-            described[name].add(kind)
-            current = name
-            continue
-        match = SAMPLE.fullmatch(line)
-        assert match, line
-        name, labels, value = match.groups()
-        assert name == current and described[name] == {"HELP", "TYPE"}, line
-        key = tuple(LABEL.findall(labels or ""))
-        assert key not in families.setdefault(name, {}), line
-        families[name][key] = float(value)
+    for name, labels, number in exposition.samples(text, allowed=("gauge",)):
+        families.setdefault(name, {})[labels] = number
     return families
 
 
@@ -259,7 +234,8 @@ def fill(database: dict, folder: pathlib.Path, users: str = "") -> None:
     """
     # In a process of its own, since MLflow keeps its connections, for which a PostgreSQL that is to end would wait.
     subprocess.run([sys.executable, __file__, uri_of(database), folder, users], check=True, stdin=subprocess.DEVNULL,
-                   env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"})
+                   env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true",
+                        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests/unit"), os.environ["PYTHONPATH"]])})
 
 
 def fill_here(uri: str, folder: str, users: str) -> None:

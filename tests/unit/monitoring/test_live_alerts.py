@@ -164,7 +164,8 @@ class Instance:
         mount = f"mount -t tmpfs -o size=16m tmpfs {self.volume} && exec \"$@\""
         wrapper = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else []), "sh", "-c", mount, "sh"]
         self.exporter = self.exporter_stack.enter_context(exporting(
-            self.folder, *wrapper, MLOPS_EXPORTER_PORT=str(self.exporter_port), **environment_of(self.database.client), **self.of_the_store(), **often,
+            self.folder, *wrapper, **environment_of(self.database.client), **self.of_the_store(), **often,
+            MLOPS_EXPORTER_PORT=str(self.exporter_port),
             MLFLOW_ARTIFACTS_DESTINATION="s3://mlflow/live", MLFLOW_TRACKING_URI=self.servers[0].client["url"],
             MLOPS_EXPORTER_SPARING="1", MLOPS_EXPORTER_COUNTS_TIMEOUT="3", MLOPS_EXPORTER_OBJECT_STORE_TIMEOUT="10",
             MLOPS_EXPORTER_ARTIFACTS_INTERVAL="0", MLOPS_EXPORTER_ROUND_TRIP_TIMEOUT="20",
@@ -207,7 +208,7 @@ class Instance:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[list[int]]:
-        """A lock on the table of runs, and clients that search for runs until it ends; the statuses of their answers."""
+        """A lock on the table of runs, and clients that search for runs until it ends; statuses of their answers."""
         statuses: list[int] = []
         ended = threading.Event()
 
