@@ -31,6 +31,8 @@ VERSION = f"{MANAGER}/version"
 """On the server's ConfigMap: the version that ``mlflow_version: latest`` was resolved to."""
 READ_ONCE = f"{MANAGER}/read-once"
 """On a workload: Secrets, by comma, that it reads at its first start only, so that their change restarts nothing."""
+DATABASE_LOGIN = f"{MANAGER}/database-login"
+"""On a Secret: the database, as JSON, in which its ``username`` and ``password`` are a login that may only read."""
 WAVE = "argocd.argoproj.io/sync-wave"
 
 # What others refer to comes first; what measures or routes to workloads comes last (the order of `helm install`).

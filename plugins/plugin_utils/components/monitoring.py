@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import urllib.parse
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Iterator
+from typing import TYPE_CHECKING, Any, Iterator
 
 import yaml
 
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import logins
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import mlflow_server
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
@@ -67,6 +68,9 @@ class MonitoringPart:
         jobs: what is scraped.
         annotations: of the exporter's pod, where the cluster's Prometheus finds pods by them.
         environment: variables of the exporter besides those of the server.
+        login: Secret of the login with which the exporter reads the database, or empty: the server's.
+        login_keys: its keys, by user and password.
+        login_database: the database in which that login is made, where the collection runs it.
         unseen: names of the server's volumes that the exporter does not mount.
         settings: what the rules depend on.
         interval: seconds between two scrapes.
@@ -80,6 +84,9 @@ class MonitoringPart:
     jobs: tuple[scraping.Job, ...]
     annotations: dict
     environment: dict
+    login: str
+    login_keys: dict
+    login_database: dict
     unseen: tuple[str, ...]
     settings: rules.Settings
     interval: int
@@ -137,7 +144,7 @@ class Monitoring(Component):
             alerts = built(v)["alertmanager"] if model.instance.build else ALERTMANAGER_IMAGE
         return MonitoringPart(
             name=name, jobs=_jobs(v, model, name), annotations=scraping.annotations(EXPORTER_PORT),
-            environment=_environment(v, model),
+            environment=_environment(v, model), **_login(v, model, name),
             unseen=_unseen(v, model), settings=_settings(v, model), interval=v.monitoring_interval,
             labels=v.monitoring_labels, given=_alertmanager_files(v) if v.monitoring_type == "prometheus" else {},
             prometheus_image=prometheus, alertmanager_image=alerts, alertmanager_size=ALERTMANAGER_SIZE,
@@ -214,6 +221,20 @@ class Monitoring(Component):
         if v.mlflow_network_policy and kind in ("annotations", "operator") and not v.monitoring_clients:
             yield (f"monitoring_clients is empty while mlflow_network_policy is true and monitoring_type is {kind}; "
                    "name the namespace of the cluster's Prometheus.")
+
+    def _check_login(self, v: Variables, model: Model) -> Iterator[str]:
+        given, kind = v.monitoring_database_existing_secret, v.monitoring_type
+        if given and kind == "none":
+            yield ("monitoring_database_existing_secret is set while monitoring_type is none; set monitoring_type, or "
+                   "leave it empty.")
+        elif given and model.mlflow_server.database.type == "sqlite":
+            yield ("monitoring_database_existing_secret is set while the database is SQLite, which has no logins; leave "
+                   "it empty.")
+        if v.monitoring_database_existing_secret_keys and not given:
+            yield ("monitoring_database_existing_secret_keys is set while monitoring_database_existing_secret is empty; "
+                   "name the Secret there.")
+        if kind != "none" and model.monitoring.login_database and v.database_user == logins.READER:
+            yield (f"database_user is {logins.READER}, which is the login of the monitoring; choose another name.")
 
     def _check_numbers(self, v: Variables, model: Model) -> Iterator[str]:
         if not SHORTEST_INTERVAL <= v.monitoring_interval <= LONGEST_INTERVAL:
@@ -355,6 +376,19 @@ def _environment(v: Variables, model: Model) -> dict[str, str]:
     if volumes:
         environment["MLOPS_EXPORTER_VOLUMES"] = ",".join(volumes)
     return environment
+
+
+def _login(v: Variables, model: Model, name: str) -> dict[str, Any]:
+    """The login with which the exporter reads the database, as fields of the part."""
+    if v.monitoring_database_existing_secret:
+        keys = {"user": "username", "password": "password", **v.monitoring_database_existing_secret_keys}
+        return {"login": v.monitoring_database_existing_secret, "login_keys": keys, "login_database": {}}
+    if not model.database.managed or v.mlflow_server_database:
+        return {"login": "", "login_keys": {}, "login_database": {}}
+    database = model.database
+    return {"login": f"{name}-database", "login_keys": {"user": "username", "password": "password"},
+            "login_database": {"service": database.name, "dialect": database.endpoint.type, "port": database.port,
+                               "database": database.endpoint.name, "owner": database.user}}
 
 
 def _certificates(v: Variables, model: Model) -> list[str]:

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Callable, ContextManager, Iterable, Iterator, NamedTuple
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import generated, manifests
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import generated, logins, manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
 SECRET_TIMEOUT = 120
@@ -389,13 +389,27 @@ class Convergence:
         for ref, put in self.engine.put(batch, self.live, self.dry_run).items():
             before = self.live.get(ref)
             self.current[ref] = put.after
+            made = self._ensure_login(put.after)
             if not before:
                 action = "created"
-            elif put.touched or manifests.comparable(before) != manifests.comparable(put.after):
+            elif made or put.touched or manifests.comparable(before) != manifests.comparable(put.after):
                 action = "changed"
             else:
                 action = "unchanged"
             self.outcome.add(action, before, put.after)
+
+    def _ensure_login(self, obj: dict) -> bool:
+        """Make the login of a Secret in its database, and return whether it had to be made.
+
+        A database that does not answer is no reason to fail, since who reads by the login goes on without it.
+        """
+        if self.dry_run or not self.waits or not manifests.annotation(obj, manifests.DATABASE_LOGIN):
+            return False
+        try:
+            return logins.ensure(self.engine.execute, obj)
+        except EngineError as error:
+            self.engine.warn(f"The login of {Ref.of(obj)} was not made in the database: {error}")
+            return False
 
     def _set_revision(self, obj: dict) -> None:
         """Mark a workload's pods with a fingerprint of the configuration they read, so that a change restarts them."""
@@ -442,6 +456,7 @@ class Convergence:
         for obj in doomed:
             self.outcome.add("deleted" if prune else "left", obj, None)
         if prune and not self.dry_run:
+            _drop_logins(self.engine, doomed)
             _delete(self.engine, doomed, self.deadline)
 
 
@@ -468,6 +483,8 @@ def remove(engine: Engine, dry_run: bool, purge: bool, timeout: int) -> Outcome:
     for obj in doomed:
         outcome.add("deleted", obj, None)
     if not dry_run:
+        if not purge:
+            _drop_logins(engine, doomed)
         _delete(engine, doomed, deadline)
         engine.leave()
     outcome.warnings.extend(engine.warnings)
@@ -546,6 +563,16 @@ def _deletion_order(obj: dict) -> tuple[int, int]:
     else:
         step = 1 if is_workload else 2
     return step, -manifests.rank(kind)
+
+
+def _drop_logins(engine: Engine, objects: Iterable[dict]) -> None:
+    """Drop the logins of Secrets that are to be deleted, while their databases run."""
+    for obj in objects:
+        if manifests.annotation(obj, manifests.DATABASE_LOGIN):
+            try:
+                logins.drop(engine.execute, obj)
+            except EngineError as error:
+                engine.warn(f"The login of {Ref.of(obj)} was not dropped from the database: {error}")
 
 
 def _delete(engine: Engine, objects: Iterable[dict], deadline: float) -> None:

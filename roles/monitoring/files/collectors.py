@@ -100,11 +100,12 @@ class Found:
     Attributes:
         samples: name, labels and value of each.
         errors: a sentence for each thing that could not be found.
+        warnings: a sentence for each thing that was found in another way than it should be.
         worked: seconds that the database or the store of artifacts worked for it.
     """
 
     def __init__(self):
-        self.samples, self.errors, self.worked = [], [], 0.0
+        self.samples, self.errors, self.warnings, self.worked = [], [], [], 0.0
 
     def add(self, name, value, **labels):
         """Add a sample; one without a value is none."""
@@ -142,12 +143,27 @@ class Database:
             timeout: seconds of the collector; the server ends a query a moment before.
         """
         self.found, self.database = found, module("probes.database")
-        parameters = {**self.database.from_environment(os.environ), "read_only": True,
-                      "connect_timeout": max(2, int(timeout) - 1), "statement_timeout": max(1, int(timeout) - 2)}
-        if setting("DATABASE_USER"):
-            parameters.update(user=setting("DATABASE_USER"), password=setting("DATABASE_PASSWORD"))
-        self.dialect, self.path = parameters["dialect"], parameters["path"]
-        self.client = self.database.database_of(parameters)
+        user, password = setting("DATABASE_USER"), setting("DATABASE_PASSWORD")
+        # Half of the time for each of two logins.
+        seconds = timeout / 2 if user else timeout
+        self.parameters = {**self.database.from_environment(os.environ), "read_only": True,
+                           "connect_timeout": max(2, int(seconds) - 1), "statement_timeout": max(1, int(timeout) - 2)}
+        self.dialect, self.path = self.parameters["dialect"], self.parameters["path"]
+        self.reader = {"user": user, "password": password} if user else {}
+        self.client = self.database.database_of({**self.parameters, **self.reader})
+
+    def connect(self):
+        """Connect; where the login that may only read is refused, by that of the server."""
+        try:
+            self.client.connect()
+        except Exception as error:
+            if not self.reader:
+                raise
+            self.client = self.database.database_of(self.parameters)
+            self.client.connect()
+            reason = " ".join(str(error).split())
+            self.found.warnings.append(f"the login {self.reader['user']} cannot be used, and that of the server is "
+                                       f"used instead: {reason}")
 
     def timed(self, name, function, *arguments):
         """What the function returns; its time is a sample."""
@@ -166,7 +182,7 @@ class Database:
 def database(found, timeout):
     """Whether the database answers, its size, its connections and the revision of its schema."""
     opened = Database(found, timeout)
-    opened.timed("connect", opened.client.connect)
+    opened.timed("connect", opened.connect)
     opened.query("ping", "SELECT 1")
     found.add("mlflow_database_up", 1)
     found.add("mlflow_database_size_bytes", found.attempt(opened.timed, "size", opened.client.size))
@@ -217,7 +233,7 @@ NUMBERS = {
 def counts(found, timeout):
     """How many of what MLflow keeps are in the database."""
     opened = Database(found, timeout)
-    opened.client.connect()
+    opened.connect()
     columns = set(map(tuple, opened.query("columns", COLUMNS[opened.dialect])))
     tables = {table for table, _column in columns}
     same = "t.name = m.name"

@@ -28,8 +28,9 @@ environment:
   MLOPS_EXPORTER_SPARING                   100; see above
   MLFLOW_BACKEND_STORE_URI                 as the server has it, with PGUSER and PGPASSWORD, or DATABASE_USER and
                                            DATABASE_PASSWORD. PostgreSQL, MySQL, MariaDB, SQLite.
-  MLOPS_EXPORTER_DATABASE_USER, _PASSWORD  a login of its own that may only read, instead of the server's. With either,
-                                           transactions are read-only, and SQLite's file is opened so.
+  MLOPS_EXPORTER_DATABASE_USER, _PASSWORD  a login of its own that may only read. While it is refused, and without it,
+                                           the server's. With either, transactions are read-only, and SQLite's file is
+                                           opened so.
   MLOPS_EXPORTER_USERS_DATABASE            SQLite's file with the users of MLflow (users.db beside the other)
   MLFLOW_ARTIFACTS_DESTINATION             as the server has it, with the variables of its store (AWS_...,
                                            MLFLOW_S3_..., GOOGLE_..., AZURE_...)
@@ -101,7 +102,7 @@ class Cache:
     """What each collector found last."""
 
     def __init__(self):
-        self.lock, self.samples, self.errors, self.processes = threading.Lock(), {}, {}, {}
+        self.lock, self.samples, self.logged, self.processes = threading.Lock(), {}, {}, {}
 
     def run(self, collector):
         """Run a collector in a process of its own, keep what it found, and return the seconds that a store worked."""
@@ -109,8 +110,10 @@ class Cache:
         try:
             answer = self.answer(collector)
             samples, errors, worked = answer["samples"], answer["errors"], answer["worked"]
+            sentences = errors + answer["warnings"]
         except RuntimeError as error:
             samples, errors, worked = [], [str(error)], 0
+            sentences = errors
         duration = time.monotonic() - begun
         if collector.down and collector.down not in [name for name, _labels, _value in samples]:
             samples.append([collector.down, {}, 0])
@@ -118,10 +121,10 @@ class Cache:
         samples.append(["mlflow_exporter_collection_duration_seconds", labels, duration])
         samples.append(["mlflow_exporter_collection_success", labels, int(not errors)])
         with self.lock:
-            changed = errors != self.errors.get(collector.name, [])
-            self.samples[collector.name], self.errors[collector.name] = samples, errors
+            changed = sentences != self.logged.get(collector.name, [])
+            self.samples[collector.name], self.logged[collector.name] = samples, sentences
         if changed:
-            print(f"exporter: {collector.name}: {'; '.join(errors) or 'works again'}", file=sys.stderr, flush=True)
+            print(f"exporter: {collector.name}: {'; '.join(sentences) or 'works again'}", file=sys.stderr, flush=True)
         return worked
 
     def answer(self, collector):

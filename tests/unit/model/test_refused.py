@@ -683,6 +683,22 @@ CASES = {
         {"mlflow_engine": "kubernetes", "mlflow_network_policy": True, "monitoring_type": "annotations"},
         "monitoring_clients is empty while mlflow_network_policy is true",
     ),
+    "monitoring-login-off": (
+        {"monitoring_database_existing_secret": "reader"},
+        "monitoring_database_existing_secret is set while monitoring_type is none",
+    ),
+    "monitoring-login-of-a-file": (
+        {"monitoring_type": "prometheus", "database_type": "sqlite", "monitoring_database_existing_secret": "reader"},
+        "monitoring_database_existing_secret is set while the database is SQLite",
+    ),
+    "monitoring-login-keys": (
+        {"monitoring_type": "prometheus", "monitoring_database_existing_secret_keys": {"user": "name"}},
+        "monitoring_database_existing_secret_keys is set while monitoring_database_existing_secret is empty",
+    ),
+    "monitoring-login-name": (
+        {"monitoring_type": "prometheus", "database_user": "mlflow_exporter"},
+        "database_user is mlflow_exporter, which is the login of the monitoring",
+    ),
     "monitoring-client": ({"monitoring_clients": ["a_b"]}, "monitoring_clients holds 'a_b'"),
     "monitoring-interval": ({"monitoring_interval": 300}, "monitoring_interval is 300"),
     "monitoring-retention": ({"monitoring_retention_days": 0}, "monitoring_retention_days is 0"),

@@ -23,7 +23,7 @@ import promtool
 import pytest
 import yaml
 from ansible_collections.mlops.mlflow.plugins.module_utils.checks import Checks
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, model, render
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, logins, manifests, model, render
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import variables
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import rules
 
@@ -170,6 +170,38 @@ def test_links_lead_where_users_reach_it(variables_, urls):
                    if obj["kind"] == "Service"}
     address = variables_.get("monitoring_alertmanager_publish")
     assert annotations["sound-monitoring-alertmanager"] == (address and {"mlops.mlflow/publish": address})
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_a_login_of_its_own_for_a_database_of_the_collection(kind):
+    resolved, objects = rendered(database_type=kind, database_port=1234)
+    (secret,) = [obj for obj in objects if manifests.annotation(obj, manifests.DATABASE_LOGIN)]
+    given = json.loads(manifests.annotation(secret, manifests.DATABASE_LOGIN))
+    assert given == {"service": "sound-database", "dialect": {"mariadb": "mysql"}.get(kind, kind), "port": 1234,
+                     "database": "mlflow", "owner": "mlflow"}
+    assert manifests.annotation(secret, manifests.GENERATE) == f"username={logins.READER},password"
+    assert login_of(objects) == {"name": "sound-monitoring-database", "key": "password"}
+    assert secret["metadata"]["name"] == resolved.monitoring.login
+
+
+def test_a_login_of_another_database():
+    external = {"database_host": "db.test", "database_password": "x"}
+    assert not login_of(rendered(**external)[1])
+    for variables in (external, {}):
+        _resolved, objects = rendered(monitoring_database_existing_secret="reader",
+                                      monitoring_database_existing_secret_keys={"password": "pass"}, **variables)
+        assert login_of(objects) == {"name": "reader", "key": "pass"}
+        assert not [obj for obj in objects if manifests.annotation(obj, manifests.DATABASE_LOGIN)]
+    for without in ({"database_type": "sqlite"}, {"mlflow_server_database": {"type": "sqlite", "uri": "sqlite:///x"}}):
+        assert not login_of(rendered(**without)[1])
+
+
+def login_of(objects: list[dict]) -> dict:
+    """Where the exporter's password is."""
+    (exporter,) = [obj for obj in objects if obj["metadata"]["name"].endswith("-exporter")
+                   and obj["kind"] == "Deployment"]
+    env = {entry["name"]: entry for entry in exporter["spec"]["template"]["spec"]["containers"][0]["env"]}
+    return env.get("MLOPS_EXPORTER_DATABASE_PASSWORD", {}).get("valueFrom", {}).get("secretKeyRef", {})
 
 
 def test_requests_are_counted_where_they_are_collected():

@@ -204,6 +204,21 @@ def test_a_login_that_may_only_read(server, tmp_path):
         connected(options, user="reader", password="reads").query("UPDATE runs SET name = 'changed'")
 
 
+def test_a_login_that_is_refused_leaves_that_of_the_server(server, tmp_path):
+    login = {"MLOPS_EXPORTER_DATABASE_USER": "gone", "MLOPS_EXPORTER_DATABASE_PASSWORD": "Sentinel"}
+    with exporting(tmp_path, **{**environment_of(server.client), **login, **OFTEN}) as exporter:
+        found = exporter.collected("database", "counts")
+        assert {name: found[name] for name in KNOWN} == KNOWN
+        time.sleep(1)
+        log = (tmp_path / "exporter.log").read_text()
+        assert log.count("database: the login gone cannot be used, and that of the server is used instead") == 1
+        assert "Sentinel" not in log
+        server.stop()
+        exporter.await_(lambda found: value(found, "mlflow_database_up") == 0)
+        server.start()
+        exporter.collected("database")
+
+
 def test_nothing_can_be_written(database):
     client = connected(database, read_only=True, statement_timeout=5)
     with pytest.raises(Exception, match="(?i)read.?only"):
