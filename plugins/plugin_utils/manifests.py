@@ -43,6 +43,7 @@ KIND_ORDER = (
     "RoleBinding", "ClusterIssuer", "Issuer", "Certificate", "Service", "Job", "CronJob", "DaemonSet", "StatefulSet",
     "Deployment", "HorizontalPodAutoscaler", "VerticalPodAutoscaler", "PodDisruptionBudget", "IngressClass", "Ingress",
     "GatewayClass", "Gateway", "ReferenceGrant", "HTTPRoute", "ServiceMonitor", "PodMonitor", "Probe", "PrometheusRule",
+    "GrafanaDashboard",
 )
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 

@@ -23,7 +23,9 @@ def rendered(tmp_path_factory) -> dict[str, list[dict]]:
     """Objects by monitoring_type; none has no monitoring."""
     found = {}
     for kind in ("none", *TYPES):
-        labels = {"monitoring_labels": {"release": "stack"}} if kind == "operator" else {}
+        labels = {"monitoring_labels": {"release": "stack"}} if kind in ("operator", "annotations") else {}
+        if labels:
+            labels["monitoring_grafana_selector"] = {"dashboards": "grafana"}
         found[kind] = render("kubernetes", tmp_path_factory.mktemp(kind), monitoring_type=kind,
                              mlflow_network_policy=True, monitoring_clients=["observability"], **labels)
     return found
@@ -107,27 +109,49 @@ def test_pod_monitors_find_the_pods(rendered):
                      "mlflow-monitoring-exporter": "mlflow-monitoring-exporter"}
 
 
-def test_the_operator_gets_the_rules_of_the_own_prometheus(rendered):
+def test_all_types_have_the_same_rules(rendered):
     (rule,) = named(rendered["operator"], "PrometheusRule").values()
-    assert rule["metadata"]["labels"]["release"] == "stack"
+    (of_annotations,) = [obj for name, obj in named(rendered["annotations"], "ConfigMap").items()
+                         if name.endswith("-rules")]
+    for obj in (rule, of_annotations):
+        assert obj["metadata"]["labels"]["release"] == "stack"
     files = named(rendered["prometheus"], "ConfigMap")["mlflow-monitoring-prometheus"]["data"]
     file = yaml.safe_load(files["rules.yml"])
 
     def without_claims(groups: list[dict]) -> list[dict]:
-        """Where an operator's Prometheus is, it also knows the claims' use from the kubelet."""
+        """Where the Prometheus of a cluster is, it also knows the claims' use from the kubelet."""
         return [{**group, "rules": [rule for rule in group["rules"] if "kubelet_" not in rule["expr"]]}
                 for group in groups]
 
+    ((name, text),) = of_annotations["data"].items()
+    assert name == "mlflow-mlflow.yml" and yaml.safe_load(text) == rule["spec"]
     assert without_claims(rule["spec"]["groups"]) == file["groups"]
     assert rule["spec"]["groups"] != file["groups"]
 
 
-def test_dashboards_are_found_by_the_sidecar(rendered):
-    maps = [obj for obj in rendered["operator"] if obj["metadata"]["labels"].get("grafana_dashboard") == "1"]
+@pytest.mark.parametrize("kind", ["annotations", "operator"])
+def test_dashboards_are_found_by_sidecar_and_operator(rendered, kind):
+    maps = {name: obj for name, obj in named(rendered[kind], "ConfigMap").items()
+            if obj["metadata"]["labels"].get("grafana_dashboard") == "1"}
     assert len(maps) == 4
-    for obj in maps:
+    for obj in maps.values():
         ((file, text),) = obj["data"].items()
-        assert file.endswith(".json") and json.loads(text)["panels"]
+        # Of a dashboard that two instances had in files of two names, Grafana would save none.
+        assert file == json.loads(text)["uid"] + ".json"
+    wanted = named(rendered[kind], "GrafanaDashboard").values()
+    assert {obj["spec"]["configMapRef"]["name"] for obj in wanted} == set(maps)
+    for obj in wanted:
+        spec = obj["spec"]
+        assert spec["configMapRef"]["key"] in maps[spec["configMapRef"]["name"]]["data"]
+        assert spec["instanceSelector"] == {"matchLabels": {"dashboards": "grafana"}}
+    assert not named(rendered["prometheus"], "GrafanaDashboard")
+
+
+def test_another_grafana_gets_objects_of_other_names(rendered, tmp_path):
+    """The selector of an object cannot be changed."""
+    other = render("kubernetes", tmp_path, monitoring_type="operator", monitoring_grafana_selector={"grafana": "b"})
+    assert not set(named(other, "GrafanaDashboard")) & set(named(rendered["operator"], "GrafanaDashboard"))
+    assert len(named(other, "GrafanaDashboard")) == 4
 
 
 def test_stores_that_one_node_mounts_are_the_servers_alone(tmp_path):

@@ -17,7 +17,7 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.connection
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import strategic_merge
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import scraping
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import metrics, scraping
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.program import Probe
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ class MlflowServerPart:
         pod_annotations: of the server's pods, those by which a cluster's Prometheus finds them included.
         closed_because: the sentence that is answered in the server's place while its stores are restored, or empty.
         given: values that a restored backup gives to generated Secrets: ``encryption`` and ``auth``.
+        pod_labels: further labels of the server's pods, which a cluster's Prometheus copies to their metrics.
     """
 
     name: str
@@ -139,6 +140,7 @@ class MlflowServerPart:
     pod_annotations: dict
     closed_because: str
     given: dict
+    pod_labels: dict
 
 
 class MlflowServer(Component):
@@ -184,7 +186,9 @@ class MlflowServer(Component):
             exclusive=any(endpoint.claim and not endpoint.shared for endpoint in (backend, store)),
             store_steps=_store_steps(store.bucket_settings), metrics=counted(v),
             pod_annotations=_pod_annotations(v), closed_because=v.get("_mlflow_server_closed") or "",
-            given=_given(v))
+            given=_given(v),
+            pod_labels=scraping.pod_labels(metrics.SERVER_JOB, instance.name) if v.monitoring_type == "annotations"
+            else {})
 
     def templates(self, v: Variables, model: Model) -> list[str]:
         wanted = {"auth.yaml.j2": v.mlflow_server_auth != "none", "config.yaml.j2": True, "server.yaml.j2": True,

@@ -55,8 +55,10 @@ PUBLISHED = ("monitoring_publish", "monitoring_alertmanager_publish")
 URLS = ("monitoring_url", "monitoring_alertmanager_url")
 OF_PROMETHEUS = (*RECEIVERS, *GROUPING, "monitoring_alertmanager_config", *PUBLISHED, *URLS)
 """Variables that only the collection's own Prometheus and Alertmanager have."""
+OF_CLUSTER = ("monitoring_labels", "monitoring_grafana_selector")
+"""Variables of what a cluster's own Prometheus and Grafana read."""
 OF_RULES = ("monitoring_alert_thresholds", "monitoring_objectives", "monitoring_alerts", "monitoring_rules_extra")
-"""Variables of rules, which annotations do not deliver."""
+"""Variables of rules."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class MonitoringPart:
     Attributes:
         name: beginning of the names of its objects.
         jobs: what is scraped.
-        annotations: of the exporter's pod, where the cluster's Prometheus finds pods by them.
+        annotations, pod_labels: of the exporter's pod, where the cluster's Prometheus finds pods by annotations.
         environment: variables of the exporter besides those of the server.
         login: Secret of the login with which the exporter reads the database, or empty: the server's.
         login_keys: its keys, by user and password.
@@ -74,7 +76,8 @@ class MonitoringPart:
         unseen: names of the server's volumes that the exporter does not mount.
         settings: what the rules depend on.
         interval: seconds between two scrapes.
-        labels: of objects for the Prometheus operator.
+        labels: of objects for the Prometheus operator, and of rules.
+        grafana_selector: labels of the Grafana into which grafana-operator brings the dashboards, or empty.
         given: files of Alertmanager, by name; they hold secrets.
         retention_bytes: most that Prometheus keeps.
         external_url, alertmanager_url: by which users reach Prometheus and Alertmanager, or empty.
@@ -83,6 +86,7 @@ class MonitoringPart:
     name: str
     jobs: tuple[scraping.Job, ...]
     annotations: dict
+    pod_labels: dict
     environment: dict
     login: str
     login_keys: dict
@@ -91,6 +95,7 @@ class MonitoringPart:
     settings: rules.Settings
     interval: int
     labels: dict
+    grafana_selector: dict
     given: dict
     prometheus_image: str
     alertmanager_image: str
@@ -118,12 +123,24 @@ class MonitoringPart:
         return dashboards.dashboards()
 
     @property
+    def grafana_dashboards(self) -> list[dict]:
+        """Objects for grafana-operator, of the dashboards' ConfigMaps."""
+        return [dashboards.grafana_dashboard(f"{self.name}-{name}", f"{name}.json", self.settings.namespace,
+                                             self.grafana_selector)
+                for name in self.dashboards] if self.grafana_selector else []
+
+    @property
+    def rule_file(self) -> str:
+        """The rules as a file of Prometheus."""
+        return _yaml(rules.rule_file(self.settings))
+
+    @property
     def prometheus(self) -> dict[str, str]:
         """Files of Prometheus, by name."""
         labels = scraping.series_labels(self.settings.namespace, self.settings.instance_name)
         main = scraping.configuration(self.jobs, labels, self.interval, "rules.yml",
                                       f"{self.name}-alertmanager:{self.alertmanager_port}")
-        return {"prometheus.yml": _yaml(main), "rules.yml": _yaml(rules.rule_file(self.settings)),
+        return {"prometheus.yml": _yaml(main), "rules.yml": self.rule_file,
                 "overview.html": dashboards.overview(self.settings)}
 
 
@@ -144,9 +161,12 @@ class Monitoring(Component):
             alerts = built(v)["alertmanager"] if model.instance.build else ALERTMANAGER_IMAGE
         return MonitoringPart(
             name=name, jobs=_jobs(v, model, name), annotations=scraping.annotations(EXPORTER_PORT),
+            pod_labels=(scraping.pod_labels(metrics.EXPORTER_JOB, model.instance.name)
+                        if v.monitoring_type == "annotations" else {}),
             environment=_environment(v, model), **_login(v, model, name),
             unseen=_unseen(v, model), settings=_settings(v, model), interval=v.monitoring_interval,
-            labels=v.monitoring_labels, given=_alertmanager_files(v) if v.monitoring_type == "prometheus" else {},
+            labels=v.monitoring_labels, grafana_selector=v.monitoring_grafana_selector,
+            given=_alertmanager_files(v) if v.monitoring_type == "prometheus" else {},
             prometheus_image=prometheus, alertmanager_image=alerts, alertmanager_size=ALERTMANAGER_SIZE,
             retention_bytes=int((quantity(v.monitoring_size) or 0) * DISK_SHARE),
             external_url=_external_url(v, *(names[0] for names in (URLS, PUBLISHED))),
@@ -154,8 +174,10 @@ class Monitoring(Component):
             exporter_port=EXPORTER_PORT, prometheus_port=PROMETHEUS_PORT, alertmanager_port=ALERTMANAGER_PORT)
 
     def templates(self, v: Variables, model: Model) -> list[str]:
-        return {"none": [], "annotations": ["exporter.yaml.j2"], "operator": ["exporter.yaml.j2", "operator.yaml.j2"],
-                "prometheus": ["exporter.yaml.j2", "prometheus.yaml.j2", "alertmanager.yaml.j2"]}[v.monitoring_type]
+        more = {"annotations": ["rules.yaml.j2", "dashboards.yaml.j2"],
+                "operator": ["operator.yaml.j2", "dashboards.yaml.j2"],
+                "prometheus": ["prometheus.yaml.j2", "alertmanager.yaml.j2"]}
+        return ["exporter.yaml.j2", *more[v.monitoring_type]] if v.monitoring_type != "none" else []
 
     def images(self, v: Variables, model: Model) -> list[str]:
         return ["prometheus", "alertmanager"] if v.monitoring_type == "prometheus" else []
@@ -210,14 +232,16 @@ class Monitoring(Component):
                 if _is_set(v, variable):
                     yield (f"{variable} is set while monitoring_type is {kind}; set monitoring_type to prometheus, or "
                            "leave it out.")
-        if kind in ("none", "annotations"):
+        if kind == "none":
             for variable in OF_RULES:
                 if _is_set(v, variable):
-                    yield (f"{variable} is set while monitoring_type is {kind}, with which there are no rules; set "
-                           "monitoring_type to prometheus or operator, or leave it out.")
-        if kind != "operator" and v.monitoring_labels:
-            yield (f"monitoring_labels is set while monitoring_type is {kind}; set monitoring_type to operator, or "
-                   "leave it empty.")
+                    yield (f"{variable} is set while monitoring_type is none, with which there are no rules; set "
+                           "monitoring_type, or leave it out.")
+        if kind not in ("operator", "annotations"):
+            for variable in OF_CLUSTER:
+                if v[variable]:
+                    yield (f"{variable} is set while monitoring_type is {kind}; set monitoring_type to operator or "
+                           "annotations, or leave it empty.")
         if v.mlflow_network_policy and kind in ("annotations", "operator") and not v.monitoring_clients:
             yield (f"monitoring_clients is empty while mlflow_network_policy is true and monitoring_type is {kind}; "
                    "name the namespace of the cluster's Prometheus.")
@@ -337,8 +361,9 @@ def _settings(v: Variables, model: Model) -> rules.Settings:
     backend, store = model.mlflow_server.database, model.mlflow_server.artifact_store
     claims = {model.database.volume: model.database.managed or backend.claim == model.database.volume,
               model.object_storage.volume: model.object_storage.managed or store.claim == model.object_storage.volume}
-    # An operator's Prometheus scrapes the kubelet, too.
-    measured = tuple(name for name, ours in claims.items() if ours) if v.monitoring_type == "operator" else ()
+    # The Prometheus of a cluster scrapes the kubelet, too.
+    of_cluster = v.monitoring_type in ("operator", "annotations")
+    measured = tuple(name for name, ours in claims.items() if ours) if of_cluster else ()
     return rules.Settings(
         model.instance.namespace, model.instance.name, claims=measured,
         thresholds=rules.Thresholds(**{**certificates, **v.monitoring_alert_thresholds}),

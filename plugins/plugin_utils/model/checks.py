@@ -29,17 +29,17 @@ LONGEST_INSTANCE = 37
 TEXTS = ("mlflow_labels", "mlflow_annotations", "mlflow_node_selector", "mlflow_server_pod_labels",
          "mlflow_server_pod_annotations",
          "mlflow_server_service_annotations", "mlflow_server_service_account_annotations", "ingress_annotations",
-         "monitoring_labels")
+         "monitoring_labels", "monitoring_grafana_selector")
 OWN_LABELS = tuple(f"app.kubernetes.io/{name}" for name in ("name", "instance", "component", "managed-by"))
 """Labels by which the collection finds its objects."""
 OBJECT_LABELS = ("mlflow_labels", "mlflow_server_pod_labels", "monitoring_labels")
-LABELS = (*OBJECT_LABELS, "mlflow_node_selector")
+LABELS = (*OBJECT_LABELS, "mlflow_node_selector", "monitoring_grafana_selector")
 OBJECT_NAMES = (
     "database_existing_secret", "database_ca_secret", "object_storage_existing_secret", "object_storage_existing_claim",
     "mlflow_server_auth_existing_secret", "mlflow_server_encryption_existing_secret", "mlflow_server_tls_secret",
     "mlflow_server_service_account", "mlflow_priority_class",
     "ingress_tls_secret", "ingress_class", "database_storage_class", "object_storage_storage_class", "ingress_issuer",
-    "monitoring_storage_class")
+    "monitoring_storage_class", "monitoring_database_existing_secret")
 """Variables that name an object of the cluster."""
 RESOURCES = ("cpu", "memory", "ephemeral-storage")
 KUBERNETES_TYPES = {
@@ -61,7 +61,7 @@ SERVICE_LEVELS = {
 """Least and greatest value of the variables about service levels, and their units."""
 SECRET_KEYS = ("database_existing_secret_keys", "object_storage_existing_secret_keys",
                "mlflow_server_auth_existing_secret_keys",
-               "mlflow_server_encryption_existing_secret_keys")
+               "mlflow_server_encryption_existing_secret_keys", "monitoring_database_existing_secret_keys")
 """Variables that name keys of Secrets."""
 IMAGES = ("database_image", "database_cloudsql_image", "object_storage_image", "mlflow_server_image",
           "mlflow_server_oidc_image",

@@ -10,6 +10,7 @@ its uid is stable, so that links, and the copies of several instances, are to th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pathlib
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring.rules impo
 
 WINDOW = "$__rate_interval"
 """Grafana's variable for the window of rates: at least four scrapes."""
+FOLDER = "MLflow"
+"""Folder of the dashboards in Grafana."""
 COLUMNS = 24
 """Width of Grafana's grid."""
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -68,6 +71,29 @@ def dashboards() -> dict[str, dict[str, Any]]:
     """Grafana's JSON model of each dashboard, by file name without .json."""
     series = Series("$namespace", "$instance_name")
     return {dashboard.name: _model(dashboard) for dashboard in definitions(series)}
+
+
+def grafana_dashboard(name: str, key: str, namespace: str, selector: dict[str, str]) -> dict[str, Any]:
+    """A GrafanaDashboard of grafana-operator.
+
+    Its name ends with a digest of the selector, since that of an object cannot be changed.
+
+    Args:
+        name: of the ConfigMap with the dashboard.
+        key: of the ConfigMap.
+        namespace: of both.
+        selector: labels of the Grafana that gets the dashboard, in whatever namespace.
+
+    Source: https://grafana.github.io/grafana-operator/docs/api/#grafanadashboard
+    """
+    digest = hashlib.sha256(json.dumps(selector, sort_keys=True).encode()).hexdigest()[:6]
+    return {
+        "apiVersion": "grafana.integreatly.org/v1beta1",
+        "kind": "GrafanaDashboard",
+        "metadata": {"name": f"{name}-{digest}", "namespace": namespace},
+        "spec": {"instanceSelector": {"matchLabels": selector}, "allowCrossNamespaceImport": True, "folder": FOLDER,
+                 "configMapRef": {"name": name, "key": key}},
+    }
 
 
 def overview(settings: Settings) -> str:

@@ -73,6 +73,14 @@ def annotations(port: int) -> dict[str, str]:
     return {"prometheus.io/scrape": "true", "prometheus.io/port": str(port), "prometheus.io/path": "/metrics"}
 
 
+def pod_labels(job: str, instance_name: str) -> dict[str, str]:
+    """Labels of a pod that the job kubernetes-pods of Prometheus' Helm chart copies to the series, over its own name.
+
+    Source: https://github.com/prometheus-community/helm-charts/blob/main/charts/prometheus/values.yaml
+    """
+    return {"job": job, "instance_name": instance_name}
+
+
 def pod_monitor(job: Job, name: str, namespace: str, instance_name: str, interval: int,
                 labels: dict[str, str]) -> dict[str, Any]:
     """A PodMonitor of the Prometheus operator.

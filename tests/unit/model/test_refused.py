@@ -675,6 +675,14 @@ CASES = {
         {"mlflow_engine": "kubernetes", "monitoring_type": "operator", "monitoring_labels": {"release": "a b"}},
         "monitoring_labels: the value of release is 'a b'",
     ),
+    "monitoring-selector": (
+        {"monitoring_type": "prometheus", "monitoring_grafana_selector": {"dashboards": "grafana"}},
+        "monitoring_grafana_selector is set while monitoring_type is prometheus",
+    ),
+    "monitoring-selector-value": (
+        {"mlflow_engine": "kubernetes", "monitoring_type": "operator", "monitoring_grafana_selector": {"a": "b c"}},
+        "monitoring_grafana_selector: the value of a is 'b c'",
+    ),
     "monitoring-on-podman": (
         {"monitoring_type": "operator"},
         "monitoring_type is operator while mlflow_engine is podman",
@@ -824,9 +832,8 @@ CASES = {
          "monitoring_alertmanager_config and monitoring_alert_group_wait are both set"),
        )},
     "monitoring-alerts-without-rules": (
-        {"mlflow_engine": "kubernetes", "monitoring_type": "annotations",
-         "monitoring_alert_thresholds": {"error_ratio": 0.2}},
-        "monitoring_alert_thresholds is set while monitoring_type is annotations, with which there are no rules",
+        {"monitoring_alert_thresholds": {"error_ratio": 0.2}},
+        "monitoring_alert_thresholds is set while monitoring_type is none, with which there are no rules",
     ),
     "monitoring-alertmanager-of-the-operator": (
         {"mlflow_engine": "kubernetes", "monitoring_type": "operator", "monitoring_alert_group_wait": "1m"},

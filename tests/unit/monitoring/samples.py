@@ -21,6 +21,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+from typing import Callable
 
 import yaml
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import metrics, rules
@@ -153,7 +154,7 @@ class Prometheus:
 
 @contextlib.contextmanager
 def prometheus(folder: pathlib.Path, port: int, rule_file: dict, consoles: pathlib.Path, *, history: float = 0,
-               prefix: str = ""):
+               prefix: str = "", scrape: Callable[[str], list[dict]] | None = None):
     """Run a Prometheus that scrapes the samples every second, until its rules have results and an alert fires.
 
     Args:
@@ -163,16 +164,15 @@ def prometheus(folder: pathlib.Path, port: int, rule_file: dict, consoles: pathl
         consoles: directory of console templates.
         history: seconds of samples to write before it starts.
         prefix: path prefix.
+        scrape: the scrape configurations, by the address of the samples, whose paths are /server and /exporter.
     """
     targets = http.server.ThreadingHTTPServer(("127.0.0.1", port + 1), Handler)
     threading.Thread(target=targets.serve_forever, daemon=True).start()
-    static = [{"targets": [f"127.0.0.1:{port + 1}"], "labels": OWN}]
-    scrape = [{"job_name": job, "metrics_path": path, "static_configs": static}
-              for job, path in ((metrics.SERVER_JOB, "/server"), (metrics.EXPORTER_JOB, "/exporter"))]
     (folder / "rules.yml").write_text(yaml.safe_dump(rule_file), encoding="utf-8")
     (folder / "prometheus.yml").write_text(yaml.safe_dump({
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-        "rule_files": ["rules.yml"], "scrape_configs": scrape}), encoding="utf-8")
+        "rule_files": ["rules.yml"],
+        "scrape_configs": (scrape or own_jobs)(f"127.0.0.1:{port + 1}")}), encoding="utf-8")
     if history:
         write_history(folder, history, f"127.0.0.1:{port + 1}")
     process = subprocess.Popen(
@@ -188,6 +188,13 @@ def prometheus(folder: pathlib.Path, port: int, rule_file: dict, consoles: pathl
         process.wait(30)
         targets.shutdown()
         targets.server_close()
+
+
+def own_jobs(target: str) -> list[dict]:
+    """Scrape configurations with the labels that those of the collection give."""
+    static = [{"targets": [target], "labels": OWN}]
+    return [{"job_name": job, "metrics_path": path, "static_configs": static}
+            for job, path in ((metrics.SERVER_JOB, "/server"), (metrics.EXPORTER_JOB, "/exporter"))]
 
 
 READY = ('instance_name:mlflow_slo_errors:ratio{slo="api-latency",window="30d"} >= 0', 'ALERTS{alertstate="firing"}',
