@@ -85,7 +85,8 @@ def identity(model: Model, host: str, host_vars: dict) -> Identity:
     if podman:
         for variable, wanted in (("mlflow_server_publish", True), ("ingress_publish", v.ingress_type == "proxy"),
                                  ("monitoring_publish", v.monitoring_type == "prometheus"),
-                                 ("monitoring_alertmanager_publish", v.monitoring_type == "prometheus")):
+                                 ("monitoring_alertmanager_publish", v.monitoring_type == "prometheus"),
+                                 ("monitoring_grafana_publish", v.monitoring_grafana)):
             address = common.host_port(v[variable]) if wanted and v[variable] else None
             if address:
                 published.append((variable, *address))

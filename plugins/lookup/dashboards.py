@@ -10,8 +10,8 @@ short_description: Grafana dashboards of MLflow
 version_added: 0.1.0
 author: mlops.mlflow contributors (@mlops)
 description:
-  - Returns the dashboards that the role C(monitoring) delivers, for a Grafana that the role does not reach. They are the
-    same for all instances.
+  - Returns the dashboards that the role C(monitoring) delivers, for a Grafana that the role does not reach. They are
+    the same for all instances.
 options: {}
 """
 

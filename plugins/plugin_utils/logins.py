@@ -5,7 +5,7 @@
 """Logins of a database that the collection runs, managed by its own client in its own pod.
 
 A Secret with the annotation ``manifests.DATABASE_LOGIN`` is a login that may only read: engines make it when they put
-the Secret, and drop it when they delete the Secret. The annotation is JSON with service, dialect, port, database, owner.
+the Secret, and drop it when they delete the Secret. The annotation is JSON: service, dialect, port, database and owner.
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ def rendered(tmp_path_factory) -> dict[str, list[dict]]:
         labels = {"monitoring_labels": {"release": "stack"}} if kind in ("operator", "annotations") else {}
         if labels:
             labels["monitoring_grafana_selector"] = {"dashboards": "grafana"}
+        elif kind == "prometheus":
+            labels["monitoring_grafana"] = True
         found[kind] = render("kubernetes", tmp_path_factory.mktemp(kind), monitoring_type=kind,
                              mlflow_network_policy=True, monitoring_clients=["observability"], **labels)
     return found
@@ -63,7 +65,7 @@ def test_who_reads_the_metrics(rendered, kind):
                               {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "observability"}}}]
     ports = {name.removeprefix("mlflow-monitoring-"): policy["spec"]["ingress"][0]["ports"][0]["port"]
              for name, policy in policies.items() if name.startswith("mlflow-monitoring-")}
-    own_ports = {"prometheus": 9090, "alertmanager": 9093} if kind == "prometheus" else {}
+    own_ports = {"prometheus": 9090, "alertmanager": 9093, "grafana": 3000} if kind == "prometheus" else {}
     assert ports == {"exporter": 9501, **own_ports}
     without = [rule["ports"] for rule in named(rendered["none"], "NetworkPolicy")["mlflow-server"]["spec"]["ingress"]]
     assert 9500 not in [port["port"] for rule in without for port in rule]

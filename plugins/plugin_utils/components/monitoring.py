@@ -22,6 +22,7 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import (
     alertmanager,
     checks,
     dashboards,
+    grafana,
     metrics,
     rules,
     scraping,
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 PROMETHEUS_IMAGE = "docker.io/prom/prometheus:v3.5.0"
 ALERTMANAGER_IMAGE = "docker.io/prom/alertmanager:v0.28.1"
-PROMETHEUS_PORT, ALERTMANAGER_PORT, EXPORTER_PORT = 9090, 9093, 9501
+GRAFANA_IMAGE = "docker.io/grafana/grafana:12.1.1"
+PROMETHEUS_PORT, ALERTMANAGER_PORT, EXPORTER_PORT, GRAFANA_PORT = 9090, 9093, 9501, 3000
 ALERTMANAGER_SIZE = "1Gi"
 """Of the volume with silences and the log of notifications, a few MiB."""
 SHORTEST_INTERVAL, LONGEST_INTERVAL = 5, 60
@@ -51,9 +53,11 @@ GROUPING = {"monitoring_alert_group_wait": "", "monitoring_alert_group_interval"
             "monitoring_alert_repeat_interval": "since alerts are repeated by it",
             "monitoring_alert_critical_repeat_interval": "since alerts are repeated by it"}
 """Durations of Alertmanager, and why they cannot be zero."""
-PUBLISHED = ("monitoring_publish", "monitoring_alertmanager_publish")
-URLS = ("monitoring_url", "monitoring_alertmanager_url")
-OF_PROMETHEUS = (*RECEIVERS, *GROUPING, "monitoring_alertmanager_config", *PUBLISHED, *URLS)
+PUBLISHED = ("monitoring_publish", "monitoring_alertmanager_publish", "monitoring_grafana_publish")
+URLS = ("monitoring_url", "monitoring_alertmanager_url", "monitoring_grafana_url")
+OF_GRAFANA = ("monitoring_grafana_publish", "monitoring_grafana_url", "monitoring_grafana_image")
+"""Variables of the collection's own Grafana."""
+OF_PROMETHEUS = (*RECEIVERS, *GROUPING, "monitoring_alertmanager_config", *PUBLISHED, *URLS, "monitoring_grafana")
 """Variables that only the collection's own Prometheus and Alertmanager have."""
 OF_CLUSTER = ("monitoring_labels", "monitoring_grafana_selector")
 """Variables of what a cluster's own Prometheus and Grafana read."""
@@ -80,7 +84,8 @@ class MonitoringPart:
         grafana_selector: labels of the Grafana into which grafana-operator brings the dashboards, or empty.
         given: files of Alertmanager, by name; they hold secrets.
         retention_bytes: most that Prometheus keeps.
-        external_url, alertmanager_url: by which users reach Prometheus and Alertmanager, or empty.
+        external_url, alertmanager_url, grafana_url: by which users reach Prometheus, Alertmanager and Grafana, or
+            empty.
     """
 
     name: str
@@ -103,9 +108,12 @@ class MonitoringPart:
     retention_bytes: int
     external_url: str
     alertmanager_url: str
+    grafana_image: str
+    grafana_url: str
     exporter_port: int
     prometheus_port: int
     alertmanager_port: int
+    grafana_port: int
 
     # What is long is made when a template asks for it, and is no part of the fact mlflow_model.
 
@@ -128,6 +136,18 @@ class MonitoringPart:
         return [dashboards.grafana_dashboard(f"{self.name}-{name}", f"{name}.json", self.settings.namespace,
                                              self.grafana_selector)
                 for name in self.dashboards] if self.grafana_selector else []
+
+    @property
+    def grafana_environment(self) -> dict[str, str]:
+        """Variables of the collection's own Grafana."""
+        return grafana.environment(self.grafana_url)
+
+    @property
+    def grafana_files(self) -> dict[str, str]:
+        """Its provisioning files, by name."""
+        sources = grafana.datasources(f"http://{self.name}-prometheus:{self.prometheus_port}",
+                                      f"http://{self.name}-alertmanager:{self.alertmanager_port}", self.interval)
+        return {"datasources.yaml": _yaml(sources), "providers.yaml": _yaml(grafana.providers())}
 
     @property
     def rule_file(self) -> str:
@@ -171,13 +191,18 @@ class Monitoring(Component):
             retention_bytes=int((quantity(v.monitoring_size) or 0) * DISK_SHARE),
             external_url=_external_url(v, *(names[0] for names in (URLS, PUBLISHED))),
             alertmanager_url=_external_url(v, *(names[1] for names in (URLS, PUBLISHED))),
-            exporter_port=EXPORTER_PORT, prometheus_port=PROMETHEUS_PORT, alertmanager_port=ALERTMANAGER_PORT)
+            grafana_image=v.monitoring_grafana_image or GRAFANA_IMAGE,
+            grafana_url=_external_url(v, *(names[2] for names in (URLS, PUBLISHED))),
+            exporter_port=EXPORTER_PORT, prometheus_port=PROMETHEUS_PORT, alertmanager_port=ALERTMANAGER_PORT,
+            grafana_port=GRAFANA_PORT)
 
     def templates(self, v: Variables, model: Model) -> list[str]:
         more = {"annotations": ["rules.yaml.j2", "dashboards.yaml.j2"],
                 "operator": ["operator.yaml.j2", "dashboards.yaml.j2"],
                 "prometheus": ["prometheus.yaml.j2", "alertmanager.yaml.j2"]}
-        return ["exporter.yaml.j2", *more[v.monitoring_type]] if v.monitoring_type != "none" else []
+        if v.monitoring_type == "none":
+            return []
+        return ["exporter.yaml.j2", *more[v.monitoring_type], *(["grafana.yaml.j2"] if v.monitoring_grafana else [])]
 
     def images(self, v: Variables, model: Model) -> list[str]:
         return ["prometheus", "alertmanager"] if v.monitoring_type == "prometheus" else []
@@ -198,6 +223,9 @@ class Monitoring(Component):
                 Network(name="alertmanager", components=("monitoring-alertmanager",),
                         ingress=[_from(clients, ALERTMANAGER_PORT)], egress=[common.DNS, *_egress(v)],
                         egress_closed=not v.monitoring_alertmanager_config)]
+        if v.monitoring_grafana:
+            networks.append(Network(name="grafana", components=("monitoring-grafana",),
+                                    ingress=[_from(clients, GRAFANA_PORT)], egress=[common.DNS, {"to": inside}]))
         return networks
 
     def probes(self, v: Variables, model: Model) -> list[Probe]:
@@ -210,6 +238,8 @@ class Monitoring(Component):
             parameters |= {"prometheus": f"http://{part.name}-prometheus:{PROMETHEUS_PORT}",
                            "jobs": [job.name for job in part.jobs], "rules": len(rules.groups(part.settings)),
                            "patience": v.monitoring_interval + 15}
+        if v.monitoring_grafana:
+            parameters["grafana"] = f"http://{part.name}-grafana:{GRAFANA_PORT}"
         return [Probe(self.role, self.title, "roles/monitoring/files/probe.py", parameters)]
 
     def status(self, v: Variables, model: Model, report: dict) -> list[str]:
@@ -252,11 +282,11 @@ class Monitoring(Component):
             yield ("monitoring_database_existing_secret is set while monitoring_type is none; set monitoring_type, or "
                    "leave it empty.")
         elif given and model.mlflow_server.database.type == "sqlite":
-            yield ("monitoring_database_existing_secret is set while the database is SQLite, which has no logins; leave "
-                   "it empty.")
+            yield ("monitoring_database_existing_secret is set while the database is SQLite, which has no logins; "
+                   "leave it empty.")
         if v.monitoring_database_existing_secret_keys and not given:
-            yield ("monitoring_database_existing_secret_keys is set while monitoring_database_existing_secret is empty; "
-                   "name the Secret there.")
+            yield ("monitoring_database_existing_secret_keys is set while monitoring_database_existing_secret is "
+                   "empty; name the Secret there.")
         if kind != "none" and model.monitoring.login_database and v.database_user == logins.READER:
             yield (f"database_user is {logins.READER}, which is the login of the monitoring; choose another name.")
 
@@ -308,6 +338,15 @@ class Monitoring(Component):
         if bool(v.monitoring_alert_email_username) != bool(v.monitoring_alert_email_password):
             yield ("only one of monitoring_alert_email_username and monitoring_alert_email_password is set; the two go "
                    "together.")
+
+    def _check_grafana(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.monitoring_grafana and v.monitoring_type == "prometheus" and (
+                model.instance.build and not v.monitoring_grafana_image):
+            yield ("monitoring_grafana is true while mlflow_image_source is build, and Debian has no Grafana; name an "
+                   "image that is on the machine in monitoring_grafana_image.")
+        for variable in OF_GRAFANA:
+            if v[variable] and not v.monitoring_grafana and v.monitoring_type == "prometheus":
+                yield f"{variable} is set while monitoring_grafana is false; set it to true, or leave {variable} out."
 
     def _check_publish(self, v: Variables, model: Model) -> Iterator[str]:
         others = ["mlflow_server_publish", *(["ingress_publish"] if v.ingress_type == "proxy" else [])]

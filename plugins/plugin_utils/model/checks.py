@@ -65,7 +65,8 @@ SECRET_KEYS = ("database_existing_secret_keys", "object_storage_existing_secret_
 """Variables that name keys of Secrets."""
 IMAGES = ("database_image", "database_cloudsql_image", "object_storage_image", "mlflow_server_image",
           "mlflow_server_oidc_image",
-          "ingress_image", "monitoring_prometheus_image", "monitoring_alertmanager_image")
+          "ingress_image", "monitoring_prometheus_image", "monitoring_alertmanager_image",
+          "monitoring_grafana_image")
 
 
 class Findings:

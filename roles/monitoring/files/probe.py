@@ -23,10 +23,13 @@ def probe(checks, parameters):
         checks: collects the results; with Prometheus, the facts targets (number of those that are up) and firing (name,
             severity, since and summary of each alert).
         parameters: metrics (URLs by job); with the collection's own Prometheus also prometheus (its URL), jobs that
-            have targets, rules (number of groups), and patience (seconds in which each target is scraped).
+            have targets, rules (number of groups), and patience (seconds in which each target is scraped); with its own
+            Grafana also grafana (its URL).
     """
     for job, url in parameters["metrics"].items():
         checks.run(f"metrics of {job}", lambda url=url: _metrics(url))
+    if parameters.get("grafana"):
+        checks.run("Grafana", lambda: _grafana(parameters["grafana"]))
     base = parameters.get("prometheus")
     if not base:
         return
@@ -38,6 +41,13 @@ def probe(checks, parameters):
 def _metrics(url):
     if "\nmlflow_" not in "\n" + _get(url):
         raise RuntimeError(f"{url} has no metric of MLflow")
+
+
+def _grafana(base):
+    health = json.loads(_get(f"{base}/api/health"))
+    if health.get("database") != "ok":
+        raise RuntimeError(f"the health of Grafana is {health}")
+    return f"version {health.get('version')}"
 
 
 def _targets(checks, base, jobs, patience):

@@ -675,6 +675,22 @@ CASES = {
         {"mlflow_engine": "kubernetes", "monitoring_type": "operator", "monitoring_labels": {"release": "a b"}},
         "monitoring_labels: the value of release is 'a b'",
     ),
+    "monitoring-grafana-off": (
+        {"monitoring_type": "prometheus", "monitoring_grafana_publish": "127.0.0.1:3000"},
+        "monitoring_grafana_publish is set while monitoring_grafana is false",
+    ),
+    "monitoring-grafana-alone": (
+        {"mlflow_engine": "kubernetes", "monitoring_type": "operator", "monitoring_grafana": True},
+        "monitoring_grafana is set while monitoring_type is operator",
+    ),
+    "monitoring-grafana-built": (
+        {"monitoring_type": "prometheus", "monitoring_grafana": True, "mlflow_image_source": "build"},
+        "monitoring_grafana is true while mlflow_image_source is build, and Debian has no Grafana",
+    ),
+    "monitoring-grafana-image": (
+        {"monitoring_type": "prometheus", "monitoring_grafana": True, "monitoring_grafana_image": "a b"},
+        "monitoring_grafana_image",
+    ),
     "monitoring-selector": (
         {"monitoring_type": "prometheus", "monitoring_grafana_selector": {"dashboards": "grafana"}},
         "monitoring_grafana_selector is set while monitoring_type is prometheus",
