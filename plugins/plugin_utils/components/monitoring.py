@@ -44,6 +44,9 @@ SHORTEST_INTERVAL, LONGEST_INTERVAL = 5, 60
 DISK_SHARE = 0.8
 """Of its volume that Prometheus fills with blocks; the write-ahead log and compaction take room, too."""
 SECRETS = "/etc/alertmanager"
+CERTIFICATE_FOLDER = "/etc/mlflow-ingress"
+SERVER = rf"({common.HOST_OR_ADDRESS})(:[0-9]{{1,5}})?"
+CERTIFICATE_HOST = rf"((postgresql|mysql)://)?{SERVER}(@{SERVER})?"
 ADDRESS = r"[^\s@,]+@[^\s@,]+"
 WEBHOOKS = ("monitoring_alert_webhook_url", "monitoring_alert_slack_url")
 EMAIL = ("monitoring_alert_email_from", "monitoring_alert_email_smarthost", "monitoring_alert_email_username",
@@ -77,6 +80,8 @@ class MonitoringPart:
         login: Secret of the login with which the exporter reads the database, or empty: the server's.
         login_keys: its keys, by user and password.
         login_database: the database in which that login is made, where the collection runs it.
+        certificate: Secret with the certificate of the ingress, which the exporter reads as a file, or empty.
+        certificate_folder: where.
         unseen: names of the server's volumes that the exporter does not mount.
         settings: what the rules depend on.
         interval: seconds between two scrapes.
@@ -96,6 +101,8 @@ class MonitoringPart:
     login: str
     login_keys: dict
     login_database: dict
+    certificate: str
+    certificate_folder: str
     unseen: tuple[str, ...]
     settings: rules.Settings
     interval: int
@@ -184,6 +191,7 @@ class Monitoring(Component):
             pod_labels=(scraping.pod_labels(metrics.EXPORTER_JOB, model.instance.name)
                         if v.monitoring_type == "annotations" else {}),
             environment=_environment(v, model), **_login(v, model, name),
+            certificate=_certificate(v, model), certificate_folder=CERTIFICATE_FOLDER,
             unseen=_unseen(v, model), settings=_settings(v, model), interval=v.monitoring_interval,
             labels=v.monitoring_labels, grafana_selector=v.monitoring_grafana_selector,
             given=_alertmanager_files(v) if v.monitoring_type == "prometheus" else {},
@@ -289,6 +297,12 @@ class Monitoring(Component):
                    "empty; name the Secret there.")
         if kind != "none" and model.monitoring.login_database and v.database_user == logins.READER:
             yield (f"database_user is {logins.READER}, which is the login of the monitoring; choose another name.")
+
+    def _check_certificates(self, v: Variables, model: Model) -> Iterator[str]:
+        for host in v.monitoring_certificates:
+            if not common.matches(CERTIFICATE_HOST, host):
+                yield (f"monitoring_certificates holds {common.hidden(host)}; it must be a host and a port such as "
+                       "mlflow.example.com:443, or postgresql:// or mysql:// and those.")
 
     def _check_numbers(self, v: Variables, model: Model) -> Iterator[str]:
         if not SHORTEST_INTERVAL <= v.monitoring_interval <= LONGEST_INTERVAL:
@@ -455,14 +469,29 @@ def _login(v: Variables, model: Model, name: str) -> dict[str, Any]:
                                "database": database.endpoint.name, "owner": database.user}}
 
 
+def _certificate(v: Variables, model: Model) -> str:
+    """The Secret with the certificate of an Ingress or a Gateway, where it is in the instance's namespace."""
+    if v.ingress_type in ("ingress", "gateway") and v.ingress_tls in ("secret", "cert_manager"):
+        return model.ingress.certificate_secret
+    return ""
+
+
 def _certificates(v: Variables, model: Model) -> list[str]:
     server, certificates = model.mlflow_server, []
+    if _certificate(v, model):
+        certificates += [f"{host}@{CERTIFICATE_FOLDER}/tls.crt" for host in v.ingress_hosts]
+    if v.database_host and v.database_tls not in ("", "disable") and not v.mlflow_server_database:
+        endpoint = model.database.endpoint
+        certificates.append(f"{endpoint.type}://{endpoint.host}:{endpoint.port}")
+    store = urllib.parse.urlsplit(v.object_storage_url)
+    if store.scheme == "https" and not v.mlflow_server_artifact_store:
+        certificates.append(store.netloc)
     if v.mlflow_server_tls_secret:
         certificates.append(f"{server.name}:{v.mlflow_server_port}")
     if v.ingress_type == "proxy" and v.ingress_tls != "none":
         certificates += [f"{host}@{model.ingress.name}:{model.ingress.service_port}" for host in v.ingress_hosts
                          if "*" not in host]
-    return certificates
+    return [*certificates, *v.monitoring_certificates]
 
 
 def _alertmanager_files(v: Variables) -> dict[str, str]:

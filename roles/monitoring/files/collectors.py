@@ -11,6 +11,7 @@ import os
 import pathlib
 import random
 import socket
+import struct
 import sys
 import time
 import types
@@ -372,26 +373,77 @@ def certificates(found, timeout):
     hosts = entries("CERTIFICATES")
     for host in hosts:
         expiry = found.attempt(expiry_of, host, timeout / len(hosts))
-        found.add("mlflow_certificate_expiry_timestamp_seconds", expiry, host=host.partition("@")[0])
+        found.add("mlflow_certificate_expiry_timestamp_seconds", expiry,
+                  host=host.partition("://")[2].partition("@")[0] or host.partition("@")[0])
 
 
 def expiry_of(host, timeout):
-    """Unix seconds at which the certificate of a host expires."""
-    import ssl
-
+    """Unix seconds at which the certificate of a host, or the first one of a file, expires."""
     from cryptography import x509
 
-    name, _at, elsewhere = host.partition("@")
+    scheme, _separator, rest = host.rpartition("://")
+    name, _at, elsewhere = rest.partition("@")
+    try:
+        if elsewhere.startswith("/"):
+            found = x509.load_pem_x509_certificate(pathlib.Path(elsewhere).read_bytes())
+        else:
+            found = x509.load_der_x509_certificate(presented(scheme, name, elsewhere, timeout))
+    except (OSError, ValueError) as error:
+        raise RuntimeError(f"the certificate of {host} cannot be read: {error}") from error
+    return found.not_valid_after_utc.timestamp()
+
+
+def presented(scheme, name, elsewhere, timeout):
+    """The certificate that a server presents.
+
+    Args:
+        scheme: postgresql or mysql, whose servers are asked for TLS first.
+        name: its name and port.
+        elsewhere: another address and port to connect to, or empty.
+        timeout: seconds.
+    """
+    import ssl
+
     server, address = (urllib.parse.urlsplit(f"//{text}") for text in (name, elsewhere or name))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    try:
-        with socket.create_connection((address.hostname, address.port or server.port or 443), timeout) as connection:
-            with context.wrap_socket(connection, server_hostname=server.hostname) as tls:
-                found = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True))
-    except OSError as error:
-        raise RuntimeError(f"the certificate of {host} cannot be read: {error}") from error
-    return found.not_valid_after_utc.timestamp()
+    port = address.port or server.port or {"postgresql": 5432, "mysql": 3306}.get(scheme, 443)
+    with socket.create_connection((address.hostname, port), timeout) as connection:
+        if scheme in ASKS_FOR_TLS:
+            ASKS_FOR_TLS[scheme](connection)
+        with context.wrap_socket(connection, server_hostname=server.hostname) as tls:
+            return tls.getpeercert(binary_form=True)
+
+
+def ask_postgresql(connection):
+    """Source: https://www.postgresql.org/docs/current/protocol-message-formats.html, SSLRequest"""
+    connection.sendall(struct.pack("!ii", 8, 80877103))
+    if connection.recv(1) != b"S":
+        raise OSError("the server has no TLS")
+
+
+def ask_mysql(connection):
+    """Source: https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_connection_phase.html, SSLRequest"""
+    with connection.makefile("rb", buffering=0) as stream:
+        length = int.from_bytes(stream.read(4)[:3], "little")
+        if not length:
+            raise OSError("the server sends no greeting")
+        greeting = b""
+        while len(greeting) < length:
+            part = stream.read(length - len(greeting))
+            if not part:
+                raise OSError("the greeting of the server ends early")
+            greeting += part
+    # Protocol version, text of the version, identity, eight bytes and a zero; then what the server is capable of.
+    capabilities = greeting.index(b"\0", 1) + 1 + 4 + 9
+    protocol_41, tls, secure = 0x200, 0x800, 0x8000
+    if not int.from_bytes(greeting[capabilities:capabilities + 2], "little") & tls:
+        raise OSError("the server has no TLS")
+    request = struct.pack("<IIB23x", protocol_41 | tls | secure, 2**24, 45)
+    connection.sendall(struct.pack("<I", len(request) | 1 << 24) + request)
+
+
+ASKS_FOR_TLS = {"postgresql": ask_postgresql, "mysql": ask_mysql}
 
 
 def volumes(found, timeout):

@@ -38,7 +38,8 @@ environment:
   MLFLOW_TRACKING_URI                      URL of the server with its path prefix, with MLFLOW_TRACKING_USERNAME and
                                            _PASSWORD, or _TOKEN; _SERVER_CERT_PATH, _INSECURE_TLS
   MLOPS_EXPORTER_CERTIFICATES              hosts whose certificates to look at, separated by commas: HOST[:PORT],
-                                           or HOST[:PORT]@ADDRESS[:PORT] to connect elsewhere, such as to a Service
+                                           HOST[:PORT]@ADDRESS[:PORT] to connect elsewhere, such as to a Service,
+                                           HOST@/PATH of a file; with postgresql:// or mysql:// before it, of a database
   MLOPS_EXPORTER_VOLUMES                   NAME=PATH of mounted volumes, separated by commas
   MLOPS_EXPORTER_BACKUP_STATUS             path, or URI of an object (s3://, gs://, wasbs://), of JSON with any of the
                                            keys last, last_verified, last_failed, in Unix seconds

@@ -675,6 +675,10 @@ CASES = {
         {"mlflow_engine": "kubernetes", "monitoring_type": "operator", "monitoring_labels": {"release": "a b"}},
         "monitoring_labels: the value of release is 'a b'",
     ),
+    "monitoring-certificates": (
+        {"monitoring_type": "prometheus", "monitoring_certificates": ["https://a.test"]},
+        "monitoring_certificates holds",
+    ),
     "monitoring-grafana-off": (
         {"monitoring_type": "prometheus", "monitoring_grafana_publish": "127.0.0.1:3000"},
         "monitoring_grafana_publish is set while monitoring_grafana is false",

@@ -108,6 +108,41 @@ def test_the_exporter_knows_certificates_and_volumes():
     assert resolved.monitoring.settings.thresholds.certificate_days < 4 / 24
 
 
+@pytest.mark.parametrize("kind, tls", [("ingress", "secret"), ("ingress", "cert_manager"), ("gateway", "cert_manager"),
+                                       ("ingress", "controller")])
+def test_the_certificate_of_an_ingress_is_mounted_without_its_key(kind, tls):
+    more = {"ingress_tls_secret": "theirs"} if tls == "secret" else {}
+    if tls == "cert_manager":
+        more["ingress_issuer"] = "ca"
+    if kind == "gateway":
+        more["ingress_gateway"] = {"name": "public"}
+    resolved, objects = rendered(mlflow_engine="kubernetes", ingress_type=kind, ingress_tls=tls,
+                                 ingress_hosts=["a.test", "*.a.test"], **more)
+    (exporter,) = [obj for obj in objects if obj["metadata"]["name"].endswith("-exporter")
+                   and obj["kind"] == "Deployment"]
+    volumes = {volume["name"]: volume for volume in exporter["spec"]["template"]["spec"]["volumes"]}
+    hosts = resolved.monitoring.environment.get("MLOPS_EXPORTER_CERTIFICATES", "")
+    if tls == "controller":
+        assert "ingress-certificate" not in volumes and not hosts
+        return
+    secret = volumes["ingress-certificate"]["secret"]
+    name = "theirs" if tls == "secret" else "sound-ingress-tls"
+    assert secret == {"secretName": name, "optional": True, "items": [{"key": "tls.crt", "path": "tls.crt"}]}
+    assert manifests.annotation(exporter, manifests.READ_ONCE) == name
+    assert hosts == "a.test@/etc/mlflow-ingress/tls.crt,*.a.test@/etc/mlflow-ingress/tls.crt"
+
+
+def test_certificates_of_external_stores():
+    resolved, _objects = rendered(
+        database_host="db.test", database_password="x", database_tls="require", object_storage_type="s3",
+        object_storage_url="https://s3.test:9000", object_storage_bucket="bucket", object_storage_access_key="k",
+        object_storage_secret_key="s", monitoring_certificates=["other.test:8443@10.0.0.1"])
+    assert resolved.monitoring.environment["MLOPS_EXPORTER_CERTIFICATES"] == (
+        "postgresql://db.test:5432,s3.test:9000,other.test:8443@10.0.0.1")
+    resolved, _objects = rendered(database_host="db.test", database_password="x")
+    assert "MLOPS_EXPORTER_CERTIFICATES" not in resolved.monitoring.environment
+
+
 CHANGED = {"monitoring_alert_thresholds": {"error_ratio": 0.3, "certificate_days": 30},
            "monitoring_objectives": {"api_seconds": 1}, "monitoring_alerts": {"MLflowReplicaDown": {"enabled": False}},
            "monitoring_rules_extra": [{"alert": "Mine", "expr": "vector(1)"}]}

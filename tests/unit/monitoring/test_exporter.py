@@ -446,6 +446,50 @@ def test_certificates(tmp_path):
     assert "the certificate of 127.0.0.1:9 cannot be read" in (tmp_path / "exporter.log").read_text()
 
 
+def test_certificates_of_files_and_databases(tmp_path):
+    """The certificate of an ingress is a file, which is renewed; databases are asked for theirs by their protocols."""
+    now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    expiry = {"a.example.com": now + datetime.timedelta(days=5), "b.example.com": now + datetime.timedelta(days=90)}
+    with presenting(tmp_path, expiry), contextlib.ExitStack() as stack:
+        pem, other = tmp_path / "a.example.com.pem", tmp_path / "b.example.com.pem"
+        found = {}
+        for name, make in (("postgresql", unit.new_postgresql), ("mysql", unit.new_mariadb)):
+            folder = tmp_path / name
+            folder.mkdir()
+            settings = (["-c", "ssl=on", "-c", f"ssl_cert_file={folder}/pem", "-c", f"ssl_key_file={folder}/pem"]
+                        if name == "postgresql" else [f"--ssl-cert={folder}/pem", f"--ssl-key={folder}/pem"])
+            command, options, client = make(folder, *settings)
+            (folder / "pem").write_bytes(pem.read_bytes())
+            (folder / "pem").chmod(0o600)
+            if "user" in options:
+                os.chown(folder / "pem", options["user"], options["group"])
+            stack.enter_context(unit.running(command, unit.answers(client["port"]), folder / "log", **options))
+            found[name] = client["port"]
+        without = {}
+        for name, make in (("postgresql", unit.new_postgresql), ("mysql", unit.new_mariadb)):
+            folder = tmp_path / f"{name}-plain"
+            folder.mkdir()
+            command, options, client = make(folder, *([] if name == "postgresql" else ["--skip-ssl"]))
+            stack.enter_context(unit.running(command, unit.answers(client["port"]), folder / "log", **options))
+            without[name] = client["port"]
+        hosts = [f"{name}://127.0.0.1:{port}" for name, port in {**found}.items()]
+        hosts += [f"{name}://127.0.0.1:{port}" for name, port in without.items()]
+        with exporting(tmp_path, MLOPS_EXPORTER_CERTIFICATES=",".join([f"c.example.com@{other}", *hosts]),
+                       MLOPS_EXPORTER_CERTIFICATES_INTERVAL="0.5") as exporter:
+            families = exporter.collected("certificates", success=0)
+            log = (tmp_path / "exporter.log").read_text()
+            other.write_bytes(pem.read_bytes())
+            renewed = exporter.await_(lambda found: value(
+                found, "mlflow_certificate_expiry_timestamp_seconds", host="c.example.com"
+            ) == expiry["a.example.com"].timestamp())
+    end = expiry["a.example.com"].timestamp()
+    databases_of = {(("host", f"127.0.0.1:{port}"),): end for port in found.values()}
+    assert families["mlflow_certificate_expiry_timestamp_seconds"] == {
+        (("host", "c.example.com"),): expiry["b.example.com"].timestamp(), **databases_of}
+    assert renewed["mlflow_certificate_expiry_timestamp_seconds"] == {(("host", "c.example.com"),): end, **databases_of}
+    assert log.count("the server has no TLS") == 2
+
+
 def test_volumes(tmp_path):
     with exporting(tmp_path, MLOPS_EXPORTER_VOLUMES=f"here={tmp_path},gone=/no/such/folder") as exporter:
         found = exporter.collected("volumes", success=0)

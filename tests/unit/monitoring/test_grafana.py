@@ -4,8 +4,8 @@
 
 """What the collection's own Grafana is provisioned with, and the dashboards as files.
 
-No package of Grafana's server can be had here, so nothing of this runs in one: fields are held against those that Grafana
-reads, and URLs and paths against the other objects.
+No package of Grafana's server can be had here, so nothing of this runs in one: fields are held against those that
+Grafana reads, and URLs and paths against the other objects.
 """
 
 from __future__ import annotations
