@@ -33,6 +33,9 @@ def contents(v: Variables) -> dict[str, list[str]]:
         "caddy": [v.images_caddy_version, v.images_uv_version],
         "prometheus": [v.images_prometheus_version],
         "alertmanager": [v.images_alertmanager_version],
+        "postgres-exporter": [v.images_postgres_exporter_version],
+        "mysqld-exporter": [v.images_mysqld_exporter_version],
+        "node-exporter": [v.images_node_exporter_version],
     }
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import urllib.parse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Iterator
@@ -22,6 +23,7 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import (
     alertmanager,
     checks,
     dashboards,
+    exporters,
     grafana,
     metrics,
     rules,
@@ -80,6 +82,7 @@ class MonitoringPart:
         login: Secret of the login with which the exporter reads the database, or empty: the server's.
         login_keys: its keys, by user and password.
         login_database: the database in which that login is made, where the collection runs it.
+        exporters: the standard exporters that run; each with its image and variables.
         certificate: Secret with the certificate of the ingress, which the exporter reads as a file, or empty.
         certificate_folder: where.
         unseen: names of the server's volumes that the exporter does not mount.
@@ -101,6 +104,7 @@ class MonitoringPart:
     login: str
     login_keys: dict
     login_database: dict
+    exporters: tuple[dict, ...]
     certificate: str
     certificate_folder: str
     unseen: tuple[str, ...]
@@ -135,7 +139,7 @@ class MonitoringPart:
     @property
     def dashboards(self) -> dict[str, dict]:
         """JSON models of Grafana's dashboards, by name."""
-        return dashboards.dashboards()
+        return dashboards.dashboards(exporter["name"] for exporter in self.exporters)
 
     @property
     def grafana_dashboards(self) -> list[dict]:
@@ -191,7 +195,7 @@ class Monitoring(Component):
             pod_labels=(scraping.pod_labels(metrics.EXPORTER_JOB, model.instance.name)
                         if v.monitoring_type == "annotations" else {}),
             environment=_environment(v, model), **_login(v, model, name),
-            certificate=_certificate(v, model), certificate_folder=CERTIFICATE_FOLDER,
+            exporters=tuple(_exporters(v, model)), certificate=_certificate(v, model), certificate_folder=CERTIFICATE_FOLDER,
             unseen=_unseen(v, model), settings=_settings(v, model), interval=v.monitoring_interval,
             labels=v.monitoring_labels, grafana_selector=v.monitoring_grafana_selector,
             given=_alertmanager_files(v) if v.monitoring_type == "prometheus" else {},
@@ -210,10 +214,12 @@ class Monitoring(Component):
                 "prometheus": ["prometheus.yaml.j2", "alertmanager.yaml.j2"]}
         if v.monitoring_type == "none":
             return []
-        return ["exporter.yaml.j2", *more[v.monitoring_type], *(["grafana.yaml.j2"] if v.monitoring_grafana else [])]
+        return ["exporter.yaml.j2", *more[v.monitoring_type], *(["grafana.yaml.j2"] if v.monitoring_grafana else []),
+                *(["exporters.yaml.j2"] if v.monitoring_exporters else [])]
 
     def images(self, v: Variables, model: Model) -> list[str]:
-        return ["prometheus", "alertmanager"] if v.monitoring_type == "prometheus" else []
+        own = ["prometheus", "alertmanager"] if v.monitoring_type == "prometheus" else []
+        return own + [exporters.EXPORTERS[name].built for name in _standard(v, model)]
 
     def network(self, v: Variables, model: Model) -> list[Network]:
         if v.monitoring_type == "none":
@@ -231,6 +237,10 @@ class Monitoring(Component):
                 Network(name="alertmanager", components=("monitoring-alertmanager",),
                         ingress=[_from(clients, ALERTMANAGER_PORT)], egress=[common.DNS, *_egress(v)],
                         egress_closed=not v.monitoring_alertmanager_config)]
+        for exporter in model.monitoring.exporters:
+            component = exporter["component"]
+            networks.append(Network(name=component.removeprefix("monitoring-"), components=(component,),
+                                    ingress=[_from(clients, exporter["port"])], egress=[common.DNS, {"to": inside}]))
         if v.monitoring_grafana:
             networks.append(Network(name="grafana", components=("monitoring-grafana",),
                                     ingress=[_from(clients, GRAFANA_PORT)], egress=[common.DNS, {"to": inside}]))
@@ -353,6 +363,24 @@ class Monitoring(Component):
             yield ("only one of monitoring_alert_email_username and monitoring_alert_email_password is set; the two go "
                    "together.")
 
+    def _check_exporters(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.monitoring_exporters and v.monitoring_type == "none":
+            yield ("monitoring_exporters is set while monitoring_type is none; set monitoring_type, or leave "
+                   "monitoring_exporters empty.")
+        elif "database" in v.monitoring_exporters and not model.monitoring.login_database:
+            yield ("monitoring_exporters holds database while the collection runs no database server with a login of "
+                   "the monitoring's; leave database out, or monitoring_database_existing_secret.")
+        if "node" in v.monitoring_exporters and v.mlflow_engine == "kubernetes":
+            yield ("monitoring_exporters holds node while mlflow_engine is kubernetes, whose nodes are the cluster's to "
+                   "monitor; leave node out.")
+        for name, image in v.monitoring_exporters_images.items():
+            if name not in exporters.EXPORTERS:
+                yield (f"monitoring_exporters_images has the key {name}; it may have "
+                       f"{', '.join(exporters.EXPORTERS)}.")
+            elif not common.image(str(image)):
+                yield (f"monitoring_exporters_images.{name} is {image!r}; it must be the name of an image, such as "
+                       f"{exporters.EXPORTERS[name].image}.")
+
     def _check_grafana(self, v: Variables, model: Model) -> Iterator[str]:
         if v.monitoring_grafana and v.monitoring_type == "prometheus" and (
                 model.instance.build and not v.monitoring_grafana_image):
@@ -403,6 +431,9 @@ def _jobs(v: Variables, model: Model, name: str) -> tuple[scraping.Job, ...]:
     else:
         first = scraping.Job(metrics.SERVER_JOB, port, "server", discovery=f"{name}-server")
     jobs = (first, scraping.Job(metrics.EXPORTER_JOB, EXPORTER_PORT, "monitoring-exporter", (f"{name}-exporter",)))
+    for exporter in _exporters(v, model):
+        target = f"{model.instance.name}-{exporter['component']}"
+        jobs = (*jobs, scraping.Job(exporter["job"], exporter["port"], exporter["component"], (target,)))
     if v.monitoring_type != "prometheus":
         return jobs
     return (*jobs, scraping.Job("prometheus", PROMETHEUS_PORT, "monitoring-prometheus", ("localhost",)),
@@ -466,7 +497,29 @@ def _login(v: Variables, model: Model, name: str) -> dict[str, Any]:
     database = model.database
     return {"login": f"{name}-database", "login_keys": {"user": "username", "password": "password"},
             "login_database": {"service": database.name, "dialect": database.endpoint.type, "port": database.port,
-                               "database": database.endpoint.name, "owner": database.user}}
+                               "database": database.endpoint.name, "owner": database.user,
+                               # mysqld_exporter reads the state of InnoDB.
+                               "process": "database" in v.monitoring_exporters}}
+
+
+def _standard(v: Variables, model: Model) -> list[str]:
+    """Names of the standard exporters that run."""
+    kinds = {"database": model.database.endpoint.type, "node": "node"}
+    names = [kinds[kind] for kind in kinds if kind in v.monitoring_exporters]
+    return [name for name in names if name in exporters.EXPORTERS and v.monitoring_type != "none"]
+
+
+def _exporters(v: Variables, model: Model) -> Iterator[dict]:
+    """The standard exporters that run, as their template reads them."""
+    endpoint = model.database.endpoint
+    for name in _standard(v, model):
+        exporter = exporters.EXPORTERS[name]
+        image = built(v)[exporter.built] if model.instance.build else exporter.image
+        found = v.monitoring_type == "annotations"
+        yield {**dataclasses.asdict(exporter), "image": v.monitoring_exporters_images.get(name, image),
+               "environment": exporter.environment(endpoint.host, endpoint.port, endpoint.name),
+               "annotations": scraping.annotations(exporter.port) if found else {},
+               "pod_labels": scraping.pod_labels(exporter.job, model.instance.name) if found else {}}
 
 
 def _certificate(v: Variables, model: Model) -> str:

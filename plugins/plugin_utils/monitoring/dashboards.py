@@ -14,7 +14,7 @@ import hashlib
 import json
 import pathlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Iterable
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import metrics
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring.metrics import Series
@@ -67,10 +67,15 @@ class Dashboard:
     rows: tuple[tuple[str, tuple[Panel, ...]], ...]
 
 
-def dashboards() -> dict[str, dict[str, Any]]:
-    """Grafana's JSON model of each dashboard, by file name without .json."""
+def dashboards(exporters: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+    """Grafana's JSON model of each dashboard, by file name without .json.
+
+    Args:
+        exporters: the standard exporters that run (postgresql, mysql, node), each of which has a dashboard of its own.
+    """
     series = Series("$namespace", "$instance_name")
-    return {dashboard.name: _model(dashboard) for dashboard in definitions(series)}
+    more = [STANDARD[name](series) for name in exporters]
+    return {dashboard.name: _model(dashboard) for dashboard in (*definitions(series), *more)}
 
 
 def grafana_dashboard(name: str, key: str, namespace: str, selector: dict[str, str]) -> dict[str, Any]:
@@ -115,7 +120,7 @@ def overview(settings: Settings) -> str:
 
 
 def definitions(series: Series) -> tuple[Dashboard, ...]:
-    """The four dashboards, with the selectors of one instance or of dashboard variables."""
+    """The four dashboards that all instances have, with the selectors of one instance or of dashboard variables."""
     return (_server(series), _stores(series), _usage(series), _service_levels(series))
 
 
@@ -308,6 +313,78 @@ def _usage(series: Series) -> Dashboard:
         )),
         ("Registry", (_graph("Model registry", "Models, versions, aliases and prompts.", "short", *registry),)),
     ))
+
+
+def _postgresql(series: Series) -> Dashboard:
+    own = 'datname!~"template.*|postgres|"'
+    hit, read = (_rate(series, f"pg_stat_database_blks_{name}", own) for name in ("hit", "read"))
+    return Dashboard("mlflow-postgresql", "MLflow / PostgreSQL", "The database server, by postgres_exporter.", (
+        ("PostgreSQL", (
+            _stat("PostgreSQL up", "Whether it answers its exporter.", "bool_yes_no", f"max({series('pg_up')})",
+                  steps=UP),
+            _graph("Transactions", "Per second.", "short",
+                   (_rate(series, "pg_stat_database_xact_commit", own), "committed"),
+                   (_rate(series, "pg_stat_database_xact_rollback", own), "rolled back")),
+            _graph("Connections by state", "Those that are idle in a transaction keep locks.", "short",
+                   (f"sum by (state) ({series('pg_stat_activity_count', own)})", "{{state}}")),
+            _graph("Blocks found in memory", "Of all that were asked for. Below 0.9 for long: memory is short.",
+                   "percentunit", (f"{hit} / ({hit} + {read})", "hits")),
+            _graph("Locks", "By mode.", "short", (f"sum by (mode) ({series('pg_locks_count', own)})", "{{mode}}")),
+            _graph("Deadlocks", "Per second.", "short", (_rate(series, "pg_stat_database_deadlocks", own),
+                                                         "deadlocks")),
+            _graph("Temporary files", "Bytes per second that sorts write to the disk.", "Bps",
+                   (_rate(series, "pg_stat_database_temp_bytes", own), "written")),
+        )),
+    ))
+
+
+def _mysql(series: Series) -> Dashboard:
+    asked = _rate(series, "mysql_global_status_innodb_buffer_pool_read_requests")
+    read = _rate(series, "mysql_global_status_innodb_buffer_pool_reads")
+    return Dashboard("mlflow-mysql", "MLflow / MariaDB and MySQL", "The database server, by mysqld_exporter.", (
+        ("MariaDB or MySQL", (
+            _stat("Database up", "Whether it answers its exporter.", "bool_yes_no", f"max({series('mysql_up')})",
+                  steps=UP),
+            _graph("Statements", "Per second, and those that took longer than long_query_time.", "short",
+                   (_rate(series, "mysql_global_status_questions"), "all"),
+                   (_rate(series, "mysql_global_status_slow_queries"), "slow")),
+            _graph("Connections", "All, and those that execute something.", "short",
+                   (f"max({series('mysql_global_status_threads_connected')})", "connected"),
+                   (f"max({series('mysql_global_status_threads_running')})", "running")),
+            _graph("Pages found in memory", "Of all that were asked for. Below 0.9 for long: memory is short.",
+                   "percentunit", (f"1 - {read} / {asked}", "hits")),
+            _graph("Waits for locks of rows", "Per second.", "short",
+                   (_rate(series, "mysql_global_status_innodb_row_lock_waits"), "waits")),
+        )),
+    ))
+
+
+def _node(series: Series) -> Dashboard:
+    file_systems = 'fstype!~"tmpfs|overlay|squashfs|ramfs|devtmpfs"'
+    busy = 'mode!="idle"'
+    memory = f"max({series('node_memory_MemAvailable_bytes')}) / max({series('node_memory_MemTotal_bytes')})"
+    size, free = (f"max by (mountpoint) ({series(f'node_filesystem_{name}_bytes', file_systems)})"
+                  for name in ("size", "avail"))
+    return Dashboard("mlflow-node", "MLflow / Machine", "The machine that runs the pods, by node_exporter.", (
+        ("Machine", (
+            _stat("Memory used", "Of all memory.", "percentunit", f"1 - {memory}",
+                  steps=((None, GREEN), (0.85, ORANGE), (0.95, RED))),
+            _stat("Load", "Processes that run or wait, mean of the last minute.", "short",
+                  f"max({series('node_load1')})"),
+            _graph("Processors busy", "Number of processors, by mode.", "short",
+                   (f"sum by (mode) (rate({series('node_cpu_seconds_total', busy, window=WINDOW)}))", "{{mode}}")),
+            _graph("Space used", "Of each file system.", "percentunit", (f"1 - {free} / {size}", "{{mountpoint}}")),
+            _graph("Disks", "Bytes per second.", "Bps",
+                   (_rate(series, "node_disk_read_bytes_total", by="device"), "{{device}} read"),
+                   (_rate(series, "node_disk_written_bytes_total", by="device"), "{{device}} written")),
+            _graph("Disks busy", "Fraction of the time.", "percentunit",
+                   (_rate(series, "node_disk_io_time_seconds_total", by="device"), "{{device}}")),
+        )),
+    ))
+
+
+STANDARD = {"postgresql": _postgresql, "mysql": _mysql, "node": _node}
+"""Dashboards of the standard exporters."""
 
 
 def _window(window: str) -> str:

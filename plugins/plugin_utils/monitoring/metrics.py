@@ -31,8 +31,8 @@ class Metric:
     Attributes:
         name: as exported; a histogram has the series name_bucket, name_sum and name_count.
         type: counter, gauge or histogram.
-        source: server (the hook in the server), exporter, prometheus (made by Prometheus at a scrape), kubelet, or rule
-            (a recording rule of rules.py).
+        source: server (the hook in the server), exporter, prometheus (made by Prometheus at a scrape), kubelet, rule
+            (a recording rule of rules.py), or postgresql, mysql, node (a standard exporter of exporters.py).
         labels: without those that the scrape configuration adds.
         help: one sentence.
     """
@@ -54,6 +54,10 @@ def _server(name: str, kind: str, labels: tuple[str, ...], text: str) -> Metric:
 
 def _exporter(name: str, labels: tuple[str, ...], text: str) -> Metric:
     return Metric(name, "gauge", "exporter", labels, text)
+
+
+def _standard(source: str, kind: str, labels: tuple[str, ...], **texts: str) -> tuple[Metric, ...]:
+    return tuple(Metric(name, kind, source, labels, text) for name, text in texts.items())
 
 
 def _recorded(name: str, labels: tuple[str, ...], text: str) -> Metric:
@@ -118,6 +122,35 @@ METRICS = (
            "Free space of the volume of a claim."),
     Metric("kubelet_volume_stats_capacity_bytes", "gauge", "kubelet", ("persistentvolumeclaim",),
            "Size of the volume of a claim."),
+
+    *_standard("postgresql", "gauge", (), pg_up="Whether PostgreSQL answers its exporter."),
+    *_standard("postgresql", "gauge", ("datname", "state"), pg_stat_activity_count="Connections, by state."),
+    *_standard("postgresql", "gauge", ("datname", "mode"), pg_locks_count="Locks, by mode."),
+    *_standard("postgresql", "counter", ("datname",),
+               pg_stat_database_xact_commit="Transactions that were committed.",
+               pg_stat_database_xact_rollback="Transactions that were rolled back.",
+               pg_stat_database_blks_read="Blocks that were read from the disk.",
+               pg_stat_database_blks_hit="Blocks that were found in memory.",
+               pg_stat_database_deadlocks="Deadlocks.",
+               pg_stat_database_temp_bytes="Bytes of temporary files."),
+    *_standard("mysql", "gauge", (), mysql_up="Whether the database answers its exporter.",
+               mysql_global_status_threads_running="Connections that execute something.",
+               mysql_global_status_threads_connected="Connections."),
+    *_standard("mysql", "counter", (), mysql_global_status_questions="Statements of clients.",
+               mysql_global_status_slow_queries="Statements that took longer than long_query_time.",
+               mysql_global_status_innodb_buffer_pool_reads="Pages that were read from the disk.",
+               mysql_global_status_innodb_buffer_pool_read_requests="Pages that were asked for.",
+               mysql_global_status_innodb_row_lock_waits="Statements that waited for a lock of a row."),
+    *_standard("node", "gauge", (), node_load1="Load of the last minute.",
+               node_memory_MemAvailable_bytes="Memory that programs can get.",
+               node_memory_MemTotal_bytes="Memory of the machine."),
+    *_standard("node", "gauge", ("device", "fstype", "mountpoint"),
+               node_filesystem_avail_bytes="Free space for users other than root.",
+               node_filesystem_size_bytes="Size of the file system."),
+    *_standard("node", "counter", ("cpu", "mode"), node_cpu_seconds_total="Time of the processors, by mode."),
+    *_standard("node", "counter", ("device",), node_disk_read_bytes_total="Bytes that were read.",
+               node_disk_written_bytes_total="Bytes that were written.",
+               node_disk_io_time_seconds_total="Time in which the disk was busy."),
 
     _recorded("mlflow_http_requests:rate5m", ("kind",), "Requests per second, by kind: all, api, artifacts, ui."),
     _recorded("mlflow_http_errors:ratio5m", (), "Fraction of requests with a status from 500 on."),

@@ -675,6 +675,25 @@ CASES = {
         {"mlflow_engine": "kubernetes", "monitoring_type": "operator", "monitoring_labels": {"release": "a b"}},
         "monitoring_labels: the value of release is 'a b'",
     ),
+    "monitoring-exporters-off": (
+        {"monitoring_exporters": ["node"]}, "monitoring_exporters is set while monitoring_type is none",
+    ),
+    "monitoring-exporters-of-a-file": (
+        {"monitoring_type": "prometheus", "database_type": "sqlite", "monitoring_exporters": ["database"]},
+        "monitoring_exporters holds database while the collection runs no database server",
+    ),
+    "monitoring-exporters-of-a-cluster": (
+        {"monitoring_type": "prometheus", "mlflow_engine": "kubernetes", "monitoring_exporters": ["node"]},
+        "monitoring_exporters holds node while mlflow_engine is kubernetes",
+    ),
+    "monitoring-exporters-image": (
+        {"monitoring_type": "prometheus", "monitoring_exporters_images": {"postgres": "a"}},
+        "monitoring_exporters_images has the key postgres",
+    ),
+    "monitoring-exporters-image-name": (
+        {"monitoring_type": "prometheus", "monitoring_exporters_images": {"node": "a b"}},
+        "monitoring_exporters_images.node is 'a b'",
+    ),
     "monitoring-certificates": (
         {"monitoring_type": "prometheus", "monitoring_certificates": ["https://a.test"]},
         "monitoring_certificates holds",

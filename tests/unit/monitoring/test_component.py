@@ -213,7 +213,7 @@ def test_a_login_of_its_own_for_a_database_of_the_collection(kind):
     (secret,) = [obj for obj in objects if manifests.annotation(obj, manifests.DATABASE_LOGIN)]
     given = json.loads(manifests.annotation(secret, manifests.DATABASE_LOGIN))
     assert given == {"service": "sound-database", "dialect": {"mariadb": "mysql"}.get(kind, kind), "port": 1234,
-                     "database": "mlflow", "owner": "mlflow"}
+                     "database": "mlflow", "owner": "mlflow", "process": False}
     assert manifests.annotation(secret, manifests.GENERATE) == f"username={logins.READER},password"
     assert login_of(objects) == {"name": "sound-monitoring-database", "key": "password"}
     assert secret["metadata"]["name"] == resolved.monitoring.login
