@@ -195,7 +195,8 @@ class Monitoring(Component):
             pod_labels=(scraping.pod_labels(metrics.EXPORTER_JOB, model.instance.name)
                         if v.monitoring_type == "annotations" else {}),
             environment=_environment(v, model), **_login(v, model, name),
-            exporters=tuple(_exporters(v, model)), certificate=_certificate(v, model), certificate_folder=CERTIFICATE_FOLDER,
+            exporters=tuple(_exporters(v, model)), certificate=_certificate(v, model),
+            certificate_folder=CERTIFICATE_FOLDER,
             unseen=_unseen(v, model), settings=_settings(v, model), interval=v.monitoring_interval,
             labels=v.monitoring_labels, grafana_selector=v.monitoring_grafana_selector,
             given=_alertmanager_files(v) if v.monitoring_type == "prometheus" else {},
@@ -371,8 +372,8 @@ class Monitoring(Component):
             yield ("monitoring_exporters holds database while the collection runs no database server with a login of "
                    "the monitoring's; leave database out, or monitoring_database_existing_secret.")
         if "node" in v.monitoring_exporters and v.mlflow_engine == "kubernetes":
-            yield ("monitoring_exporters holds node while mlflow_engine is kubernetes, whose nodes are the cluster's to "
-                   "monitor; leave node out.")
+            yield ("monitoring_exporters holds node while mlflow_engine is kubernetes, whose nodes are the cluster's "
+                   "to monitor; leave node out.")
         for name, image in v.monitoring_exporters_images.items():
             if name not in exporters.EXPORTERS:
                 yield (f"monitoring_exporters_images has the key {name}; it may have "

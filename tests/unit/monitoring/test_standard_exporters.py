@@ -35,7 +35,8 @@ READERS = {
                    "GRANT pg_monitor, pg_read_all_data TO mlflow_exporter",
                    "ALTER ROLE mlflow_exporter SET default_transaction_read_only = on"),
     "mysql": ("CREATE USER mlflow_exporter@localhost IDENTIFIED BY 'Sentinel' WITH MAX_USER_CONNECTIONS 5",
-              "GRANT SELECT ON mlflow.* TO mlflow_exporter@localhost", "GRANT PROCESS ON *.* TO mlflow_exporter@localhost"),
+              "GRANT SELECT ON mlflow.* TO mlflow_exporter@localhost",
+              "GRANT PROCESS ON *.* TO mlflow_exporter@localhost"),
 }
 """The login that plugin_utils/logins.py makes."""
 
@@ -160,8 +161,9 @@ def test_pods(kind, image):
     assert mount["readOnly"] and machine["hostPath"] == {"path": "/"}
     (secret,) = [obj for obj in objects if manifests.annotation(obj, manifests.DATABASE_LOGIN)]
     assert json.loads(manifests.annotation(secret, manifests.DATABASE_LOGIN))["process"] is True
-    jobs = [job["job_name"] for job in yaml.safe_load(resolved.monitoring.prometheus["prometheus.yml"])["scrape_configs"]]
-    assert {"mlflow-database-exporter", "mlflow-node-exporter"} < set(jobs)
+    configuration = yaml.safe_load(resolved.monitoring.prometheus["prometheus.yml"])
+    jobs = {job["job_name"] for job in configuration["scrape_configs"]}
+    assert {"mlflow-database-exporter", "mlflow-node-exporter"} < jobs
     without, _objects = rendered(database_type=kind)
     assert set(resolved.monitoring.dashboards) - set(without.monitoring.dashboards) == {
         {"postgresql": "mlflow-postgresql", "mariadb": "mlflow-mysql"}[kind], "mlflow-node"}
