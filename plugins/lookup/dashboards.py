@@ -12,7 +12,11 @@ author: mlops.mlflow contributors (@mlops)
 description:
   - Returns the dashboards that the role C(monitoring) delivers, for a Grafana that the role does not reach. They are
     the same for all instances.
-options: {}
+options:
+  _terms:
+    description: Standard exporters whose dashboards to return, too - C(postgresql), C(mysql), C(node).
+    type: list
+    elements: str
 """
 
 EXAMPLES = r"""
@@ -40,6 +44,7 @@ _list:
 
 import json
 
+from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import dashboards
@@ -49,5 +54,9 @@ class LookupModule(LookupBase):
     """The dashboards."""
 
     def run(self, terms, variables=None, **kwargs):
+        unknown = sorted(set(terms) - set(dashboards.STANDARD))
+        if unknown:
+            raise AnsibleLookupError(f"{unknown[0]!r} is no standard exporter; name any of "
+                                     f"{', '.join(dashboards.STANDARD)}.")
         return [{"name": name, "json": json.dumps(dashboard, indent=2) + "\n"}
-                for name, dashboard in dashboards.dashboards().items()]
+                for name, dashboard in dashboards.dashboards(terms).items()]

@@ -121,5 +121,13 @@ def test_the_playbook_writes_the_dashboards(tmp_path):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=dict(os.environ))
         assert done.returncode == 0, done.stdout + done.stderr
         assert ("changed=0" not in done.stdout) is changed
-    assert {path.stem: json.loads(path.read_text()) for path in (tmp_path / "made").iterdir()} == (
-        dashboards.dashboards())
+    assert made(tmp_path) == dashboards.dashboards()
+    done = subprocess.run([*command, "-e", '{"mlflow_dashboards_exporters": ["mysql"]}'], cwd=ROOT, check=False)
+    assert done.returncode == 0 and made(tmp_path) == dashboards.dashboards(["mysql"])
+    done = subprocess.run([*command, "-e", '{"mlflow_dashboards_exporters": ["redis"]}'], cwd=ROOT, check=False,
+                          capture_output=True, text=True)
+    assert done.returncode and "'redis' is no standard exporter" in done.stdout
+
+
+def made(folder: pathlib.Path) -> dict[str, dict]:
+    return {path.stem: json.loads(path.read_text()) for path in (folder / "made").iterdir()}
