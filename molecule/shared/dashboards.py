@@ -26,8 +26,8 @@ EMPTY = {
     "Newest backup", "Newest verified backup", "Age of backups", "Users", "Certificates", "Certificate valid for",
     "Speed of uploads",
 }
-"""Panels that an instance as the tests deploy it may have no data for; tests/unit/monitoring/test_dashboards.py has data
-for all."""
+"""Panels that an instance as the tests deploy it may have no data for; tests/unit/monitoring/test_dashboards.py has
+data for all."""
 
 
 def main(url: str, namespace: str, instance: str) -> str:
@@ -63,7 +63,8 @@ def overview(url: str, namespace: str, instance: str) -> str:
     """What is wrong with the page in a browser, or nothing."""
     browser = Chromium(None, None, "prometheus.invalid", "127.0.0.1")
     try:
-        text = browser.read(f"{url}/consoles/overview.html", f"MLflow {instance}", f"namespace {namespace}", "Updated at")
+        words = (f"MLflow {instance}", f"namespace {namespace}", "Updated at")
+        text = browser.read(f"{url}/consoles/overview.html", *words)
         tiles = browser.call("Runtime.evaluate", returnByValue=True, expression=(
             "JSON.stringify([...document.querySelectorAll('.tile')].map(tile => tile.innerText.split('\\n')))"))
     finally:
