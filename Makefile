@@ -148,19 +148,10 @@ lock: test-tools ## Renew requirements.txt, requirements-test.txt and tests/azur
 
 # Tests
 
-TESTS := lint sanity unit versions manifests ansible-versions build standalone molecule molecule-ssh
-test: test-tools ## Run all tests, stop at the first that fails
-	@report=; \
-	for test in $(TESTS); do \
-		printf '\n==== make %s\n' $$test; \
-		begun=$$SECONDS; verdict=passed; \
-		$(MAKE) $$test || verdict=FAILED; \
-		report+=$$(printf '  %-12s %-6s %4d s' $$test $$verdict $$((SECONDS - begun)))$$'\n'; \
-		[ $$verdict = passed ] || break; \
-	done; \
-	printf '\n==== make test\n%s' "$$report"; \
-	[ $$verdict = passed ] || { echo "Stopped there; 'make $$test' runs it alone."; exit 1; }; \
-	echo "All passed."
+VERSIONS := $(patsubst tests/versions/locks/%.txt,.cache/versions/%/.installed,$(wildcard tests/versions/locks/*.txt))
+# Two lanes of about the same length; everything is installed before, since apt-get has one lock.
+test: test-tools test-packages .cache/azurite/.installed $(VERSIONS) ## Run all tests, in two lanes side by side
+	@tools/run-tests "lint build manifests ansible-versions sanity unit" "standalone molecule molecule-ssh versions"
 
 # State of these tools stays in the clone.
 lint molecule build changelog: export ANSIBLE_HOME := $(CURDIR)/.cache/ansible
@@ -196,7 +187,7 @@ sanity: test-tools test-packages ## ansible-test sanity
 unit: test-tools test-packages .cache/azurite/.installed ## Unit tests, against real servers that they start
 	@pytest tests/unit
 
-versions: test-tools test-packages $(patsubst tests/versions/locks/%.txt,.cache/versions/%/.installed,$(wildcard tests/versions/locks/*.txt)) ## The oldest supported MLflow, the newest, and one between
+versions: test-tools test-packages $(VERSIONS) ## The oldest supported MLflow, the newest, and one between
 	@pytest tests/versions
 
 manifests: test-tools ## Render every inventory and validate each object

@@ -19,6 +19,7 @@ SCHEDULED = ("gc", "backup")
 """Components whose pods are runs of a schedule: a failed one stays to be looked at until the next, and the server
 works."""
 
+
 def measure(
     engine: engines.Engine, model: Model, pods: list[dict], roundtrip: bool, timeout: int = 120
 ) -> dict[str, Any]:

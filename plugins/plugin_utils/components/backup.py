@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Iterator
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import database, mlflow_server
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
