@@ -23,7 +23,7 @@ EMPTY = {
     # What is well has none of these.
     "Failed requests by route", "Refused requests by route", "Exceptions",
     # An instance without backups, logins, TLS or a large artifact.
-    "Age of backups", "Users", "Certificate valid for", "Speed of large uploads",
+    "Age of backups", "Users", "Certificate valid for", "Speed of large uploads", "Use of volumes",
 }
 """Panels that an instance as the tests deploy it may have no data for; tests/unit/monitoring/test_dashboards.py has
 data for all."""

@@ -122,7 +122,7 @@ def uploaded(stored, own):
 
     @functools.wraps(own)
     def upload_file(self, s3_client, local_file, bucket, key):
-        if type(self) is stored and os.path.getsize(local_file) < SMALL:
+        if self.__class__ is stored and os.path.getsize(local_file) < SMALL:
             s3_client = InThisThread(s3_client)
         return own(self, s3_client, local_file, bucket, key)
 
@@ -139,7 +139,7 @@ def downloaded(stored, own):
     @functools.wraps(own)
     def download_artifacts(self, artifact_path, dst_path=None):
         # Plugins' subclasses may have made another thing of it.
-        usual = type(self) is stored and dst_path and artifact_path and not artifact_path.endswith("/")
+        usual = self.__class__ is stored and dst_path and artifact_path and not artifact_path.endswith("/")
         found = fetched(self, artifact_path, os.path.abspath(dst_path)) if usual else None
         return found or own(self, artifact_path, dst_path)
 

@@ -869,7 +869,7 @@ CASES = {
             "monitoring_alert_group_wait": "1s",
             "monitoring_alertmanager_config": {"route": {"receiver": "a"}, "receivers": [{"name": "a"}]}},
          "monitoring_alertmanager_config and monitoring_alert_group_wait are both set"),
-       )},
+    )},
     "monitoring-alerts-without-rules": (
         {"monitoring_alert_thresholds": {"error_ratio": 0.2}},
         "monitoring_alert_thresholds is set while monitoring_type is none, with which there are no rules",

@@ -63,7 +63,7 @@ class Restartable:
     def __init__(self, command: list, options: dict, client: dict, folder: pathlib.Path,
                  ready: Callable[[], None] | None = None):
         self.command, self.options, self.client, self.folder = command, options, client, folder
-        self.ready = ready or (lambda: unit.answers(client["port"])())
+        self.ready = ready or unit.answers(client["port"])
         self.stack = contextlib.ExitStack()
 
     def start(self) -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import datetime
 import json
 import os
