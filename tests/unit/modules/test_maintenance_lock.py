@@ -112,7 +112,7 @@ def test_lock_that_the_database_ended_is_said(uri, monkeypatch):
     if uri.startswith("sqlite"):
         with maintenance_lock.held(uri, "gc", 0) as lock:  # no connection that could break
             return lock.check()
-    monkeypatch.setattr(maintenance_lock, "ALIVE", 0.2)
+    monkeypatch.setattr(maintenance_lock, "ALIVE", 1)
     kind = uri.partition("+")[0]
     with maintenance_lock.held(uri, "gc", 10) as lock:
         lock.check()

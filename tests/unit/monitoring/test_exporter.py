@@ -34,6 +34,7 @@ from exporters import (
     exporting,
     fill,
     presenting,
+    self_signed,
     unit,
     uri_of,
     value,
@@ -451,8 +452,8 @@ def test_certificates_of_files_and_databases(tmp_path):
     """The certificate of an ingress is a file, which is renewed; databases are asked for theirs by their protocols."""
     now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
     expiry = {"a.example.com": now + datetime.timedelta(days=5), "b.example.com": now + datetime.timedelta(days=90)}
-    with presenting(tmp_path, expiry), contextlib.ExitStack() as stack:
-        pem, other = tmp_path / "a.example.com.pem", tmp_path / "b.example.com.pem"
+    with contextlib.ExitStack() as stack:
+        pem, other = (self_signed(tmp_path, name, when) for name, when in expiry.items())
         found = {}
         for name, make in (("postgresql", unit.new_postgresql), ("mysql", unit.new_mariadb)):
             folder = tmp_path / name
