@@ -51,9 +51,12 @@ WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 # Source: x-kubernetes-patch-merge-key in the API server's OpenAPI document.
 MERGE_KEYS = {
     "containers": "name", "initContainers": "name", "env": "name", "volumes": "name", "imagePullSecrets": "name",
-    "volumeMounts": "mountPath", "hostAliases": "ip", "topologySpreadConstraints": "topologyKey",
+    "volumeMounts": "mountPath", "volumeDevices": "devicePath", "hostAliases": "ip",
+    "topologySpreadConstraints": "topologyKey", "resourceClaims": "name", "secrets": "name",
 }
 PORT_KEYS = ("containerPort", "port")
+ORDER = "$setElementOrder/"
+"""Beginning of a patch's directive with the order of a list: a list of the merge keys' values, as mappings."""
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 QUANTITY = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))(?:[eE]([+-]?[0-9]{1,3})|([numkMGTPE]|[KMGTPE]i))?")
@@ -202,21 +205,28 @@ def annotation(obj: dict, name: str, default: str = "") -> str:
     return (obj["metadata"].get("annotations") or {}).get(name, default)
 
 
-def patch(objects: list[dict], patches: list[dict], variable: str = "patches") -> None:
+def patch(objects: list[dict], patches: list[dict], variable: str = "patches", required: bool = True) -> None:
     """Merge each patch strategically onto the objects that it targets, in place.
 
     Args:
         objects: what was rendered.
         patches: entries ``{target: {kind, name}, patch: {...}}``; without a name it reaches every object of the kind.
         variable: what to call the list in an error.
+        required: whether each patch must reach an object; False for patches that may be for objects elsewhere.
 
     Raises:
-        ManifestError: an entry of another shape, or one that reaches no object (such a patch is a mistake).
+        ManifestError: an entry of another shape, or a required one that reaches no object (it is a mistake).
     """
     for number, entry in enumerate(patches):
         where = f"{variable}[{number}]"
-        for obj in _patched(objects, entry, where):
-            merged = strategic_merge(obj, json.loads(json.dumps(entry["patch"], default=str)))
+        reached = targets(objects, entry, where)
+        if required and not reached:
+            raise ManifestError(unreached(objects, entry, where))
+        for obj in reached:
+            try:
+                merged = strategic_merge(obj, json.loads(json.dumps(entry["patch"], default=str)))
+            except ManifestError as error:
+                raise ManifestError(f"{where}: {error}") from error
             if Ref.of(merged) != Ref.of(obj):
                 raise ManifestError(f"{where} would rename {Ref.of(obj)}; a patch may not change apiVersion's group, "
                                     f"kind, name or namespace.")
@@ -225,25 +235,40 @@ def patch(objects: list[dict], patches: list[dict], variable: str = "patches") -
             obj.update(merged)
 
 
-def _patched(objects: list[dict], entry: dict, where: str) -> list[dict]:
-    """The objects that a patch reaches."""
+def targets(objects: list[dict], entry: dict, where: str) -> list[dict]:
+    """The objects that a patch reaches.
+
+    Args:
+        objects: what was rendered.
+        entry: the patch.
+        where: what to call it in an error.
+
+    Raises:
+        ManifestError: it is of another shape.
+    """
     if (not isinstance(entry, dict) or set(entry) != {"target", "patch"}
             or not all(isinstance(part, dict) for part in entry.values())):
         raise ManifestError(f"{where} must hold exactly `target` ({{kind, name}}) and `patch` (the fields to merge).")
     target = entry["target"]
     if not target.get("kind") or set(target) - {"kind", "name"}:
         raise ManifestError(f"{where}.target must hold `kind` and, to reach one object only, `name`.")
-    reached = [obj for obj in objects
-               if obj["kind"] == target["kind"] and target.get("name") in (None, obj["metadata"]["name"])]
-    if not reached:
-        wanted = " ".join(filter(None, (target["kind"], target.get("name"))))
-        there = ", ".join(sorted(str(Ref.of(obj)) for obj in objects))
-        raise ManifestError(f"{where} reaches no object: there is no {wanted}; there are {there}.")
-    return reached
+    return [obj for obj in objects
+            if obj["kind"] == target["kind"] and target.get("name") in (None, obj["metadata"]["name"])]
+
+
+def unreached(objects: list[dict], entry: dict, where: str) -> str:
+    """The sentence about a patch that reaches none of the objects."""
+    wanted = " ".join(filter(None, (entry["target"]["kind"], entry["target"].get("name"))))
+    there = ", ".join(sorted(str(Ref.of(obj)) for obj in objects))
+    return f"{where} reaches no object: there is no {wanted}; there are {there}."
 
 
 def strategic_merge(base, change):
-    """Kubernetes' strategic merge: null removes, named lists merge by their key, ``$patch`` replaces or deletes.
+    """Kubernetes' strategic merge: null removes, named lists merge by their key, ``$patch`` replaces or deletes, and
+    ``$setElementOrder/LIST`` puts entries of a list first, in its order.
+
+    Raises:
+        ManifestError: an order names an entry that the list does not have.
 
     Source: kubernetes/community, sig-api-machinery/strategic-merge-patch.md
     """
@@ -253,14 +278,22 @@ def strategic_merge(base, change):
         return {k: copy.deepcopy(v) for k, v in change.items() if k != "$patch"}
     result = dict(base)
     for field, value in change.items():
+        if field.startswith(ORDER):
+            continue
         if value is None:
             result.pop(field, None)
+        elif isinstance(value, list) and {"$patch": "replace"} in value:
+            result[field] = [copy.deepcopy(item) for item in value if item != {"$patch": "replace"}]
         elif isinstance(value, list) and isinstance(result.get(field), list) and (key := _merge_key(field, value)):
             result[field] = _merge_list(result[field], value, key)
         elif isinstance(value, dict):
             result[field] = strategic_merge(result.get(field) or {}, value)
         else:
             result[field] = copy.deepcopy(value)
+    for field, order in change.items():
+        if field.startswith(ORDER):
+            name = field[len(ORDER):]
+            result[name] = _ordered(name, result.get(name), order)
     return result
 
 
@@ -277,6 +310,21 @@ def _merge_list(base: list, change: list, key: str) -> list:
         else:
             merged[item[key]] = strategic_merge(merged.get(item[key], {}), item)
     return list(merged.values())
+
+
+def _ordered(field: str, items: object, order: object) -> list:
+    """The entries of a list that an order names, in that order, and then the others."""
+    key = _merge_key(field, order) if isinstance(order, list) and order else None
+    if not key or not isinstance(items, list):
+        raise ManifestError(f"{ORDER}{field} must be a list of the names of entries that are there, such as "
+                            f"[{{name: proxy}}], for a list that is merged by names.")
+    there = {item.get(key): item for item in items}
+    for entry in order:
+        if entry[key] not in there:
+            raise ManifestError(f"{ORDER}{field} names {entry[key]}, which the list does not have; it has "
+                                f"{', '.join(map(str, there))}.")
+    first = [entry[key] for entry in order]
+    return [there[name] for name in first] + [item for item in items if item.get(key) not in first]
 
 
 def waves(objects: Iterable[dict]) -> Iterator[list[dict]]:

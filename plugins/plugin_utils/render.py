@@ -52,6 +52,26 @@ def render(component: Component, model: Model, labels: dict[str, str]) -> list[d
         ManifestError: a template or a patch gives something that is no Kubernetes object.
     """
     v = model.variables
+    objects = unpatched(component, model)
+    patches = f"{component.role}_patches"
+    manifests.patch(objects, v.get(patches) or [], patches)
+    # What these reach nowhere has been refused with the variables (model/checks.py).
+    manifests.patch(objects, v.mlflow_patches, "mlflow_patches", required=False)
+    manifests.label(objects, {**v.mlflow_labels, **labels}, v.mlflow_annotations)
+    return objects
+
+
+def unpatched(component: Component, model: Model) -> list[dict]:
+    """The objects of a component as patches find them, without the labels that all have.
+
+    Args:
+        component: one of the model's.
+        model: the resolved instance.
+
+    Raises:
+        ManifestError: a template gives something that is no Kubernetes object.
+    """
+    v = model.variables
     environment = _environment(component.role)
     names = component.templates(v, model)
     context = _context(component, model) if names else {}
@@ -59,9 +79,6 @@ def render(component: Component, model: Model, labels: dict[str, str]) -> list[d
     texts += [environment.get_template(name).render(context) for name in names]
     objects = manifests.load([text for text in texts if text.strip()], f"The templates of role {component.role}")
     manifests.complete_pods(objects, model.instance.pod_spec)
-    patches = f"{component.role}_patches"
-    manifests.patch(objects, v.get(patches) or [], patches)
-    manifests.label(objects, {**v.mlflow_labels, **labels}, v.mlflow_annotations)
     return objects
 
 
@@ -84,6 +101,7 @@ def render_one(component: Component, model: Model, labels: dict[str, str], templ
     text = _environment(component.role).get_template(template).render({**_context(component, model), **more})
     objects = manifests.load([text], f"The template {template} of role {component.role}")
     manifests.complete_pods(objects, model.instance.pod_spec)
+    manifests.patch(objects, v.mlflow_patches, "mlflow_patches", required=False)
     manifests.label(objects, {**v.mlflow_labels, **labels}, v.mlflow_annotations)
     return objects[0]
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Iterator
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import quantity
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import quantity, strategic_merge
 
 if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import Variables
@@ -138,6 +138,13 @@ def resolve(v: Variables, managed: bool) -> Connections:
         room = OVERFLOW if limit is None and v.database_pool_size else each - pool
         overflow = max(SMALLEST_OVERFLOW, min(OVERFLOW, room))
     return replace(users, limit=limit, pool=pool, overflow=overflow)
+
+
+def server_resources(v: Variables) -> dict:
+    """Requests and limits of the server's container: the preset's with those of the variable, or these alone."""
+    if not v.mlflow_server_preset_resources:
+        return v.mlflow_server_resources
+    return strategic_merge(SIZES[v.mlflow_server_size].resources, v.mlflow_server_resources)
 
 
 def problems(v: Variables, users: Connections) -> Iterator[str]:

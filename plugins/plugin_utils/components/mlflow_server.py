@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Iterator
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import database, ingress, object_storage
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.connections import SIZES
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.connections import (
+    SIZES, server_resources)
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import strategic_merge
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import metrics, scraping
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.program import Probe
@@ -174,7 +174,7 @@ class MlflowServer(Component):
             entry_port=OIDC_PORT if v.mlflow_server_auth == "oidc" else v.mlflow_server_port, scheme=scheme,
             path_prefix=prefix,
             workers=v.mlflow_server_workers or size.workers, threads=v.mlflow_server_threads or size.threads,
-            resources=strategic_merge(size.resources, v.mlflow_server_resources),
+            resources=server_resources(v),
             database=backend, artifact_store=store, service_hosts=service_hosts,
             allowed_hosts=allowed_hosts(service_hosts + v.mlflow_server_allowed_hosts + v.ingress_hosts),
             cors_origins=cors_origins(v, url), url=url,
@@ -261,6 +261,9 @@ class MlflowServer(Component):
     def unsupported(self, v: Variables, model: Model) -> Iterator[str]:
         if v.mlflow_engine != "podman":
             return
+        if v.mlflow_platform_ids:
+            yield ("mlflow_platform_ids is true while mlflow_engine is podman, where no platform chooses the user of a "
+                   "pod; set it to false.")
         if v.mlflow_server_kaiwo:
             yield ("mlflow_server_kaiwo is true while mlflow_engine is podman, where no Kaiwo operator runs; set it "
                    "to false.")
@@ -292,9 +295,14 @@ class MlflowServer(Component):
             yield ("mlflow_server_autoscaling_cpu and mlflow_server_autoscaling_memory are both 0; give one of them a "
                    "percentage to scale "
                    "by.")
-        for variable in ("mlflow_server_autoscaling_cpu", "mlflow_server_autoscaling_memory"):
+        figures = server_resources(v)
+        for resource in ("cpu", "memory"):
+            variable = f"mlflow_server_autoscaling_{resource}"
             if v[variable] < 0:
                 yield f"{variable} is {v[variable]}; it must be a percentage, or 0 where it does not count."
+            elif v[variable] and not any((figures.get(part) or {}).get(resource) for part in ("requests", "limits")):
+                yield (f"{variable} is {v[variable]} while the server's container requests no {resource}, of which it "
+                       f"is a percentage; give a request in mlflow_server_resources, or set {variable} to 0.")
 
     def _check_schedule(self, v: Variables, model: Model) -> Iterator[str]:
         if v.mlflow_server_gc_schedule and not common.cron(v.mlflow_server_gc_schedule):

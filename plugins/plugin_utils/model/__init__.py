@@ -114,6 +114,7 @@ def resolve(find: Callable[[str], Any], names: Iterable[str], host: str,
     for component in components.COMPONENTS:
         findings.add(f"the variables of role {component.role}", component.unsupported, typed, model)
         findings.add(f"{component.role}_patches", checks.rendered, component, model)
+    findings.add("mlflow_patches", checks.unreached, model)
     findings.end()
     return model
 

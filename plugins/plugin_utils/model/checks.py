@@ -279,17 +279,14 @@ def _sizes(v: Variables) -> Iterator[str]:
 
 
 def _resources(v: Variables) -> Iterator[str]:
-    from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.connections import SIZES
-    from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import strategic_merge
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.connections import server_resources
 
-    for variable in (name for name in v if name.endswith("_resources")):
+    for variable in (name for name, spec in SPECS.items() if name.endswith("_resources") and spec["type"] == "dict"):
         problems = list(_quantities(variable, v[variable]))
         yield from problems
         if problems:
             continue
-        whole = v[variable]
-        if variable == "mlflow_server_resources":
-            whole = strategic_merge(SIZES[v.mlflow_server_size].resources, whole)
+        whole = server_resources(v) if variable == "mlflow_server_resources" else v[variable]
         for name, limit in (whole.get("limits") or {}).items():
             request = (whole.get("requests") or {}).get(name)
             if request is not None and (quantity(request) or 0) > (quantity(limit) or 0):
@@ -412,7 +409,8 @@ def rendered(component: Component, model: Model) -> Iterator[str]:
 
     v, patches = model.variables, f"{component.role}_patches"
     extra = v.mlflow_server_extra_objects if component.role == "mlflow_server" else []
-    if not v.get(patches) and not extra:
+    used = [name for name in (patches, "mlflow_patches") if v.get(name)]
+    if not used and not extra:
         return
     try:
         manifests.load(extra, "mlflow_server_extra_objects")
@@ -427,9 +425,23 @@ def rendered(component: Component, model: Model) -> Iterator[str]:
         if before:
             return
         for obj in render.render(component, model, {}):
-            if v.get(patches):
-                yield from kubernetes_types.of_object(f"{patches}: {manifests.Ref.of(obj)}", obj)
+            if used:
+                yield from kubernetes_types.of_object(f"{' or '.join(used)}: {manifests.Ref.of(obj)}", obj)
     except manifests.ManifestError as error:
         text = str(error)
-        yield text if text.startswith((patches,
-                                       "mlflow_server_extra_objects")) else f"mlflow_server_extra_objects: {text}"
+        known = (patches, "mlflow_patches", "mlflow_server_extra_objects")
+        yield text if text.startswith(known) else f"mlflow_server_extra_objects: {text}"
+
+
+def unreached(model: Model) -> Iterator[str]:
+    """Entries of mlflow_patches that reach no object of any component."""
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, render
+
+    patches = model.variables.mlflow_patches
+    if not patches:
+        return
+    objects = [obj for component in components.COMPONENTS for obj in render.unpatched(component, model)]
+    for number, entry in enumerate(patches):
+        where = f"mlflow_patches[{number}]"
+        if not manifests.targets(objects, entry, where):
+            yield manifests.unreached(objects, entry, where)

@@ -1,0 +1,138 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Rows of docs/charts.md: a variable, and the field of the object that the chart's option sets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from model_tests import refused, resolved
+
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, manifests, render
+
+WHOLE = {"mlflow_engine": "kubernetes", "mlflow_server_gc_schedule": "0 3 * * 0", "backup_type": "volume",
+         "backup_schedule": "0 2 * * *", "monitoring_type": "prometheus", "monitoring_exporters": ["database"],
+         "monitoring_grafana": True, "ingress_type": "proxy", "ingress_hosts": ["mlflow.example.com"]}
+"""Every component that has pods."""
+
+
+def rendered(**variables) -> dict[str, dict]:
+    """The objects of all components, by kind and name."""
+    model = resolved({"mlflow_engine": "kubernetes", **variables}, "mlflow")
+    objects = [obj for component in components.COMPONENTS for obj in render.render(component, model, {})]
+    return {str(manifests.Ref.of(obj)): obj for obj in objects}
+
+
+def pods(objects: dict[str, dict]) -> dict[str, dict]:
+    """The pod specs of workloads and CronJobs."""
+    templates = {name: manifests.pod_template(obj) for name, obj in objects.items()}
+    return {name: template["spec"] for name, template in templates.items() if template}
+
+
+def entry(spec: dict, name: str, field: str = "containers") -> dict:
+    """One container of a pod."""
+    return next(container for container in spec[field] if container["name"] == name)
+
+
+def names(entries: list[dict]) -> list[str]:
+    return [found["name"] for found in entries]
+
+
+def test_a_patch_reaches_any_object_of_any_component():
+    objects = rendered(
+        ingress_type="proxy", ingress_hosts=["mlflow.example.com"], mlflow_network_policy=True,
+        mlflow_patches=[
+            {"target": {"kind": "StatefulSet", "name": "mlflow-database"}, "patch": {"spec": {"minReadySeconds": 7}}},
+            {"target": {"kind": "Deployment", "name": "mlflow-ingress"}, "patch": {"spec": {"paused": True}}},
+            {"target": {"kind": "NetworkPolicy"}, "patch": {"metadata": {"annotations": {"team": "x"}}}},
+        ])
+    assert objects["StatefulSet mlflow-database"]["spec"]["minReadySeconds"] == 7
+    assert objects["Deployment mlflow-ingress"]["spec"]["paused"] is True
+    policies = [obj for name, obj in objects.items() if name.startswith("NetworkPolicy ")]
+    assert len(policies) >= 4
+    assert all(obj["metadata"]["annotations"]["team"] == "x" for obj in policies)
+    assert "minReadySeconds" not in objects["StatefulSet mlflow-object-storage"]["spec"]
+
+
+def test_patches_remove_merge_by_name_and_reorder():
+    patch = {"spec": {"template": {"spec": {
+        "terminationGracePeriodSeconds": None,
+        "initContainers": [{"name": "first", "image": "docker.io/library/busybox:1"}],
+        "$setElementOrder/initContainers": [{"name": "first"}],
+        "containers": [{"name": "mlflow", "livenessProbe": None, "env": [{"name": "HOME", "value": "/home"},
+                                                                         {"name": "DO_NOT_TRACK", "$patch": "delete"}],
+                        "args": ["--host=::"]}],
+        "volumes": [{"$patch": "replace"}, {"name": "tmp", "emptyDir": {}}],
+    }}}}
+    spec = pods(rendered(mlflow_patches=[{"target": {"kind": "Deployment"}, "patch": patch}]))["Deployment mlflow-server"]
+    assert names(spec["initContainers"]) == ["first", "wait"]
+    assert "terminationGracePeriodSeconds" not in spec
+    server = entry(spec, "mlflow")
+    environment = {variable["name"]: variable.get("value") for variable in server["env"]}
+    assert "livenessProbe" not in server and server["readinessProbe"] and server["args"] == ["--host=::"]
+    assert environment["HOME"] == "/home" and "DO_NOT_TRACK" not in environment and "PYTHONPATH" in environment
+    assert spec["volumes"] == [{"name": "tmp", "emptyDir": {}}]
+
+
+def test_a_patch_changes_the_version_of_an_api():
+    """externalSecrets.apiVersion of the chart, for an older operator."""
+    objects = rendered(
+        database_host="db", database_external_secret={"username": {"key": "db"}, "password": {"key": "db"}},
+        mlflow_secret_store={"name": "vault"},
+        mlflow_patches=[{"target": {"kind": "ExternalSecret"}, "patch": {"apiVersion": "external-secrets.io/v1beta1"}}])
+    found = [obj for name, obj in objects.items() if name.startswith("ExternalSecret ")]
+    assert [obj["apiVersion"] for obj in found] == ["external-secrets.io/v1beta1"]
+
+
+@pytest.mark.parametrize(("entry", "sentence"), [
+    ({"target": {"kind": "Deployment", "name": "mlflow-proxy"}, "patch": {}},
+     "mlflow_patches[0] reaches no object: there is no Deployment mlflow-proxy; there are ConfigMap"),
+    ({"target": {"kind": "Deployment"}, "patch": {"metadata": {"name": "x"}}}, "mlflow_patches[0] would rename"),
+    ({"target": {"kind": "Deployment"}, "patch": {"spec": {"replicas": "two"}}}, "mlflow_patches: Deployment"),
+    ({"target": {"kind": "Deployment"}, "patch": {"spec": {"template": {"spec": {
+        "$setElementOrder/initContainers": [{"name": "prxy"}]}}}}},
+     "mlflow_patches[0]: $setElementOrder/initContainers names prxy, which the list does not have; it has wait."),
+    ({"target": "Deployment", "patch": {}}, "mlflow_patches[0] must hold exactly target"),
+])
+def test_a_patch_that_cannot_be_applied_is_refused(entry, sentence):
+    assert any(found.startswith(sentence) for found in refused({"mlflow_engine": "kubernetes",
+                                                                "mlflow_patches": [entry]}))
+
+
+def test_patches_of_the_whole_come_after_those_of_a_role():
+    objects = rendered(
+        mlflow_server_patches=[{"target": {"kind": "Deployment"}, "patch": {"spec": {"minReadySeconds": 1}}}],
+        mlflow_patches=[{"target": {"kind": "Deployment"}, "patch": {"spec": {"minReadySeconds": 2}}}])
+    assert objects["Deployment mlflow-server"]["spec"]["minReadySeconds"] == 2
+
+
+def test_resources_stand_in_for_the_preset():
+    def resources(**variables):
+        return entry(pods(rendered(**variables))["Deployment mlflow-server"], "mlflow")["resources"]
+
+    small = {"limits": {"cpu": "500m", "memory": "900Mi"}}
+    assert resources(mlflow_server_resources={"limits": {"cpu": "3"}})["requests"] == {"cpu": "1", "memory": "2Gi"}
+    assert resources(mlflow_server_preset_resources=False) == {}
+    assert resources(mlflow_server_preset_resources=False, mlflow_server_resources=small) == small
+
+
+def test_autoscaling_needs_requests():
+    variables = {"mlflow_engine": "kubernetes", "mlflow_server_autoscaling": True,
+                 "mlflow_server_preset_resources": False, "mlflow_server_resources": {"requests": {"memory": "1Gi"}}}
+    (sentence,) = refused(variables)
+    assert sentence.startswith("mlflow_server_autoscaling_cpu is 70 while the server's container requests no cpu")
+    assert not refused({**variables, "mlflow_server_autoscaling_cpu": 0})
+
+
+def test_the_platform_chooses_the_ids_of_all_pods():
+    """OpenShift's restricted-v2 refuses pods that ask for ids outside of the namespace's range."""
+    ids = ("runAsUser", "runAsGroup", "fsGroup")
+    own, theirs = pods(rendered(**WHOLE)), pods(rendered(**WHOLE, mlflow_platform_ids=True))
+    assert set(own) == set(theirs) and len(theirs) >= 11
+    for name, spec in theirs.items():
+        assert '"runAsUser"' in json.dumps(own[name]), name
+        assert not any(f'"{field}"' in json.dumps(spec) for field in ids), name
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
