@@ -67,7 +67,8 @@ def test_patches_remove_merge_by_name_and_reorder():
                         "args": ["--host=::"]}],
         "volumes": [{"$patch": "replace"}, {"name": "tmp", "emptyDir": {}}],
     }}}}
-    spec = pods(rendered(mlflow_patches=[{"target": {"kind": "Deployment"}, "patch": patch}]))["Deployment mlflow-server"]
+    objects = rendered(mlflow_patches=[{"target": {"kind": "Deployment"}, "patch": patch}])
+    spec = pods(objects)["Deployment mlflow-server"]
     assert names(spec["initContainers"]) == ["first", "wait"]
     assert "terminationGracePeriodSeconds" not in spec
     server = entry(spec, "mlflow")
