@@ -30,7 +30,8 @@ def panel(model: Model, pods: list[dict], report: dict) -> dict[str, Any]:
         "namespace": instance.namespace,
         "healthy": report["healthy"],
         "backend_store": _part(report, "database", backend.type, (
-            f"{backend.host}:{backend.port}/{backend.name}" if backend.host else f"volume {backend.claim}")),
+            f"{backend.host}:{backend.port}/{backend.name}" if backend.host
+            else f"URI in Secret {backend.secret}" if backend.uri_key else f"volume {backend.claim}")),
         "artifact_store": _part(report, "object_storage", store.type, (
             f"volume {store.claim}" if store.claim else "folder of the pod" if store.type == "volume" else store.uri)),
         "server": _part(report, "mlflow_server", "mlflow", report["url"]) | {"url": report["url"]},

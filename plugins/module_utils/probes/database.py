@@ -85,8 +85,9 @@ def probe(checks, parameters):
         return f"{server}, {used} of {most} in use"
 
     for name, function in (("latency", latency), ("size", size), ("connections", connections), ("schema", schema)):
-        checks.run(name, function, needs=("connect",))
-    if parameters.get("write", True):
+        if name not in dialect.UNKNOWN:
+            checks.run(name, function, needs=("connect",))
+    if parameters.get("write", True) and "write" not in dialect.UNKNOWN:
         checks.run("write", write, needs=("connect",))
     replica_host = _replica_host() if parameters.get("environment") else {}
     if replica_host:
@@ -123,8 +124,8 @@ def from_environment(environment):
     """Parameters that the server's environment gives: address, login and TLS, as its SQLAlchemy URI has them.
 
     Args:
-        environment: variables of the server: MLFLOW_BACKEND_STORE_URI, and where the URI has no login, PGUSER and
-            PGPASSWORD, or DATABASE_USER and DATABASE_PASSWORD.
+        environment: variables of the server: MLFLOW_BACKEND_STORE_URI, and what of the login the URI does not have,
+            PGUSER and PGPASSWORD, or DATABASE_USER and DATABASE_PASSWORD.
 
     Returns:
         Those parameters of ``database_of`` that are known.
@@ -137,8 +138,8 @@ def from_environment(environment):
     found = {
         "dialect": dialect, "host": uri.hostname, "port": uri.port, "path": uri.path[1:],
         "database": urllib.parse.unquote(uri.path.lstrip("/")),
-        "user": user or urllib.parse.unquote(uri.username or "") or None,
-        "password": password or urllib.parse.unquote(uri.password or "") or None,
+        "user": urllib.parse.unquote(uri.username or "") or user,
+        "password": urllib.parse.unquote(uri.password or "") or password,
         "sslmode": query.get("sslmode"), "ca_file": query.get("sslrootcert"),
     }
     tls = {}
@@ -158,14 +159,17 @@ def database_of(parameters):
         parameters: dialect (postgresql, mysql or sqlite), host, port, database, user, password, path (of SQLite's
             file), sslmode, ca_file, ssl, connect_timeout in seconds, read_only (every query is a transaction of its
             own that cannot write), statement_timeout in seconds (the server ends queries of a read_only client that
-            take longer), environment (take what is missing from the server's own environment; they are added).
+            take longer), environment (take what is missing from the server's own environment; they are added. A
+            dialect that is not known is then SQLAlchemy's).
 
     Raises:
         ValueError: there is no client for that dialect.
     """
+    kinds = {"postgresql": Postgresql, "mysql": Mysql, "sqlite": Sqlite}
     if parameters.get("environment"):
         parameters.update(from_environment(os.environ))
-    kinds = {"postgresql": Postgresql, "mysql": Mysql, "sqlite": Sqlite}
+        if parameters["dialect"] not in kinds:
+            return Other({"uri": os.environ["MLFLOW_BACKEND_STORE_URI"]})
     if parameters["dialect"] not in kinds:
         raise ValueError(f"The database is {parameters['dialect']}; {', '.join(kinds)} are known here.")
     return kinds[parameters["dialect"]](parameters)
@@ -199,6 +203,8 @@ class Server:
 
     BEGIN = ()
     """Statements that begin a transaction that cannot write."""
+    UNKNOWN: tuple[str, ...] = ()
+    """Checks that there are not for such a server."""
 
     def __init__(self, parameters):
         self.parameters, self.connection = parameters, None
@@ -292,8 +298,27 @@ class Mysql(Server):
         self.query(f"DROP TEMPORARY TABLE {PROBE_TABLE}")
 
 
+class Other(Server):
+    """A server of any other kind, by SQLAlchemy and the driver that the server's image has for it."""
+
+    UNKNOWN = ("size", "connections", "write")
+
+    def connect(self):
+        import sqlalchemy
+
+        engine = sqlalchemy.create_engine(self.parameters["uri"], poolclass=sqlalchemy.pool.NullPool)
+        self.connection = engine.connect()
+        return engine.dialect.name
+
+    def execute(self, text):
+        result = self.connection.exec_driver_sql(text)
+        return result.fetchall() if result.returns_rows else []
+
+
 class Sqlite:
     """A file; it must exist, since connecting would otherwise create an empty one."""
+
+    UNKNOWN: tuple[str, ...] = ()
 
     def __init__(self, parameters):
         self.path, self.connection, self.read_only = parameters["path"], None, parameters.get("read_only")

@@ -159,7 +159,13 @@ class Backup(Component):
             )
 
     def _check_database(self, v: Variables, model: Model) -> Iterator[str]:
-        if v.backup_type != "none" and len(v.database_name) > 54:
+        backend = model.mlflow_server.database
+        if v.backup_type != "none" and backend.type == "other":
+            yield (
+                "backup_type is set while the database is of another type than PostgreSQL, MariaDB, MySQL and SQLite,"
+                " whose programs cannot dump it; use its own backups, and set backup_type to none."
+            )
+        if v.backup_type != "none" and not backend.uri_key and len(v.database_name) > 54:
             yield (
                 f"database_name is {v.database_name!r}; while backup_type is set it must have at most 54 characters,"
                 " since a restore appends to it."
@@ -216,7 +222,7 @@ def _settings(v: Variables, model: Model) -> dict:
 def _database_image(v: Variables, model: Model) -> str:
     if v.backup_database_image is not None:
         return v.backup_database_image
-    if model.mlflow_server.database.type == "sqlite":
+    if model.mlflow_server.database.type in ("sqlite", "other"):
         return ""
     kind = v.database_type
     return model.database.image or (

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Iterator
 
@@ -31,6 +32,10 @@ DRIVERS = {"postgresql": ("psycopg2", "psycopg", "pg8000", "asyncpg"),
 MOUNT_PATH = "/mlflow/database"
 CA_PATH = "/etc/mlflow-database/ca.crt"
 LOGINS = ("database_password", "database_existing_secret", "database_external_secret")
+PORTS = {"postgresql": 5432, "sqlite": 5432, "mysql": 3306, "mariadb": 3306}
+"""By type; of any other database none is known."""
+IAM_ARGUMENT = "--auto-iam-authn"
+"""With it Cloud SQL's proxy logs in by IAM, and the user has no password."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,14 @@ class Endpoint:
     """Where the database is, and what a pod needs to open it; ``mlflow_server_database`` may give another.
 
     Attributes:
-        type: dialect: postgresql, mysql or sqlite.
+        type: dialect: postgresql, mysql or sqlite, or other.
         uri: for SQLAlchemy, without user and password: libpq takes them from PGUSER and PGPASSWORD, and for the other
-            drivers the server's pod inserts them at its start.
+            drivers the server's pod inserts them at its start. It has the user where that one has no password, and is
+            empty where a Secret holds it.
         replica_uri: URI of the read replica, or empty.
         service: Service in front of a database that the collection runs, or empty.
         secret: Secret with the login, or empty.
-        secret_keys: keys of the Secret, by user, password and root_password.
+        secret_keys: keys of the Secret, by user, password and root_password; or by uri alone.
         claim: PersistentVolumeClaim with the SQLite file, or empty.
         path: the SQLite file in the pod.
         shared: whether pods on several nodes may mount the claim at once.
@@ -70,6 +76,11 @@ class Endpoint:
     ca_path: str = CA_PATH
     pool: dict = field(default_factory=dict)
     proxy: dict = field(default_factory=dict)
+
+    @property
+    def uri_key(self) -> str:
+        """Key of the whole URI in the Secret, or empty where the Secret holds user and password."""
+        return self.secret_keys.get("uri", "") if self.secret else ""
 
 
 @dataclass(frozen=True)
@@ -112,9 +123,10 @@ class Database(Component):
 
     def resolve(self, v: Variables, model: Model) -> DatabasePart:
         kind, name = v.database_type, f"{model.instance.name}-database"
-        managed = kind != "sqlite" and not v.database_host and not v.database_cloudsql_instance
+        managed = kind not in ("sqlite", "other") and not (
+            v.database_host or v.database_cloudsql_instance or _by_uri(v))
         own_secret = f"{name}-{kind if managed else 'external'}"
-        port = v.database_port if v.database_port is not None else (5432 if kind in ("postgresql", "sqlite") else 3306)
+        port = v.database_port if v.database_port is not None else PORTS.get(kind, 0)
         pools = connections.resolve(v, managed and not v.mlflow_server_database)
         endpoint = self._endpoint(v, name, managed, own_secret, port, pool(v, pools))
         # A value given here wins over the one in the Secret; a rotation gives a whole login.
@@ -138,11 +150,6 @@ class Database(Component):
             return Endpoint("sqlite", port=port, name=v.database_name, uri=f"sqlite:///{MOUNT_PATH}/mlflow.db",
                             claim=f"{name}-sqlite",
                             secret_keys=_secret_keys(v, managed), pool=pool)
-        # Cloud SQL's proxy listens in the server's pod.
-        host = "127.0.0.1" if v.database_cloudsql_instance else v.database_host or name
-        scheme = f"{dialect}+{v.database_driver or DRIVERS[dialect][0]}"
-        query = _tls_query(v, dialect)
-        rest = f":{port}/{v.database_name}{'?' + '&'.join(query) if query else ''}"
         ca: dict = {}
         if v.database_ca_secret:
             ca = {
@@ -153,12 +160,23 @@ class Database(Component):
             }
         elif v.database_ca:
             ca = {"configMap": {"name": f"{name}-ca"}}
+        proxy = _cloudsql_proxy(v, port) if v.database_cloudsql_instance else {}
+        secret = v.database_existing_secret or own_secret
+        if _by_uri(v) or kind == "other":
+            return Endpoint(dialect, port=port, secret=secret, secret_keys={"uri": _by_uri(v)}, ca=ca, pool=pool,
+                            proxy=proxy)
+        # Cloud SQL's proxy listens in the server's pod.
+        host = "127.0.0.1" if v.database_cloudsql_instance else v.database_host or name
+        scheme = f"{dialect}+{v.database_driver or DRIVERS[dialect][0]}"
+        query = _tls_query(v, dialect)
+        rest = f":{port}/{v.database_name}{'?' + '&'.join(query) if query else ''}"
+        user = f"{urllib.parse.quote(v.database_user, safe='')}@" if _passwordless(v) else ""
         return Endpoint(
-            dialect, host, port, v.database_name, uri=f"{scheme}://{host}{rest}",
-            replica_uri=f"{scheme}://{v.database_read_replica_host}{rest}" if v.database_read_replica_host else "",
-            service=name if managed else "", secret=v.database_existing_secret or own_secret,
+            dialect, host, port, v.database_name, uri=f"{scheme}://{user}{host}{rest}",
+            replica_uri=f"{scheme}://{user}{v.database_read_replica_host}{rest}" if v.database_read_replica_host else "",
+            service=name if managed else "", secret="" if _passwordless(v) else secret,
             secret_keys=_secret_keys(v, managed),
-            ca=ca, pool=pool, proxy=_cloudsql_proxy(v, port) if v.database_cloudsql_instance else {})
+            ca=ca, pool=pool, proxy=proxy)
 
     def templates(self, v: Variables, model: Model) -> list[str]:
         more = (
@@ -225,11 +243,13 @@ class Database(Component):
         if v.database_type == "sqlite":
             return
         host, instance = v.database_host, v.database_cloudsql_instance
-        external, login = bool(host or instance), [name for name in LOGINS if v[name]]
-        if external and not login:
+        external = bool(host or instance or _by_uri(v) or v.database_type == "other")
+        login = [name for name in LOGINS if v[name]]
+        if (host or instance) and not login and not _passwordless(v):
             yield (f"database_password is empty while {'database_host' if host else 'database_cloudsql_instance'} "
                    "names an existing "
-                   f"server; give the password, or the name of a Secret that holds it in database_existing_secret.")
+                   "server; give the password, or the name of a Secret that holds it in database_existing_secret, or "
+                   f"set database_passwordless to true.")
         if len(login) > 1:
             yield f"{login[0]} and {login[1]} are both set; keep one of them."
         if host and instance:
@@ -244,8 +264,8 @@ class Database(Component):
                    "set database_type "
                    "to mariadb.")
         if v.database_external_secret:
-            yield from common.external_secret("database_external_secret", v.database_external_secret,
-                                              {"username", "password"}, v)
+            needed = {"uri"} if "uri" in v.database_external_secret else {"username", "password"}
+            yield from common.external_secret("database_external_secret", v.database_external_secret, needed, v)
         if v.database_port is not None and not 1 <= v.database_port <= 65535:
             yield f"database_port is {v.database_port}; it must be a TCP port from 1 to 65535."
         for argument in v.database_cloudsql_args:
@@ -256,6 +276,35 @@ class Database(Component):
         if v.database_max_connections is not None and not 10 <= v.database_max_connections <= (
                 connections.MOST_CONNECTIONS):
             yield f"database_max_connections is {v.database_max_connections}; it must be from 10 to 100000."
+
+    def _check_uri(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.database_existing_secret_keys.get("uri") and not v.database_existing_secret:
+            yield ("database_existing_secret_keys.uri is set while database_existing_secret is empty; name there the "
+                   "Secret that holds the URI.")
+        elif v.database_type == "other" and not _by_uri(v):
+            yield ("database_type is other while no Secret holds the URI of the database; name the Secret in "
+                   "database_existing_secret, and its key in database_existing_secret_keys.uri.")
+        if v.database_type == "sqlite" or not _by_uri(v):
+            return
+        for variable in ("database_host", "database_driver", "database_tls", "database_read_replica_host",
+                         "database_passwordless"):
+            if v[variable]:
+                yield (f"{variable} is set while a Secret holds the whole URI of the database, which says it; leave "
+                       f"{variable} out.")
+        if v.database_type == "other" and v.mlflow_network_policy and not model.database.port:
+            yield ("database_port is not set while mlflow_network_policy is true and database_type is other; give the "
+                   "port, to which connections are then allowed.")
+
+    def _check_passwordless(self, v: Variables, model: Model) -> Iterator[str]:
+        login = next((name for name in LOGINS if v[name]), "")
+        if v.database_type == "sqlite" or not _passwordless(v) or _by_uri(v):
+            return
+        if not v.database_host and not v.database_cloudsql_instance:
+            yield ("database_passwordless is true while the collection runs the database, whose login has a password; "
+                   "set it to false, or name an existing server in database_host.")
+        elif login:
+            why = "database_passwordless is true" if v.database_passwordless else f"{IAM_ARGUMENT} is set"
+            yield f"{login} is set while {why}, by which the user has no password; keep one of them."
 
     def _check_connections(self, v: Variables, model: Model) -> Iterator[str]:
         figures = (v.database_pool_size, v.database_pool_max_overflow, v.mlflow_server_workers, v.mlflow_server_threads)
@@ -307,7 +356,9 @@ class Database(Component):
         if verifies and not ca and not any(entry.get("name") == "PGSSLROOTCERT" for entry in v.mlflow_server_extra_env):
             yield (f"database_tls is {tls} without the certificates of a CA to verify with; give them in database_ca "
                    "or database_ca_secret.")
-        if ca and not verifies:
+        if ca and _by_uri(v):
+            yield from common.certificate("database_ca", v.database_ca)
+        elif ca and not verifies:
             yield (f"{'database_ca' if v.database_ca else 'database_ca_secret'} is given while database_tls does not "
                    "verify anything; set "
                    f"database_tls to verify-full or verify-ca.")
@@ -319,6 +370,18 @@ class Database(Component):
 
 def _dialect(kind: str) -> str:
     return "mysql" if kind == "mariadb" else kind
+
+
+def _by_uri(v: Variables) -> str:
+    """Key of the Secret that holds the whole URI of the database, or empty."""
+    if v.database_external_secret:
+        return "uri" if "uri" in v.database_external_secret else ""
+    return v.database_existing_secret_keys.get("uri") or ""
+
+
+def _passwordless(v: Variables) -> bool:
+    """Whether the user logs in without a password."""
+    return v.database_passwordless or bool(v.database_cloudsql_instance) and IAM_ARGUMENT in v.database_cloudsql_args
 
 
 def _secret_keys(v: Variables, managed: bool) -> dict[str, str]:

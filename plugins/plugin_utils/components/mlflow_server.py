@@ -218,7 +218,7 @@ class MlflowServer(Component):
     def _egress(self, v: Variables, model: Model) -> Iterator[dict]:
         backend, store = model.mlflow_server.database, model.mlflow_server.artifact_store
         external_store = bool(store.bucket and not store.service)
-        if backend.host and not backend.service:
+        if backend.proxy or (backend.host or backend.uri_key) and not backend.service:
             # Cloud SQL's proxy connects to port 3307 and asks Google over HTTPS.
             yield to_ports([443, 3307] if backend.proxy else [backend.port])
         if external_store:

@@ -477,6 +477,8 @@ def _environment(v: Variables, model: Model) -> dict[str, str]:
     environment = {"MLFLOW_TRACKING_URI": server.cluster_url}
     if v.mlflow_server_tls_secret:
         environment["MLFLOW_TRACKING_INSECURE_TLS"] = "true"
+    if model.mlflow_server.database.type == "other":
+        unseen = (*unseen, "database")
     for volume in unseen:
         environment |= {f"MLOPS_EXPORTER_{collector}_INTERVAL": "0" for collector in off[volume]}
     certificates = _certificates(v, model)

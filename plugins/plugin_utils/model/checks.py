@@ -334,7 +334,7 @@ def _endpoints(v: Variables) -> Iterator[str]:
     """Stores that are described otherwise than by their roles."""
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import database, object_storage
 
-    for variable, endpoint, kinds in (("mlflow_server_database", database.Endpoint, ("postgresql", "mysql", "sqlite")),
+    for variable, endpoint, kinds in (("mlflow_server_database", database.Endpoint, ("postgresql", "mysql", "sqlite", "other")),
                                       ("mlflow_server_artifact_store", object_storage.Endpoint,
                                        ("s3", "gcs", "azure", "volume"))):
         given, fields = v[variable], {field.name: str(field.type) for field in dataclasses.fields(endpoint)}
@@ -342,7 +342,7 @@ def _endpoints(v: Variables) -> Iterator[str]:
             continue
         if given.get("type") not in kinds:
             yield f"{variable} has no type, or one that does not exist; it must be one of {', '.join(kinds)}."
-        elif not given.get("uri") and given["type"] != "volume":
+        elif not given.get("uri") and given["type"] != "volume" and not _uri_key(given):
             yield f"{variable} has no uri; give the place as MLflow's configuration names it."
         for name, value in given.items():
             if name not in fields:
@@ -352,8 +352,14 @@ def _endpoints(v: Variables) -> Iterator[str]:
         yield from _endpoint_keys(variable, given)
 
 
+def _uri_key(given: dict) -> str:
+    """Key of a Secret that holds the whole URI, where there is one."""
+    keys = given.get("secret_keys")
+    return str(keys.get("uri") or "") if isinstance(keys, dict) and given.get("secret") else ""
+
+
 def _endpoint_keys(variable: str, given: dict) -> Iterator[str]:
-    known = {"mlflow_server_database": ("user", "password"), "s3": ("access_key", "secret_key"),
+    known = {"mlflow_server_database": ("uri",) if _uri_key(given) else ("user", "password"), "s3": ("access_key", "secret_key"),
              "gcs": ("credentials",),
              "azure": ("access_key", "connection_string"), "volume": ()}
     possible = known.get(variable) or known.get(str(given.get("type")), ())

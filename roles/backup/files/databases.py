@@ -247,6 +247,12 @@ class Server(Database):
         """Variables and files of the database's programs."""
         raise NotImplementedError
 
+    def login(self):
+        """The login in the URI, as variables of the programs; empty where their container has it of a Secret."""
+        if not self.url.username or {"PGUSER", "DATABASE_USER"} & set(os.environ):
+            return {}
+        return {"DATABASE_USER": self.url.username, "DATABASE_PASSWORD": self.url.password or ""}
+
     def load(self, exchange, stream, database=None, more=None):
         """Restore a dump.
 
@@ -278,7 +284,7 @@ class Server(Database):
 
 
 class Postgresql(Server):
-    """By pg_dump and pg_restore, in their custom format. Credentials are in PGUSER and PGPASSWORD."""
+    """By pg_dump and pg_restore, in their custom format. Credentials are in PGUSER and PGPASSWORD, or in the URI."""
 
     dialect = "postgresql"
     suffix = "database.dump"
@@ -288,8 +294,9 @@ class Postgresql(Server):
         query = dict(self.url.query)
         variables = {"DIALECT": self.dialect, "DATABASE": database, "PGDATABASE": database,
                      "PGHOST": self.url.host or query.get("host", ""), "PGPORT": self.url.port or 5432,
-                     "PGSSLMODE": query.get("sslmode"), "PGSSLROOTCERT": query.get("sslrootcert")}
-        return {name: value for name, value in variables.items() if value}, {}
+                     "PGSSLMODE": query.get("sslmode"), "PGSSLROOTCERT": query.get("sslrootcert"),
+                     "PGOPTIONS": query.get("options"), "PGCHANNELBINDING": query.get("channel_binding")}
+        return {**{name: value for name, value in variables.items() if value}, **self.login()}, {}
 
     @contextlib.contextmanager
     def dump(self, exchange):
@@ -449,7 +456,8 @@ class Mysql(Server):
         elif query.get("ssl_disabled") != "true":
             options["loose-ssl-verify-server-cert"] = 0
         text = "[client]\n" + "".join(f"{name}={value}\n" for name, value in options.items())
-        return {"DIALECT": self.dialect, "DATABASE": database, "PORT": self.url.port or 3306}, {"client.cnf": text}
+        variables = {"DIALECT": self.dialect, "DATABASE": database, "PORT": self.url.port or 3306, **self.login()}
+        return variables, {"client.cnf": text}
 
     @contextlib.contextmanager
     def dump(self, exchange):

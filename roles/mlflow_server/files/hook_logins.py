@@ -22,10 +22,12 @@ def complete_uris():
 
 
 def administrator(config):
-    """Let the administrator's name and password come from the environment, which MLflow itself reads since 3.16."""
-    if hasattr(config, "MLFLOW_AUTH_ADMIN_PASSWORD"):
-        return hooks.report(administrator="")
+    """Let the administrator's name and password come from the environment, which MLflow itself reads since 3.16, and
+    the URI of the database of users where auth.ini has none, since only a Secret may hold it."""
+    known = hasattr(config, "MLFLOW_AUTH_ADMIN_PASSWORD")
     if not hasattr(config, "configparser"):
+        if known:
+            return hooks.report(administrator="")
         return hooks.refuse(
             f"MLflow {hooks.version()} has no mlflow.server.auth.config.configparser, by which the administrator's "
             "password is handed over"
@@ -36,13 +38,16 @@ def administrator(config):
             ("admin_username", "MLFLOW_AUTH_ADMIN_USERNAME"),
             ("admin_password", "MLFLOW_AUTH_ADMIN_PASSWORD"),
         )
-        if variable in os.environ
+        if variable in os.environ and not known
     }
 
     class Parser(config.configparser.ConfigParser):
         def read(self, *arguments, **options):
             names = super().read(*arguments, **options)
             self.read_dict({"mlflow": settings})
+            if not self.has_option("mlflow", "database_uri"):
+                uri = os.environ["MLFLOW_BACKEND_STORE_URI"].replace("%", "%%")
+                self.read_dict({"mlflow": {"database_uri": uri}})
             return names
 
     config.configparser = types.SimpleNamespace(ConfigParser=Parser)

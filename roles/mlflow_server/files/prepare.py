@@ -24,6 +24,8 @@ DATABASE = os.environ["MLFLOW_BACKEND_STORE_URI"]
 ARTIFACTS = os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
 # A store that has just started may answer before it has made its bucket.
 BUCKET_GRACE = 10
+# Drivers that take connect_timeout, in seconds; others reject it, or call it otherwise.
+TIMEOUT_DRIVERS = ("psycopg2", "psycopg", "pymysql", "mysqldb", "cymysql", "aiomysql", "asyncmy")
 # Causes that waiting does not remove, as PostgreSQL and its client library word them.
 FATAL_REASONS = ("password authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied",
                  "certificate verify failed", "server does not support SSL")
@@ -54,8 +56,9 @@ def wait_for(what, attempt):
 def database():
     import sqlalchemy
 
-    engine = sqlalchemy.create_engine(DATABASE,
-                                      connect_args={} if DATABASE.startswith("sqlite") else {"connect_timeout": 5})
+    url = sqlalchemy.engine.make_url(DATABASE)
+    timed = url.get_driver_name() in TIMEOUT_DRIVERS and "connect_timeout" not in url.query
+    engine = sqlalchemy.create_engine(url, connect_args={"connect_timeout": 5} if timed else {})
 
     def connect():
         try:

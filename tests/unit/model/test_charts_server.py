@@ -137,3 +137,107 @@ def test_the_platform_chooses_the_ids_of_all_pods():
         assert '"runAsUser"' in json.dumps(own[name]), name
         assert not any(f'"{field}"' in json.dumps(spec) for field in ids), name
         assert spec["securityContext"]["runAsNonRoot"] is True, name
+
+
+URI = {"database_existing_secret": "mlflow-db", "database_existing_secret_keys": {"uri": "uri"}}
+"""backendStoreUriFrom of the chart."""
+
+
+def environment(container: dict) -> dict[str, object]:
+    """Value, or key of a Secret as SECRET/KEY, of each variable."""
+    found = {}
+    for variable in container["env"]:
+        reference = (variable.get("valueFrom") or {}).get("secretKeyRef")
+        found[variable["name"]] = f"{reference['name']}/{reference['key']}" if reference else variable.get("value")
+    return found
+
+
+def opening_stores(objects: dict[str, dict]) -> list[dict]:
+    """The containers in the server's image."""
+    specs = [spec for name, spec in pods(objects).items()
+             if name.split()[1] in ("mlflow-server", "mlflow-server-migrate", "mlflow-server-gc", "mlflow-backup",
+                                    "mlflow-monitoring-exporter")]
+    assert len(specs) == 5
+    return [found for spec in specs for found in spec.get("initContainers", []) + spec["containers"]
+            if found["name"] in ("wait", "mlflow", "migrate", "gc", "backup", "exporter")]
+
+
+@pytest.mark.parametrize(("given", "reference"), [
+    (URI, "mlflow-db/uri"),
+    ({"database_external_secret": {"uri": {"key": "db", "property": "uri"}}, "mlflow_secret_store": {"name": "vault"}},
+     "mlflow-database-external/uri"),
+    ({**URI, "database_type": "mariadb"}, "mlflow-db/uri"),
+])
+def test_a_secret_holds_the_whole_uri_of_the_database(given, reference):
+    objects = rendered(**{**WHOLE, "monitoring_exporters": []}, **given)
+    containers = opening_stores(objects)
+    assert len(containers) == 6
+    for container in containers:
+        variables = environment(container)
+        assert variables["MLFLOW_BACKEND_STORE_URI"] == reference, container["name"]
+        assert not {"PGUSER", "PGPASSWORD", "DATABASE_USER", "DATABASE_PASSWORD"} & set(variables), container["name"]
+    database = entry(pods(objects)["CronJob mlflow-backup"], "database")
+    assert set(environment(database)) == {"HOME"}
+    made = [name for name in objects if " mlflow-database" in name]
+    assert all(name.startswith("ExternalSecret ") for name in made)
+
+
+def test_users_are_in_the_database_of_the_secret():
+    objects = rendered(**URI, mlflow_server_auth="basic")
+    assert "database_uri" not in objects["ConfigMap mlflow-server"]["data"]["auth.ini"]
+    assert "database_uri = postgresql" in rendered(mlflow_server_auth="basic")["ConfigMap mlflow-server"]["data"][
+        "auth.ini"]
+
+
+def test_a_database_of_another_type():
+    """mssql of the chart, with an image that has its driver."""
+    objects = rendered(**URI, database_type="other", database_port=1433, mlflow_network_policy=True,
+                       mlflow_server_image="registry.example.com/mlflow-mssql:3", monitoring_type="prometheus")
+    exporter = environment(entry(pods(objects)["Deployment mlflow-monitoring-exporter"], "exporter"))
+    assert exporter["MLOPS_EXPORTER_DATABASE_INTERVAL"] == exporter["MLOPS_EXPORTER_COUNTS_INTERVAL"] == "0"
+    policy = objects["NetworkPolicy mlflow-server"]["spec"]["egress"]
+    assert {"ports": [{"port": 1433, "protocol": "TCP"}]} in policy
+
+
+def test_cloud_sql_logs_in_by_iam():
+    objects = rendered(database_cloudsql_instance="p:r:i", database_cloudsql_args=["--auto-iam-authn"],
+                       database_user="mlflow@project.iam", mlflow_server_auth="basic")
+    server = environment(entry(pods(objects)["Deployment mlflow-server"], "mlflow"))
+    assert server["MLFLOW_BACKEND_STORE_URI"] == "postgresql+psycopg2://mlflow%40project.iam@127.0.0.1:5432/mlflow"
+    assert "PGPASSWORD" not in server and not [name for name in objects if name.startswith("Secret mlflow-database")]
+    # configparser takes a single per cent sign for a reference.
+    assert "mlflow%%40project.iam" in objects["ConfigMap mlflow-server"]["data"]["auth.ini"]
+
+
+def test_a_user_without_a_password():
+    """Amazon RDS and Azure, where the driver or a proxy in the pod logs in."""
+    objects = rendered(database_host="db", database_passwordless=True)
+    server = environment(entry(pods(objects)["Deployment mlflow-server"], "mlflow"))
+    assert server["MLFLOW_BACKEND_STORE_URI"] == "postgresql+psycopg2://mlflow@db:5432/mlflow"
+    assert not {"PGUSER", "PGPASSWORD"} & set(server)
+
+
+@pytest.mark.parametrize(("variables", "sentence"), [
+    ({"database_existing_secret_keys": {"uri": "u"}}, "database_existing_secret_keys.uri is set while database_existing"),
+    ({**URI, "database_host": "db"}, "database_host is set while a Secret holds the whole URI"),
+    ({**URI, "database_tls": "require"}, "database_tls is set while a Secret holds the whole URI"),
+    ({"database_type": "other"}, "database_type is other while no Secret holds the URI"),
+    ({**URI, "database_type": "other", "backup_type": "volume"}, "backup_type is set while the database is of another"),
+    ({**URI, "database_type": "other", "mlflow_network_policy": True}, "database_port is not set while"),
+    ({**URI, "database_type": "sqlite"}, "database_existing_secret is set while database_type is sqlite"),
+    ({"database_passwordless": True}, "database_passwordless is true while the collection runs the database"),
+    ({"database_passwordless": True, "database_host": "db", "database_password": "x"},
+     "database_password is set while database_passwordless is true"),
+    ({"database_cloudsql_instance": "p:r:i", "database_cloudsql_args": ["--auto-iam-authn"], "database_password": "x"},
+     "database_password is set while --auto-iam-authn is set"),
+    ({"mlflow_server_database": {"type": "postgresql", "secret": "s", "secret_keys": {"user": "u", "password": "p"}}},
+     "mlflow_server_database has no uri"),
+])
+def test_a_uri_that_contradicts_is_refused(variables, sentence):
+    assert [found for found in refused({"mlflow_engine": "kubernetes", **variables}) if found.startswith(sentence)]
+
+
+def test_another_database_of_the_server_is_in_a_secret():
+    objects = rendered(mlflow_server_database={"type": "postgresql", "secret": "s", "secret_keys": {"uri": "u"}})
+    server = environment(entry(pods(objects)["Deployment mlflow-server"], "mlflow"))
+    assert server["MLFLOW_BACKEND_STORE_URI"] == "s/u" and "PGUSER" not in server
