@@ -112,6 +112,8 @@ class MlflowServerPart:
         closed_because: the sentence that is answered in the server's place while its stores are restored, or empty.
         given: values that a restored backup gives to generated Secrets: ``encryption`` and ``auth``.
         pod_labels: further labels of the server's pods, which a cluster's Prometheus copies to their metrics.
+        init_containers: of variables, in every pod that opens the stores, before all others.
+        containers: of variables, beside the server.
     """
 
     name: str
@@ -141,6 +143,8 @@ class MlflowServerPart:
     closed_because: str
     given: dict
     pod_labels: dict
+    init_containers: list
+    containers: list
 
 
 class MlflowServer(Component):
@@ -188,7 +192,9 @@ class MlflowServer(Component):
             pod_annotations=_pod_annotations(v), closed_because=v.get("_mlflow_server_closed") or "",
             given=_given(v),
             pod_labels=scraping.pod_labels(metrics.SERVER_JOB, instance.name) if v.monitoring_type == "annotations"
-            else {})
+            else {},
+            init_containers=[*v.mlflow_server_extra_init_containers, *_proxies(v)],
+            containers=[] if _proxies(v) else v.mlflow_server_extra_containers)
 
     def templates(self, v: Variables, model: Model) -> list[str]:
         wanted = {"auth.yaml.j2": v.mlflow_server_auth != "none", "config.yaml.j2": True, "server.yaml.j2": True,
@@ -264,6 +270,11 @@ class MlflowServer(Component):
         if v.mlflow_platform_ids:
             yield ("mlflow_platform_ids is true while mlflow_engine is podman, where no platform chooses the user of a "
                    "pod; set it to false.")
+        for container in model.mlflow_server.init_containers:
+            if container.get("restartPolicy") == "Always":
+                yield (f"The init container {container['name']} has restartPolicy Always or is a proxy of "
+                       "database_host, while mlflow_engine is podman, whose init containers end before others start; "
+                       "run it on that machine, and give the machine's address in database_host.")
         if v.mlflow_server_kaiwo:
             yield ("mlflow_server_kaiwo is true while mlflow_engine is podman, where no Kaiwo operator runs; set it "
                    "to false.")
@@ -427,12 +438,14 @@ class MlflowServer(Component):
 
     def _check_containers(self, v: Variables, model: Model) -> Iterator[str]:
         taken = {"mlflow", "wait", "oauth2-proxy", "cloud-sql-proxy"}
+        jobs = {"migrate", "gc", "backup", "database", "exporter"}  # init containers are in these pods, too
         ports = {model.mlflow_server.port, model.mlflow_server.entry_port}
         if counted(v):
             ports.add(v.mlflow_server_metrics_port)
         for variable in ("mlflow_server_extra_init_containers", "mlflow_server_extra_containers"):
             for entry in v[variable]:
-                if entry["name"] in taken:
+                first = entry["name"] in names_of(model.mlflow_server.init_containers)
+                if entry["name"] in (taken | jobs if first else taken):
                     yield (f"{variable} holds {entry['name']}, which is the name of another container of the pod; "
                            "choose another.")
                 taken.add(entry["name"])
@@ -547,6 +560,25 @@ class MlflowServer(Component):
                    "https://mlflow.example.com/oauth2/callback, or follow from ingress_type and ingress_hosts, or "
                    "from "
                    f"mlflow_server_publish.")
+
+
+def names_of(containers: list[dict]) -> list[str]:
+    """The names of containers."""
+    return [container["name"] for container in containers]
+
+
+def _proxies(v: Variables) -> list[dict]:
+    """mlflow_server_extra_containers as sidecars that start before others, where one of them is what the pod reaches on
+    its loopback address instead of the database.
+
+    Without them no Job and no init container would reach it, and a Job with them as they are would never end.
+    """
+    own = [*v.mlflow_server_extra_init_containers, v.database_cloudsql_instance and {"restartPolicy": "Always"}]
+    if any(container and container.get("restartPolicy") == "Always" for container in own):
+        return []
+    if not common.matches(common.LOOPBACK, v.database_host):
+        return []
+    return [{**container, "restartPolicy": "Always"} for container in v.mlflow_server_extra_containers]
 
 
 def counted(v: Variables) -> bool:

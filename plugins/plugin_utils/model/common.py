@@ -21,6 +21,7 @@ DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 OBJECT_NAME = rf"{DNS_LABEL}(\.{DNS_LABEL})*"
 HOST_OR_ADDRESS = (r"[A-Za-z0-9_]([-A-Za-z0-9_.]{0,251}[A-Za-z0-9])?|"
                    r"[0-9a-fA-F:]*:[0-9a-fA-F:.]+:[0-9a-fA-F:.]*|\[[0-9a-fA-F:.]+\]")
+LOOPBACK = r"localhost|127(\.[0-9]+){3}|\[?::1\]?"
 PUBLISH = r"(localhost|[0-9]{1,3}(?:\.[0-9]{1,3}){3}):([0-9]{1,5})"
 LABEL_VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
 LABEL_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
@@ -122,7 +123,7 @@ def not_loopback(variable: str, host: str, v: Variables) -> Iterator[str]:
     On Kubernetes others may add one to the pod, such as the operator of Cloud SQL's proxy.
     """
     own = v.mlflow_server_extra_containers or v.mlflow_server_extra_init_containers or v.mlflow_server_patches
-    if v.mlflow_engine == "podman" and not own and matches(r"localhost|127(\.[0-9]+){3}|\[?::1\]?", host):
+    if v.mlflow_engine == "podman" and not own and matches(LOOPBACK, host):
         yield (f"{variable} names {host}, which is the pod itself; give an address at which pods reach the machine of "
                f"that server.")
 

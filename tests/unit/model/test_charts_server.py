@@ -241,3 +241,45 @@ def test_another_database_of_the_server_is_in_a_secret():
     objects = rendered(mlflow_server_database={"type": "postgresql", "secret": "s", "secret_keys": {"uri": "u"}})
     server = environment(entry(pods(objects)["Deployment mlflow-server"], "mlflow"))
     assert server["MLFLOW_BACKEND_STORE_URI"] == "s/u" and "PGUSER" not in server
+
+
+PROXY = {"name": "proxy", "image": "registry.example.com/proxy:1", "startupProbe": {"tcpSocket": {"port": 5432}}}
+SIDECAR = {**PROXY, "restartPolicy": "Always"}
+LOOPBACK = {"database_host": "127.0.0.1", "database_password": "secret", "monitoring_exporters": []}
+
+
+@pytest.mark.parametrize("variables", [{"mlflow_server_extra_init_containers": [{"name": "setup", "image": "s:1"}, SIDECAR]},
+                                       {"mlflow_server_extra_init_containers": [{"name": "setup", "image": "s:1"}],
+                                        "mlflow_server_extra_containers": [PROXY]}])
+def test_a_proxy_of_ones_own_starts_before_all_that_opens_the_database(variables):
+    found = pods(rendered(**{**WHOLE, **LOOPBACK, **variables}))
+    for name in ("Deployment mlflow-server", "Job mlflow-server-migrate", "CronJob mlflow-server-gc",
+                 "CronJob mlflow-backup", "Deployment mlflow-monitoring-exporter"):
+        first = found[name]["initContainers"]
+        assert first[:2] == [{"name": "setup", "image": "s:1"}, SIDECAR], name
+        assert "proxy" not in names(found[name]["containers"]), name
+    assert names(found["Deployment mlflow-server"]["initContainers"]) == ["setup", "proxy", "wait"]
+
+
+def test_containers_that_are_no_proxy_stay_beside_the_server():
+    found = pods(rendered(mlflow_server_extra_containers=[PROXY]))
+    assert names(found["Deployment mlflow-server"]["containers"]) == ["mlflow", "proxy"]
+    assert "initContainers" not in found["Job mlflow-server-migrate"]
+
+
+def test_the_exporter_has_no_init_container_that_mounts_what_only_the_server_mounts():
+    mounting = {"name": "fill", "image": "f:1", "volumeMounts": [{"name": "artifacts", "mountPath": "/a"}]}
+    found = pods(rendered(object_storage_type="volume", monitoring_type="prometheus",
+                          mlflow_server_extra_init_containers=[mounting, SIDECAR]))
+    assert names(found["Deployment mlflow-monitoring-exporter"]["initContainers"]) == ["proxy"]
+    assert names(found["Job mlflow-server-migrate"]["initContainers"]) == ["fill", "proxy"]
+
+
+@pytest.mark.parametrize(("variables", "sentence"), [
+    ({"mlflow_engine": "podman", "mlflow_server_extra_init_containers": [SIDECAR]}, "The init container proxy has"),
+    ({"mlflow_engine": "podman", "mlflow_server_extra_containers": [PROXY], **LOOPBACK}, "The init container proxy has"),
+    ({"mlflow_server_extra_init_containers": [{"name": "migrate", "image": "m:1"}]},
+     "mlflow_server_extra_init_containers holds migrate, which is the name of another container"),
+])
+def test_init_containers_that_cannot_run_are_refused(variables, sentence):
+    assert [found for found in refused({"mlflow_engine": "kubernetes", **variables}) if found.startswith(sentence)]
