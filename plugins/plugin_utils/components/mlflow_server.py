@@ -59,6 +59,15 @@ OWN_OIDC_ARGUMENTS = {
 """Options of oauth2-proxy that variables set; a second --email-domain beside the default of all lets in all."""
 ENCRYPTION_KEYS = {"webhooks": "webhook-key", "gateway": "kek-passphrase"}
 """Keys of the generated Secret (roles/mlflow_server/templates/config.yaml.j2)."""
+AUTH_KEYS = {
+    "basic": {"user": "username", "password": "password", "secret_key": "secret-key"},
+    "proxy": {"proxy_secret": "proxy-secret"},
+    "oidc": {"client_secret": "client-secret", "cookie_secret": "cookie-secret"},
+}
+"""Keys of a Secret of the logins by what they hold, and from which kind of authentication on there are such."""
+GENERATED_AUTH = ("secret_key", "proxy_secret", "cookie_secret")
+"""What an existing Secret need not hold."""
+OIDC_KEYS = {"client_id": "client-id", "client_secret": "client-secret", "cookie_secret": "cookie-secret"}
 AUTH_LOGINS = ("mlflow_server_auth_admin_password", "mlflow_server_auth_existing_secret",
                "mlflow_server_auth_external_secret")
 
@@ -69,15 +78,21 @@ class Auth:
 
     Attributes:
         kind: none, basic, proxy or oidc.
-        secret: Secret of the logins.
-        keys: its keys, by what they hold.
-        env: environment variables, by what of the Secret they hold.
+        secret: Secret of the administrator's login.
+        keys: keys of Secrets, by what they hold.
+        secrets: the Secrets of these keys, likewise.
+        own: keys of the Secret that the component makes, likewise.
+        own_secret: the name of that Secret.
+        env: environment variables, by what of the Secrets they hold.
         redirect_url: where the identity provider sends users back to.
     """
 
     kind: str
     secret: str
     keys: dict
+    secrets: dict
+    own: dict
+    own_secret: str
     env: dict
     redirect_url: str
 
@@ -457,7 +472,8 @@ class MlflowServer(Component):
     def _check_no_auth(self, v: Variables, model: Model) -> Iterator[str]:
         if v.mlflow_server_auth != "none":
             return
-        oidc = ("mlflow_server_oidc_issuer", "mlflow_server_oidc_client_id", "mlflow_server_oidc_client_secret")
+        oidc = ("mlflow_server_oidc_issuer", "mlflow_server_oidc_client_id", "mlflow_server_oidc_client_secret",
+                "mlflow_server_oidc_existing_secret")
         set_here = [name for name in (*AUTH_LOGINS, "mlflow_server_auth_admins") if v[name]]
         for variable in (*set_here, *[name for name in oidc if v[name]][:1]):
             yield (f"{variable} is set while mlflow_server_auth is none; set mlflow_server_auth to basic, proxy or "
@@ -477,6 +493,20 @@ class MlflowServer(Component):
                    "be empty.")
         if not user or ":" in user or not user.isascii():
             yield f"mlflow_server_auth_admin_user is {user!r}; it must be ASCII and without a colon."
+        keys = v.mlflow_server_auth_existing_secret_keys
+        for part in sorted(part for part, key in keys.items() if not key and part not in (*GENERATED_AUTH, "client_id",
+                                                                                          "client_secret")):
+            yield (f"mlflow_server_auth_existing_secret_keys.{part} is empty; only "
+                   f"{', '.join(GENERATED_AUTH)} are generated, so name the key of the Secret.")
+        if v.mlflow_server_oidc_existing_secret and kind != "oidc":
+            yield (f"mlflow_server_oidc_existing_secret is set while mlflow_server_auth is {kind}; set "
+                   "mlflow_server_auth to oidc, or leave it empty.")
+        elif v.mlflow_server_oidc_existing_secret and v.mlflow_server_auth_external_secret:
+            yield ("mlflow_server_oidc_existing_secret and mlflow_server_auth_external_secret are both set; keep one "
+                   "of them.")
+        if v.mlflow_server_oidc_existing_secret_keys and not v.mlflow_server_oidc_existing_secret:
+            yield ("mlflow_server_oidc_existing_secret_keys is set while mlflow_server_oidc_existing_secret is empty; "
+                   "name the Secret there.")
         if kind != "oidc" and v.mlflow_server_oidc_issuer:
             yield (f"mlflow_server_oidc_issuer is set while mlflow_server_auth is {kind}; set mlflow_server_auth to "
                    "oidc, or leave it empty.")
@@ -517,9 +547,13 @@ class MlflowServer(Component):
         if v.mlflow_server_auth != "oidc":
             return
         issuer, redirect = v.mlflow_server_oidc_issuer, model.mlflow_server.auth.redirect_url
-        for variable in ("mlflow_server_oidc_issuer", "mlflow_server_oidc_client_id"):
+        in_secret = "client_id" in model.mlflow_server.auth.keys
+        for variable in ("mlflow_server_oidc_issuer", *(() if in_secret else ("mlflow_server_oidc_client_id",))):
             if not v[variable]:
                 yield f"{variable} is empty while mlflow_server_auth is oidc; give what the identity provider says."
+        if in_secret and v.mlflow_server_oidc_client_id:
+            yield ("mlflow_server_oidc_client_id is set while a Secret holds the client ID; leave it out, or set key "
+                   "client_id of that Secret to an empty text.")
         if issuer and not common.url(issuer):
             yield (f"mlflow_server_oidc_issuer is {common.hidden(issuer)}; it must be a whole URL, such as "
                    "https://id.example.com/realms/staff.")
@@ -549,12 +583,14 @@ class MlflowServer(Component):
             if option in OWN_OIDC_ARGUMENTS:
                 yield f"mlflow_server_oidc_extra_args holds {option}; use {OWN_OIDC_ARGUMENTS[option]} for that."
         yield from common.certificate("mlflow_server_oidc_ca", v.mlflow_server_oidc_ca)
-        if not v.mlflow_server_oidc_client_secret and not (
-            v.mlflow_server_auth_existing_secret or v.mlflow_server_auth_external_secret
+        if (
+            not v.mlflow_server_oidc_client_secret
+            and not v.mlflow_server_auth_external_secret
+            and "client_secret" in model.mlflow_server.auth.own
         ):
             yield ("mlflow_server_oidc_client_secret is empty while mlflow_server_auth is oidc; give it, or the name "
                    "of a Secret that holds "
-                   "it in mlflow_server_auth_existing_secret.")
+                   "it in mlflow_server_oidc_existing_secret.")
         if not common.url(redirect) or not common.matches(r"https?://[^/]+/.*", redirect):
             yield (f"mlflow_server_oidc_redirect_url is {common.hidden(redirect)}; it must be a whole URL, such as "
                    "https://mlflow.example.com/oauth2/callback, or follow from ingress_type and ingress_hosts, or "
@@ -626,18 +662,26 @@ def _endpoint(kind: type, given: dict | None, default: object) -> object:
 
 
 def _auth(v: Variables, name: str, url: str) -> Auth:
-    kind = v.mlflow_server_auth
-    keys = {"user": "username", "password": "password", "secret_key": "secret-key"}
+    kind, own_secret = v.mlflow_server_auth, f"{name}-auth"
+    kinds = list(AUTH_KEYS)[:list(AUTH_KEYS).index(kind) + 1] if kind != "none" else ["basic"]
+    defaults = {part: key for known in kinds for part, key in AUTH_KEYS[known].items()}
+    existing = v.mlflow_server_auth_existing_secret
+    keys, secrets = dict(defaults), dict.fromkeys(defaults, own_secret)
+    if existing:
+        keys |= {part: key for part, key in v.mlflow_server_auth_existing_secret_keys.items() if key}
+        left_out = {part for part, key in v.mlflow_server_auth_existing_secret_keys.items() if not key}
+        secrets = {part: own_secret if part in left_out else existing for part in keys}
+    if v.mlflow_server_oidc_existing_secret:
+        given = {**OIDC_KEYS, **v.mlflow_server_oidc_existing_secret_keys}
+        keys |= {part: key for part, key in given.items() if key}
+        secrets |= {part: v.mlflow_server_oidc_existing_secret for part, key in given.items() if key}
     env = {"MLFLOW_FLASK_SERVER_SECRET_KEY": "secret_key", "MLFLOW_AUTH_ADMIN_USERNAME": "user",
            "MLFLOW_AUTH_ADMIN_PASSWORD": "password"}
     if kind in ("proxy", "oidc"):
-        keys["proxy_secret"], env["AUTH_PROXY_SECRET"] = "proxy-secret", "proxy_secret"
-    if kind == "oidc":
-        keys |= {"client_secret": "client-secret", "cookie_secret": "cookie-secret"}
-    if v.mlflow_server_auth_existing_secret:
-        keys |= v.mlflow_server_auth_existing_secret_keys
+        env["AUTH_PROXY_SECRET"] = "proxy_secret"
     redirect = v.mlflow_server_oidc_redirect_url
-    return Auth(kind, v.mlflow_server_auth_existing_secret or f"{name}-auth", keys, env,
+    return Auth(kind, existing or own_secret, keys, secrets,
+                {part: keys[part] for part, secret in secrets.items() if secret == own_secret}, own_secret, env,
                 f"{url}/oauth2/callback" if redirect is None else redirect)
 
 

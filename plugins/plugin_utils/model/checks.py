@@ -36,7 +36,7 @@ OBJECT_LABELS = ("mlflow_labels", "mlflow_server_pod_labels", "monitoring_labels
 LABELS = (*OBJECT_LABELS, "mlflow_node_selector", "monitoring_grafana_selector")
 OBJECT_NAMES = (
     "database_existing_secret", "database_ca_secret", "object_storage_existing_secret", "object_storage_existing_claim",
-    "mlflow_server_auth_existing_secret", "mlflow_server_encryption_existing_secret", "mlflow_server_tls_secret",
+    "mlflow_server_auth_existing_secret", "mlflow_server_oidc_existing_secret", "mlflow_server_encryption_existing_secret", "mlflow_server_tls_secret",
     "mlflow_server_service_account", "mlflow_priority_class",
     "ingress_tls_secret", "ingress_class", "database_storage_class", "object_storage_storage_class", "ingress_issuer",
     "monitoring_storage_class", "monitoring_database_existing_secret")
@@ -60,9 +60,11 @@ SERVICE_LEVELS = {
 }
 """Least and greatest value of the variables about service levels, and their units."""
 SECRET_KEYS = ("database_existing_secret_keys", "object_storage_existing_secret_keys",
-               "mlflow_server_auth_existing_secret_keys",
+               "mlflow_server_auth_existing_secret_keys", "mlflow_server_oidc_existing_secret_keys",
                "mlflow_server_encryption_existing_secret_keys", "monitoring_database_existing_secret_keys")
 """Variables that name keys of Secrets."""
+OPTIONAL_KEYS = ("mlflow_server_auth_existing_secret_keys", "mlflow_server_oidc_existing_secret_keys")
+"""Those in which an empty text says that the Secret has no such key."""
 IMAGES = ("database_image", "database_cloudsql_image", "object_storage_image", "mlflow_server_image",
           "mlflow_server_oidc_image",
           "ingress_image", "monitoring_prometheus_image", "monitoring_alertmanager_image",
@@ -151,6 +153,8 @@ def _names(model: Model, v: Variables) -> Iterator[str]:
                    f"without scheme.")
     for variable in SECRET_KEYS:
         for part, key in (v.get(variable) or {}).items():
+            if key == "" and variable in OPTIONAL_KEYS:
+                continue  # not in the Secret
             if key is not None and not common.matches(common.SECRET_KEY, key):
                 yield f"{variable}.{part} is {key!r}; a Secret's key has letters, digits, '-', '_' and '.'."
     if not common.matches(common.SECRET_KEY, v.database_ca_secret_key):

@@ -283,3 +283,74 @@ def test_the_exporter_has_no_init_container_that_mounts_what_only_the_server_mou
 ])
 def test_init_containers_that_cannot_run_are_refused(variables, sentence):
     assert [found for found in refused({"mlflow_engine": "kubernetes", **variables}) if found.startswith(sentence)]
+
+
+OIDC = {"mlflow_server_auth": "oidc", "mlflow_server_oidc_issuer": "https://id.example.com",
+        "mlflow_server_oidc_redirect_url": "https://mlflow.example.com/oauth2/callback"}
+ADMIN = {"mlflow_server_auth_existing_secret": "admin",
+         "mlflow_server_auth_existing_secret_keys": {"user": "u", "password": "p", "secret_key": ""}}
+"""auth.existingAdminSecret of the chart has two keys."""
+
+
+def test_what_the_secret_of_the_administrator_lacks_is_generated():
+    objects = rendered(mlflow_server_auth="basic", **ADMIN)
+    variables = environment(entry(pods(objects)["Deployment mlflow-server"], "mlflow"))
+    assert variables["MLFLOW_AUTH_ADMIN_USERNAME"] == "admin/u" and variables["MLFLOW_AUTH_ADMIN_PASSWORD"] == "admin/p"
+    assert variables["MLFLOW_FLASK_SERVER_SECRET_KEY"] == "mlflow-server-auth/secret-key"
+    own = objects["Secret mlflow-server-auth"]
+    assert own["metadata"]["annotations"]["mlops.mlflow/generate"] == "secret-key" and "data" not in own
+
+
+def test_the_secret_of_oauth2_proxy_has_three_keys():
+    """oauth2Proxy.existingSecret of the chart."""
+    admin = {**ADMIN["mlflow_server_auth_existing_secret_keys"], "proxy_secret": ""}
+    objects = rendered(**OIDC, **{**ADMIN, "mlflow_server_auth_existing_secret_keys": admin},
+                       mlflow_server_oidc_existing_secret="proxy",
+                       mlflow_server_oidc_existing_secret_keys={"client_id": "id"})
+    spec = pods(objects)["Deployment mlflow-server"]
+    proxy = entry(spec, "oauth2-proxy")
+    assert environment(proxy) == {
+        "OAUTH2_PROXY_CLIENT_ID": "proxy/id", "OAUTH2_PROXY_CLIENT_SECRET": "proxy/client-secret",
+        "OAUTH2_PROXY_COOKIE_SECRET": "proxy/cookie-secret",
+        "OAUTH2_PROXY_BASIC_AUTH_PASSWORD": "mlflow-server-auth/proxy-secret"}
+    assert not [argument for argument in proxy["args"] if argument.startswith("--client-id")]
+    assert environment(entry(spec, "mlflow"))["AUTH_PROXY_SECRET"] == "mlflow-server-auth/proxy-secret"
+    own = objects["Secret mlflow-server-auth"]["metadata"]["annotations"]
+    assert own["mlops.mlflow/generate"] == "secret-key,proxy-secret"
+
+
+def test_without_an_existing_secret_all_is_in_one_of_our_own():
+    objects = rendered(**OIDC, mlflow_server_oidc_client_id="mlflow", mlflow_server_oidc_client_secret="s")
+    own = objects["Secret mlflow-server-auth"]
+    assert own["metadata"]["annotations"]["mlops.mlflow/generate"] == "password,secret-key,proxy-secret,cookie-secret"
+    assert set(own["data"]) == {"username", "client-secret"}
+    assert set(environment(entry(pods(objects)["Deployment mlflow-server"], "oauth2-proxy")).values()) == {
+        f"mlflow-server-auth/{key}" for key in ("client-secret", "cookie-secret", "proxy-secret")}
+
+
+def test_one_existing_secret_holds_all():
+    objects = rendered(**OIDC, mlflow_server_auth_existing_secret="all",
+                       mlflow_server_auth_existing_secret_keys={"client_id": "id"})
+    assert "Secret mlflow-server-auth" not in objects
+    assert environment(entry(pods(objects)["Deployment mlflow-server"], "oauth2-proxy"))[
+        "OAUTH2_PROXY_CLIENT_ID"] == "all/id"
+
+
+@pytest.mark.parametrize(("variables", "sentence"), [
+    ({**OIDC, "mlflow_server_oidc_existing_secret": "s", "mlflow_server_oidc_client_id": "x"},
+     "mlflow_server_oidc_client_id is set while a Secret holds the client ID"),
+    ({**OIDC, "mlflow_server_oidc_existing_secret": "s", "mlflow_server_oidc_existing_secret_keys": {"client_id": ""}},
+     "mlflow_server_oidc_client_id is empty while"),
+    ({**OIDC, "mlflow_server_oidc_client_id": "x", "mlflow_server_auth_existing_secret": "s",
+      "mlflow_server_auth_existing_secret_keys": {"client_secret": ""}}, "mlflow_server_oidc_client_secret is empty"),
+    ({"mlflow_server_auth": "basic", "mlflow_server_oidc_existing_secret": "s"},
+     "mlflow_server_oidc_existing_secret is set while mlflow_server_auth is basic"),
+    ({"mlflow_server_auth": "basic", "mlflow_server_auth_existing_secret": "s",
+      "mlflow_server_auth_existing_secret_keys": {"password": ""}},
+     "mlflow_server_auth_existing_secret_keys.password is empty"),
+    ({**OIDC, "mlflow_server_oidc_client_id": "x", "mlflow_server_oidc_client_secret": "y",
+      "mlflow_server_oidc_existing_secret_keys": {"client_id": "i"}},
+     "mlflow_server_oidc_existing_secret_keys is set while"),
+])
+def test_secrets_of_logins_that_contradict_are_refused(variables, sentence):
+    assert [found for found in refused({"mlflow_engine": "kubernetes", **variables}) if found.startswith(sentence)]
