@@ -32,6 +32,8 @@ class ActionModule(EngineAction):
         roles = [component.role for component in components.COMPONENTS]
         result.update(changed=False, msg="Every variable of the instance is valid.", model=shown,
                       ansible_facts={"mlflow_model": shown},
+                      warnings=[sentence for component in components.COMPONENTS
+                                for sentence in component.warnings(model.variables, model)],
                       components=roles if "all" in tags else [role for role in roles if role in tags])
         return result
 

@@ -67,6 +67,11 @@ def open_store(parameters):
     return {"s3": S3, "gcs": Gcs, "azure": Azure, "volume": Volume}[parameters["type"]](parameters)
 
 
+def tls_ignored(environment):
+    """Whether MLflow does not verify the certificate of an S3 endpoint in this environment."""
+    return environment.get("MLFLOW_S3_IGNORE_TLS", "").lower() in ("true", "1")
+
+
 def from_uri(uri, environment=None):
     """Parameters of the store that an artifact URI names, as the server's environment completes them.
 
@@ -83,7 +88,7 @@ def from_uri(uri, environment=None):
     if parts.scheme == "s3":
         found = {"type": "s3", "bucket": parts.netloc, "url": environment.get("MLFLOW_S3_ENDPOINT_URL"),
                  "addressing_style": environment.get("MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE"),
-                 "validate_certs": environment.get("MLFLOW_S3_IGNORE_TLS", "").lower() not in ("true", "1")}
+                 "validate_certs": not tls_ignored(environment)}
     elif parts.scheme == "gs":
         found = {"type": "gcs", "bucket": parts.netloc}
     elif parts.scheme == "wasbs":

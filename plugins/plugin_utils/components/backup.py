@@ -129,6 +129,11 @@ class Backup(Component):
                 "object_storage_type is ephemeral while backup_type is set; artifacts that are lost with their pod"
                 " cannot be backed up, so set object_storage_type to volume, or backup_type to none."
             )
+        if model.mlflow_server.artifact_store.type == "uri":
+            yield (
+                "backup_type is set while object_storage_type is uri, whose artifacts only MLflow can read; use the"
+                " backups of that store, and set backup_type to none."
+            )
         if not common.matches(r"[^/:?#\s\\]+(/[^/:?#\s\\]+)*", v.backup_prefix) or {".", ".."} & set(
             v.backup_prefix.split("/")
         ):
@@ -203,6 +208,8 @@ def _store(v: Variables, model: Model) -> dict:
     found = {"type": "s3", "bucket": v.backup_bucket or store.bucket, "prefix": prefix,
              "url": v.backup_url or (store.url if same else ""),
              "region": v.backup_region or (store.region if same else "us-east-1")}
+    if same and not v.backup_url and not store.validate_certs:
+        found["validate_certs"] = False
     if v.backup_object_lock_days:
         found["lock_days"] = v.backup_object_lock_days
     return found

@@ -77,6 +77,10 @@ class Component:
         wrong."""
         return iter(())
 
+    def warnings(self, v: Variables, model: Model) -> Iterator[str]:
+        """A sentence for each variable that works, but has a risk that its user should know of."""
+        return iter(())
+
     def templates(self, v: Variables, model: Model) -> list[str]:
         """The templates of the role that are rendered."""
         return []

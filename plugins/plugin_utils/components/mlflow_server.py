@@ -238,12 +238,12 @@ class MlflowServer(Component):
 
     def _egress(self, v: Variables, model: Model) -> Iterator[dict]:
         backend, store = model.mlflow_server.database, model.mlflow_server.artifact_store
-        external_store = bool(store.bucket and not store.service)
+        external_store = store.type == "uri" or bool(store.bucket and not store.service)
         if backend.proxy or (backend.host or backend.uri_key) and not backend.service:
             # Cloud SQL's proxy connects to port 3307 and asks Google over HTTPS.
             yield to_ports([443, 3307] if backend.proxy else [backend.port])
         if external_store:
-            yield to_ports([443, port_of(store.url or "https://")])
+            yield to_ports([443, port_of(store.uri if store.type == "uri" else store.url or "https://")])
         if backend.proxy and store.type != "gcs" or (backend.proxy or external_store) and not store.secret:
             yield {**to_ports([80, 988]), "to": [{"ipBlock": {"cidr": cidr}} for cidr in METADATA_SERVERS]}
         if v.mlflow_server_auth == "oidc":

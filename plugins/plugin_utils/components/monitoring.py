@@ -479,6 +479,8 @@ def _environment(v: Variables, model: Model) -> dict[str, str]:
         environment["MLFLOW_TRACKING_INSECURE_TLS"] = "true"
     if model.mlflow_server.database.type == "other":
         unseen = (*unseen, "database")
+    if model.mlflow_server.artifact_store.type == "uri":
+        unseen = (*unseen, "artifacts")
     for volume in unseen:
         environment |= {f"MLOPS_EXPORTER_{collector}_INTERVAL": "0" for collector in off[volume]}
     certificates = _certificates(v, model)

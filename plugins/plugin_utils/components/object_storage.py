@@ -34,10 +34,13 @@ SECRET_KEYS = {
     "gcs": {"credentials": "credentials.json"},
     "azure": {"access_key": "AZURE_STORAGE_ACCESS_KEY", "connection_string": "AZURE_STORAGE_CONNECTION_STRING"},
     "volume": {},
+    "uri": {},
 }
 """What a Secret may hold for each protocol, under the name that the store's client reads."""
 BUCKET_SETTINGS = ("create", "versioning", "expire_days", "expire_noncurrent_days", "abort_multipart_days",
                    "encryption", "kms_key")
+TYPES_OF_SCHEMES = {"s3": "s3", "gs": "gcs", "wasbs": "azure", "file": "volume"}
+"""Types of stores by the schemes of their URIs."""
 READERS = {
     "object_storage_access_key": ("s3", "seaweedfs", "minio"), "object_storage_gcs_credentials": ("gcs",),
     "object_storage_azure_access_key": ("azure",), "object_storage_azure_connection_string": ("azure",),
@@ -45,7 +48,7 @@ READERS = {
     "object_storage_iam_role_arn": ("s3",), "object_storage_azure_client_id": ("azure",),
     "object_storage_azure_account": ("azure",),
     "object_storage_existing_claim": ("volume",), "object_storage_ca": ("s3",),
-    "object_storage_upload_args": ("s3", "seaweedfs", "minio"),
+    "object_storage_upload_args": ("s3", "seaweedfs", "minio"), "object_storage_uri": ("uri",),
 }
 """The types of store that read a variable."""
 CREDENTIALS = ("object_storage_access_key", "object_storage_gcs_credentials", "object_storage_azure_access_key",
@@ -60,7 +63,7 @@ class Endpoint:
     """Where artifacts are, and what a pod needs to reach them; ``mlflow_server_artifact_store`` may give another.
 
     Attributes:
-        type: protocol: s3, gcs, azure or volume.
+        type: protocol: s3, gcs, azure or volume; uri for one that only MLflow knows.
         uri: artifacts destination for MLflow.
         bucket: bucket or container, empty for a volume.
         url: S3 endpoint, empty for AWS.
@@ -72,6 +75,7 @@ class Endpoint:
         bucket_settings: what the bucket is to be brought to; empty where nothing is asked.
         shared: whether pods on several nodes may mount the claim at once.
         ca: ConfigMap with the CA's certificates, or empty.
+        validate_certs: whether the certificate of an S3 endpoint is verified.
         upload_args: extra arguments of S3 uploads.
         identity: annotations of the ServiceAccount and labels of the pods by which a cloud knows them.
     """
@@ -91,6 +95,7 @@ class Endpoint:
     bucket_settings: dict = field(default_factory=dict)
     shared: bool = False
     ca: str = ""
+    validate_certs: bool = True
     upload_args: dict = field(default_factory=dict)
     identity: dict = field(default_factory=lambda: {"annotations": {}, "labels": {}})
 
@@ -143,17 +148,19 @@ class ObjectStorage(Component):
         # An external store without any of them uses the pod's identity: an instance profile, IRSA, a workload identity.
         has_secret = (
             managed
-            or protocol != "volume"
+            or protocol not in ("volume", "uri")
             and bool(v.object_storage_existing_secret or v.object_storage_external_secret or given)
         )
         volume = v.object_storage_existing_claim or f"{name}-{kind}"
         endpoint = Endpoint(
-            type=protocol, uri=_uri(v, protocol), bucket="" if protocol == "volume" else v.object_storage_bucket,
+            type=protocol, uri=_uri(v, protocol),
+            bucket="" if protocol in ("volume", "uri") else v.object_storage_bucket,
             url=f"http://{name}:{port}" if managed else v.object_storage_url, region=v.object_storage_region,
             service=name if managed else "", port=port, secret=secret if has_secret else "", secret_keys=secret_keys,
             claim=volume if kind == "volume" else "", ephemeral=v.object_storage_size if kind == "ephemeral" else "",
             bucket_settings=_bucket_settings(v), shared=v.object_storage_access_mode == "ReadWriteMany",
-            ca=f"{name}-ca" if v.object_storage_ca else "", upload_args=v.object_storage_upload_args,
+            ca=f"{name}-ca" if v.object_storage_ca else "", validate_certs=v.object_storage_validate_certs,
+            upload_args=v.object_storage_upload_args,
             identity=_identity(v))
         image = v.object_storage_image
         if image is None:
@@ -183,7 +190,14 @@ class ObjectStorage(Component):
         return Network(ingress=[rule], egress_closed=v.mlflow_network_policy, always=True)
 
     def probes(self, v: Variables, model: Model) -> list[Probe]:
+        if model.mlflow_server.artifact_store.type == "uri":
+            return []  # the round trip uses it
         return [Probe(self.role, self.title, "object_store", {"environment": True})]
+
+    def warnings(self, v: Variables, model: Model) -> Iterator[str]:
+        if not v.object_storage_validate_certs:
+            yield ("object_storage_validate_certs is false, so whoever is between the server and its artifact store can "
+                   "read its keys and change artifacts; prefer the certificates of its CA in object_storage_ca.")
 
     def unsupported(self, v: Variables, model: Model) -> Iterator[str]:
         if v.mlflow_engine != "podman":
@@ -200,7 +214,7 @@ class ObjectStorage(Component):
 
     def _check_location(self, v: Variables, model: Model) -> Iterator[str]:
         kind, bucket, url = v.object_storage_type, v.object_storage_bucket, v.object_storage_url
-        if kind not in ("volume", "ephemeral"):
+        if kind not in ("volume", "ephemeral", "uri"):
             if not bucket:
                 yield f"object_storage_bucket is empty while object_storage_type is {kind}; name the bucket."
             elif not _bucket_name(bucket, kind):
@@ -230,11 +244,35 @@ class ObjectStorage(Component):
                    "bare name, of lower-case "
                    f"letters and digits.")
 
+    def _check_uri(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.object_storage_type != "uri":
+            return
+        uri, scheme = v.object_storage_uri, v.object_storage_uri.partition(":")[0]
+        if not common.matches(r"[a-z][a-z0-9+.-]*:/*[^\s?#/][^\s?#]*", uri):
+            yield (f"object_storage_uri is {common.hidden(uri)}; it must be a URI that MLflow takes, such as "
+                   "abfss://container@account.dfs.core.windows.net/mlflow.")
+        elif scheme in TYPES_OF_SCHEMES:
+            yield (f"object_storage_uri begins with {scheme}: while object_storage_type is uri; set "
+                   f"object_storage_type to {TYPES_OF_SCHEMES[scheme]}, which has variables for such a store.")
+        elif common.matches(r"[^:]*://[^/@]*:[^/@]*@.*", uri):
+            yield ("object_storage_uri holds a password; give it in mlflow_server_extra_env, as MLflow's documentation "
+                   "of such a store says.")
+
+    def _check_certificates(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.object_storage_validate_certs:
+            return
+        if v.object_storage_type != "s3":
+            yield (f"object_storage_validate_certs is false while object_storage_type is {v.object_storage_type}; only "
+                   "of s3 the verification can be switched off, so leave it out.")
+        elif v.object_storage_ca:
+            yield ("object_storage_validate_certs is false while object_storage_ca gives certificates to verify with; "
+                   "keep one of them.")
+
     def _check_bucket_settings(self, v: Variables, model: Model) -> Iterator[str]:
         kind = v.object_storage_type
         for setting in BUCKET_SETTINGS:
             variable, value = f"object_storage_bucket_{setting}", v[f"object_storage_bucket_{setting}"]
-            if kind in ("volume", "ephemeral") and (value or value is False and setting == "versioning"):
+            if kind in ("volume", "ephemeral", "uri") and (value or value is False and setting == "versioning"):
                 yield f"{variable} is set while object_storage_type is {kind}, which has no bucket; leave it out."
             elif setting.endswith("_days") and value is not None and not 0 <= value <= 36500:
                 yield f"{variable} is {value}; it must be a number of days up to 36500, or 0 for no such rule."
@@ -354,6 +392,8 @@ def _uri(v: Variables, protocol: str) -> str:
     path = "/".join(filter(None, (v.object_storage_bucket, prefix)))
     if protocol == "volume":
         return MOUNT_PATH
+    if protocol == "uri":
+        return v.object_storage_uri
     if protocol == "azure":
         return (f"wasbs://{v.object_storage_bucket}@{v.object_storage_azure_account}.blob.core.windows.net"
                 f"{'/' + prefix if prefix else ''}")

@@ -340,7 +340,7 @@ def _endpoints(v: Variables) -> Iterator[str]:
 
     for variable, endpoint, kinds in (("mlflow_server_database", database.Endpoint, ("postgresql", "mysql", "sqlite", "other")),
                                       ("mlflow_server_artifact_store", object_storage.Endpoint,
-                                       ("s3", "gcs", "azure", "volume"))):
+                                       ("s3", "gcs", "azure", "volume", "uri"))):
         given, fields = v[variable], {field.name: str(field.type) for field in dataclasses.fields(endpoint)}
         if not given:
             continue
@@ -363,9 +363,9 @@ def _uri_key(given: dict) -> str:
 
 
 def _endpoint_keys(variable: str, given: dict) -> Iterator[str]:
-    known = {"mlflow_server_database": ("uri",) if _uri_key(given) else ("user", "password"), "s3": ("access_key", "secret_key"),
-             "gcs": ("credentials",),
-             "azure": ("access_key", "connection_string"), "volume": ()}
+    known = {"mlflow_server_database": ("uri",) if _uri_key(given) else ("user", "password"),
+             "s3": ("access_key", "secret_key"), "gcs": ("credentials",),
+             "azure": ("access_key", "connection_string"), "volume": (), "uri": ()}
     possible = known.get(variable) or known.get(str(given.get("type")), ())
     keys, needed = given.get("secret_keys") or {}, () if given.get("type") == "azure" else possible
     if not isinstance(keys, dict):

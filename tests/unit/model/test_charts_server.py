@@ -248,15 +248,18 @@ SIDECAR = {**PROXY, "restartPolicy": "Always"}
 LOOPBACK = {"database_host": "127.0.0.1", "database_password": "secret", "monitoring_exporters": []}
 
 
-@pytest.mark.parametrize("variables", [{"mlflow_server_extra_init_containers": [{"name": "setup", "image": "s:1"}, SIDECAR]},
-                                       {"mlflow_server_extra_init_containers": [{"name": "setup", "image": "s:1"}],
-                                        "mlflow_server_extra_containers": [PROXY]}])
+SETUP = {"name": "setup", "image": "registry.example.com/setup:1"}
+
+
+@pytest.mark.parametrize("variables", [
+    {"mlflow_server_extra_init_containers": [SETUP, SIDECAR]},
+    {"mlflow_server_extra_init_containers": [SETUP], "mlflow_server_extra_containers": [PROXY]}])
 def test_a_proxy_of_ones_own_starts_before_all_that_opens_the_database(variables):
     found = pods(rendered(**{**WHOLE, **LOOPBACK, **variables}))
     for name in ("Deployment mlflow-server", "Job mlflow-server-migrate", "CronJob mlflow-server-gc",
                  "CronJob mlflow-backup", "Deployment mlflow-monitoring-exporter"):
         first = found[name]["initContainers"]
-        assert first[:2] == [{"name": "setup", "image": "s:1"}, SIDECAR], name
+        assert first[:2] == [SETUP, SIDECAR], name
         assert "proxy" not in names(found[name]["containers"]), name
     assert names(found["Deployment mlflow-server"]["initContainers"]) == ["setup", "proxy", "wait"]
 
@@ -353,4 +356,60 @@ def test_one_existing_secret_holds_all():
      "mlflow_server_oidc_existing_secret_keys is set while"),
 ])
 def test_secrets_of_logins_that_contradict_are_refused(variables, sentence):
+    assert [found for found in refused({"mlflow_engine": "kubernetes", **variables}) if found.startswith(sentence)]
+
+
+S3 = {"object_storage_type": "s3", "object_storage_url": "https://s3.example.com", "object_storage_access_key": "a",
+      "object_storage_secret_key": "b"}
+
+
+def test_the_certificate_of_a_store_is_not_verified():
+    """MLFLOW_S3_IGNORE_TLS of the chart's extraEnvVars."""
+    containers = opening_stores(rendered(**{**WHOLE, "backup_type": "s3"}, **S3, object_storage_validate_certs=False))
+    assert all(environment(container)["MLFLOW_S3_IGNORE_TLS"] == "true" for container in containers)
+    (backup,) = [container for container in containers if container["name"] == "backup"]
+    assert json.loads(environment(backup)["BACKUP_STORE"])["validate_certs"] is False
+    verified = opening_stores(rendered(**WHOLE, **S3))
+    assert not any("MLFLOW_S3_IGNORE_TLS" in environment(container) for container in verified)
+
+
+def test_a_store_that_is_not_verified_is_warned_of():
+    model = resolved({**S3, "object_storage_validate_certs": False})
+    found = [sentence for component in components.COMPONENTS
+             for sentence in component.warnings(model.variables, model)]
+    assert len(found) == 1 and found[0].startswith("object_storage_validate_certs is false, so whoever is between")
+
+
+@pytest.mark.parametrize("uri", ["abfss://c@account.dfs.core.windows.net/mlflow", "hdfs://namenode:8020/mlflow",
+                                 "mlflow-artifacts:/team"])
+def test_a_uri_of_artifacts_goes_through_as_it_is(uri):
+    objects = rendered(object_storage_type="uri", object_storage_uri=uri, monitoring_type="prometheus",
+                       mlflow_network_policy=True, mlflow_server_artifacts="direct")
+    spec = pods(objects)["Deployment mlflow-server"]
+    server = entry(spec, "mlflow")
+    assert environment(server)["MLFLOW_ARTIFACTS_DESTINATION"] == uri
+    assert f"--default-artifact-root={uri}" in server["args"]
+    assert not [volume for volume in spec["volumes"] if volume["name"] == "artifacts"]
+    assert not [name for name in objects if "object-storage" in name]
+    exporter = environment(entry(pods(objects)["Deployment mlflow-monitoring-exporter"], "exporter"))
+    assert exporter["MLOPS_EXPORTER_OBJECT_STORE_INTERVAL"] == "0"
+    ports = [port["port"] for rule in objects["NetworkPolicy mlflow-server"]["spec"]["egress"]
+             for port in rule.get("ports", [])]
+    assert 443 in ports and (8020 in ports) == ("8020" in uri)
+
+
+@pytest.mark.parametrize(("variables", "sentence"), [
+    ({"object_storage_type": "uri"}, "object_storage_uri is ''; it must be a URI"),
+    ({"object_storage_type": "uri", "object_storage_uri": "/data"}, "object_storage_uri is '/data'; it must be a URI"),
+    ({"object_storage_type": "uri", "object_storage_uri": "s3://b/x"}, "object_storage_uri begins with s3:"),
+    ({"object_storage_type": "uri", "object_storage_uri": "ftp://u:secret@host/x"}, "object_storage_uri holds a pass"),
+    ({"object_storage_uri": "hdfs://n/x"}, "object_storage_uri is set while object_storage_type is seaweedfs"),
+    ({"object_storage_type": "uri", "object_storage_uri": "hdfs://n/x", "backup_type": "volume"},
+     "backup_type is set while object_storage_type is uri"),
+    ({"object_storage_validate_certs": False}, "object_storage_validate_certs is false while object_storage_type is"),
+    ({**S3, "object_storage_validate_certs": False,
+      "object_storage_ca": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"},
+     "object_storage_validate_certs is false while object_storage_ca gives"),
+])
+def test_a_place_of_artifacts_that_cannot_be_is_refused(variables, sentence):
     assert [found for found in refused({"mlflow_engine": "kubernetes", **variables}) if found.startswith(sentence)]
