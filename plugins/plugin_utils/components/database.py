@@ -171,9 +171,10 @@ class Database(Component):
         query = _tls_query(v, dialect)
         rest = f":{port}/{v.database_name}{'?' + '&'.join(query) if query else ''}"
         user = f"{urllib.parse.quote(v.database_user, safe='')}@" if _passwordless(v) else ""
+        replica = v.database_read_replica_host
         return Endpoint(
             dialect, host, port, v.database_name, uri=f"{scheme}://{user}{host}{rest}",
-            replica_uri=f"{scheme}://{user}{v.database_read_replica_host}{rest}" if v.database_read_replica_host else "",
+            replica_uri=f"{scheme}://{user}{replica}{rest}" if replica else "",
             service=name if managed else "", secret="" if _passwordless(v) else secret,
             secret_keys=_secret_keys(v, managed),
             ca=ca, pool=pool, proxy=proxy)

@@ -196,8 +196,8 @@ class ObjectStorage(Component):
 
     def warnings(self, v: Variables, model: Model) -> Iterator[str]:
         if not v.object_storage_validate_certs:
-            yield ("object_storage_validate_certs is false, so whoever is between the server and its artifact store can "
-                   "read its keys and change artifacts; prefer the certificates of its CA in object_storage_ca.")
+            yield ("object_storage_validate_certs is false, so whoever is between the server and its artifact store "
+                   "can read its keys and change artifacts; prefer the certificates of its CA in object_storage_ca.")
 
     def unsupported(self, v: Variables, model: Model) -> Iterator[str]:
         if v.mlflow_engine != "podman":

@@ -36,7 +36,8 @@ OBJECT_LABELS = ("mlflow_labels", "mlflow_server_pod_labels", "monitoring_labels
 LABELS = (*OBJECT_LABELS, "mlflow_node_selector", "monitoring_grafana_selector")
 OBJECT_NAMES = (
     "database_existing_secret", "database_ca_secret", "object_storage_existing_secret", "object_storage_existing_claim",
-    "mlflow_server_auth_existing_secret", "mlflow_server_oidc_existing_secret", "mlflow_server_encryption_existing_secret", "mlflow_server_tls_secret",
+    "mlflow_server_auth_existing_secret", "mlflow_server_oidc_existing_secret",
+    "mlflow_server_encryption_existing_secret", "mlflow_server_tls_secret",
     "mlflow_server_service_account", "mlflow_priority_class",
     "ingress_tls_secret", "ingress_class", "database_storage_class", "object_storage_storage_class", "ingress_issuer",
     "monitoring_storage_class", "monitoring_database_existing_secret")
@@ -338,7 +339,8 @@ def _endpoints(v: Variables) -> Iterator[str]:
     """Stores that are described otherwise than by their roles."""
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import database, object_storage
 
-    for variable, endpoint, kinds in (("mlflow_server_database", database.Endpoint, ("postgresql", "mysql", "sqlite", "other")),
+    for variable, endpoint, kinds in (("mlflow_server_database", database.Endpoint,
+                                       ("postgresql", "mysql", "sqlite", "other")),
                                       ("mlflow_server_artifact_store", object_storage.Endpoint,
                                        ("s3", "gcs", "azure", "volume", "uri"))):
         given, fields = v[variable], {field.name: str(field.type) for field in dataclasses.fields(endpoint)}

@@ -218,7 +218,7 @@ def test_a_user_without_a_password():
 
 
 @pytest.mark.parametrize(("variables", "sentence"), [
-    ({"database_existing_secret_keys": {"uri": "u"}}, "database_existing_secret_keys.uri is set while database_existing"),
+    ({"database_existing_secret_keys": {"uri": "u"}}, "database_existing_secret_keys.uri is set while"),
     ({**URI, "database_host": "db"}, "database_host is set while a Secret holds the whole URI"),
     ({**URI, "database_tls": "require"}, "database_tls is set while a Secret holds the whole URI"),
     ({"database_type": "other"}, "database_type is other while no Secret holds the URI"),
@@ -280,7 +280,8 @@ def test_the_exporter_has_no_init_container_that_mounts_what_only_the_server_mou
 
 @pytest.mark.parametrize(("variables", "sentence"), [
     ({"mlflow_engine": "podman", "mlflow_server_extra_init_containers": [SIDECAR]}, "The init container proxy has"),
-    ({"mlflow_engine": "podman", "mlflow_server_extra_containers": [PROXY], **LOOPBACK}, "The init container proxy has"),
+    ({"mlflow_engine": "podman", "mlflow_server_extra_containers": [PROXY], **LOOPBACK},
+     "The init container proxy has"),
     ({"mlflow_server_extra_init_containers": [{"name": "migrate", "image": "m:1"}]},
      "mlflow_server_extra_init_containers holds migrate, which is the name of another container"),
 ])
