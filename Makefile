@@ -34,7 +34,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LINK := .cache/collections/ansible_collections/mlops/mlflow
 PLAY := ansible-playbook --inventory $(INVENTORY)
 
-.PHONY: help quickstart status verify service-levels open uninstall backup restore clean venv test lint sanity unit versions manifests ansible-versions molecule molecule-ssh build \
+.PHONY: help quickstart wizard status verify service-levels open uninstall backup restore clean venv test lint sanity unit versions manifests ansible-versions molecule molecule-ssh build platform \
 	benchmark-converge benchmark-serve benchmark-ui benchmark-exporter changelog lock tools test-tools packages test-packages
 
 help: ## List the targets
@@ -47,6 +47,9 @@ help: ## List the targets
 quickstart: tools ## Install everything that is needed, deploy MLflow and verify it
 	@[ ! -e '$(INVENTORY)' ] || grep -qxsF '$(INVENTORY)' .cache/deployed || echo '$(INVENTORY)' >>.cache/deployed
 	@$(PLAY) playbooks/site.yml $(ARGS)
+
+wizard: tools ## Ask for an instance, write its inventory, show the plan and deploy it
+	@python tools/wizard.py
 
 status: tools ## Show pods, version and health
 verify: tools ## Verify an instance, with a round trip of a client
@@ -151,7 +154,7 @@ lock: test-tools ## Renew requirements.txt, requirements-test.txt and tests/azur
 VERSIONS := $(patsubst tests/versions/locks/%.txt,.cache/versions/%/.installed,$(wildcard tests/versions/locks/*.txt))
 # Two lanes of about the same length; everything is installed before, since apt-get has one lock.
 test: test-tools test-packages .cache/azurite/.installed $(VERSIONS) ## Run all tests, in two lanes side by side
-	@tools/run-tests "lint build manifests ansible-versions sanity unit" "standalone molecule molecule-ssh versions"
+	@tools/run-tests "lint build manifests ansible-versions sanity unit" "standalone platform molecule molecule-ssh versions"
 
 # State of these tools stays in the clone.
 lint molecule build changelog: export ANSIBLE_HOME := $(CURDIR)/.cache/ansible
@@ -160,7 +163,7 @@ lint: test-tools test-packages ## yamllint, ansible-lint (profile production), t
 	@yamllint --strict .
 	@ansible-lint
 	@antsibull-changelog lint
-	@shellcheck .ci/run tools/* benchmarks/converge benchmarks/serve benchmarks/ui benchmarks/exporter plugins/plugin_utils/engines/scripts/*.sh
+	@shellcheck .ci/run tools/debian-packages tools/run-tests benchmarks/converge benchmarks/serve benchmarks/ui benchmarks/exporter plugins/plugin_utils/engines/scripts/*.sh
 
 # ansible-test requires the collection in a directory of its name, and a repository there, so that the files are not taken for
 # ignored ones. It would download pip for its environments; ensurepip is used instead. It passes no environment variables to
@@ -214,6 +217,9 @@ build: test-tools ## Build the collection's archive, install it elsewhere and re
 		ansible-doc --type $$type --json $$plugins >/dev/null; \
 		echo "Documented: $$plugins"; \
 	done
+
+platform: test-tools ## The wizard, the survey, and each job template as Ansible Automation Platform runs it
+	@pytest tests/platform
 
 standalone: test-tools ## Roles alone in another project's play; a component added to a copy
 	@pytest tests/standalone

@@ -34,6 +34,11 @@ def secrets() -> frozenset[str]:
     return frozenset(name for component in COMPONENTS for name in component.secrets)
 
 
+def separated() -> frozenset[str]:
+    """Lists that may be given as text."""
+    return frozenset(name for component in COMPONENTS for name in component.separated)
+
+
 def stages(roles: list[str]) -> list[list[Component]]:
     """Components of the given roles in groups: each after the groups that it needs, those of a group side by side."""
     left, done, result = [c for c in COMPONENTS if c.role in roles], set(), []

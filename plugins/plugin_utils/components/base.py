@@ -49,6 +49,7 @@ class Component:
         needs: roles of the components that must be ready before this one is put.
         multiline: its text variables that may have more than one line (certificates, keys in JSON).
         secrets: its variables whose values are secret.
+        separated: its lists of names that may be given as text, with commas or line breaks between them.
     """
 
     name = ""
@@ -57,6 +58,7 @@ class Component:
     needs: tuple[str, ...] = ()
     multiline: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
+    separated: tuple[str, ...] = ()
 
     def resolve(self, v: Variables, model: Model) -> Any:
         """What follows from the variables, for the component's templates and for others; those that it needs are

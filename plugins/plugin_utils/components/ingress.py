@@ -95,6 +95,7 @@ class Ingress(Component):
     needs = ("mlflow_server",)
     multiline = ("ingress_tls_certificate", "ingress_tls_key", "ingress_tls_ca")
     secrets = ("ingress_tls_key",)
+    separated = ("ingress_hosts",)
 
     def resolve(self, v: Variables, model: Model) -> IngressPart:
         name, encrypted = f"{model.instance.name}-ingress", v.ingress_tls != "none"

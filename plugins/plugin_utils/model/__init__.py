@@ -94,7 +94,8 @@ def resolve(find: Callable[[str], Any], names: Iterable[str], host: str,
     Raises:
         VariableError: with one sentence for each problem: variable, what is wrong, what would be right.
     """
-    typed = variables.collect(find, names, components.multiline(), components.secrets())
+    typed = variables.collect(find, names, components.multiline(), components.secrets(),
+                              separated=components.separated())
     instance = _instance(typed, host)
     model = Model(instance, typed)
     findings = checks.Findings()

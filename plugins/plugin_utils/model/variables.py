@@ -30,7 +30,8 @@ OWN_PREFIXES = ("mlflow_server_", "object_storage_")
 PLAYBOOK_VARIABLES = frozenset(("mlflow_hosts", "mlflow_open_port", "mlflow_open_seconds", "mlflow_model",
                                 "mlflow_status", "mlflow_service_levels", "mlflow_service_levels_token",
                                 "mlflow_results", "mlflow_failure", "mlflow_verify_backup", "mlflow_restore_set",
-                                "mlflow_restore_from", "mlflow_restore_backup", "mlflow_restore_without_keys"))
+                                "mlflow_restore_from", "mlflow_restore_backup", "mlflow_restore_without_keys",
+                                "mlflow_machine", "mlflow_gateway", "mlflow_purge_confirm"))
 """Variables of playbooks and facts that they set, which no role declares."""
 INTERNAL = ("_database_login", "_mlflow_server_closed", "_mlflow_server_keys")
 """Facts by which a role passes a value to its own templates."""
@@ -85,7 +86,8 @@ SPECS: Mapping[str, dict] = types.MappingProxyType(load_specs())
 
 
 def collect(find: Callable[[str], Any], names: Iterable[str], multiline: frozenset[str] = frozenset(),
-            secrets: frozenset[str] = frozenset(), specs: Mapping[str, dict] = SPECS) -> Variables:
+            secrets: frozenset[str] = frozenset(), specs: Mapping[str, dict] = SPECS,
+            separated: frozenset[str] = frozenset()) -> Variables:
     """Convert all variables that the specs declare.
 
     Args:
@@ -94,6 +96,7 @@ def collect(find: Callable[[str], Any], names: Iterable[str], multiline: frozens
         multiline: text variables that may have more than one line.
         secrets: variables whose values no message may show.
         specs: the options that there are.
+        separated: lists that may be given as text, with commas or line breaks between their entries.
 
     Raises:
         VariableError: with a sentence for each variable that is misspelt, undefined or of another type.
@@ -106,7 +109,8 @@ def collect(find: Callable[[str], Any], names: Iterable[str], multiline: frozens
             values[name] = default_of(spec)
             continue
         try:
-            values[name] = convert(name, find(name), spec, Form(name in multiline, name in secrets))
+            values[name] = convert(name, find(name), spec,
+                                   Form(name in multiline, name in secrets, name in separated))
         except VariableError as error:
             problems.append(str(error))
     if problems:
@@ -204,10 +208,13 @@ class Form:
     Attributes:
         multiline: whether it may have line breaks.
         secret: whether no message may show it.
+        separated: whether a list may be given as text, with commas or line breaks between its entries, as surveys of
+            Ansible Automation Platform give it.
     """
 
     multiline: bool = False
     secret: bool = False
+    separated: bool = False
 
     def shown(self, value: Any) -> str:
         """A value in a message."""
@@ -295,6 +302,8 @@ def _bool(name: str, value: Any, spec: Mapping, form: Form) -> bool:
 
 
 def _list(name: str, value: Any, spec: Mapping, form: Form) -> list:
+    if form.separated and isinstance(value, str):
+        value = re.split(r"[,\s]+", value.strip(", \t\r\n")) if value.strip(", \t\r\n") else []
     if not isinstance(value, list):
         # A list of mappings may be given as text with secrets in it, such as NAME=value.
         shown = "text" if isinstance(value, str) and spec.get("elements") == "dict" else form.shown(value)

@@ -591,7 +591,11 @@ CASES = {
         "mlflow_network_policy is true while mlflow_server_service_type is LoadBalancer",
     ),
     "ingress-host-twice": ({"ingress_hosts": ["a.test", "a.test"]}, "ingress_hosts holds 'a.test' twice"),
-    "ingress-text": ({"ingress_hosts": "a.test"}, "ingress_hosts is 'a.test'; it must be a list"),
+    "clients-text": (
+        {"mlflow_network_policy_clients": "a.test"},
+        "mlflow_network_policy_clients is 'a.test'; it must be a list",
+    ),
+    "ingress-text": ({"ingress_hosts": "a.test, a.test"}, "ingress_hosts holds 'a.test' twice"),
     "mapping-text": (
         {"object_storage_upload_args": "SSE"},
         "object_storage_upload_args is 'SSE'; it must be a mapping",
