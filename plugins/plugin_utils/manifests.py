@@ -186,6 +186,29 @@ def complete_pods(objects: Iterable[dict], spec: dict) -> None:
             template["spec"] = {**given, **template["spec"]}
 
 
+def schedule_pods(objects: Iterable[dict], scheduling: dict) -> None:
+    """Set on which nodes the pods of a component run.
+
+    Args:
+        objects: what was rendered of the component.
+        scheduling: part of a PodSpec. Spread constraints are for replicas, and select them unless they say otherwise;
+            an affinity is merged with that of a template, which its pods need.
+    """
+    for obj in objects:
+        for template in _pod_templates(obj):
+            given, spec = copy.deepcopy(scheduling), template["spec"]
+            constraints = given.pop("topologySpreadConstraints", None)
+            if constraints is not None and obj["kind"] in ("Deployment", "StatefulSet"):
+                own: dict = {"labelSelector": obj["spec"]["selector"]}
+                if obj["kind"] == "Deployment":
+                    own["matchLabelKeys"] = ["pod-template-hash"]
+                spec["topologySpreadConstraints"] = [{**({} if "labelSelector" in entry else own), **entry}
+                                                     for entry in constraints]
+            if "affinity" in given:
+                spec["affinity"] = {**given.pop("affinity"), **(spec.get("affinity") or {})}
+            spec.update(given)
+
+
 def _pod_templates(obj: dict) -> list[dict]:
     if obj["kind"] not in (*WORKLOADS, "CronJob"):
         return []

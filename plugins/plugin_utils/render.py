@@ -78,6 +78,7 @@ def unpatched(component: Component, model: Model) -> list[dict]:
     texts = [environment.get_template(NETWORK_POLICY).render(policy=policy) for policy in _policies(component, model)]
     texts += [environment.get_template(name).render(context) for name in names]
     objects = manifests.load([text for text in texts if text.strip()], f"The templates of role {component.role}")
+    manifests.schedule_pods(objects, v[f"{component.role}_scheduling"])
     manifests.complete_pods(objects, model.instance.pod_spec)
     return objects
 
@@ -100,6 +101,7 @@ def render_one(component: Component, model: Model, labels: dict[str, str], templ
     v = model.variables
     text = _environment(component.role).get_template(template).render({**_context(component, model), **more})
     objects = manifests.load([text], f"The template {template} of role {component.role}")
+    manifests.schedule_pods(objects, v[f"{component.role}_scheduling"])
     manifests.complete_pods(objects, model.instance.pod_spec)
     manifests.patch(objects, v.mlflow_patches, "mlflow_patches", required=False)
     manifests.label(objects, {**v.mlflow_labels, **labels}, v.mlflow_annotations)

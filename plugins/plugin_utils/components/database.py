@@ -30,6 +30,9 @@ DRIVERS = {"postgresql": ("psycopg2", "psycopg", "pg8000", "asyncpg"),
            "mysql": ("pymysql", "mysqldb", "mysqlconnector", "cymysql", "aiomysql", "asyncmy")}
 """Drivers by dialect, the default first."""
 MOUNT_PATH = "/mlflow/database"
+QUERY_TLS = ("sslmode", "sslrootcert", "ssl_ca", "ssl_check_hostname", "ssl_disabled", "ssl_verify_cert",
+             "ssl_verify_identity")
+"""Parameters of a URI that database_tls and database_ca give."""
 CA_PATH = "/etc/mlflow-database/ca.crt"
 LOGINS = ("database_password", "database_existing_secret", "database_external_secret")
 PORTS = {"postgresql": 5432, "sqlite": 5432, "mysql": 3306, "mariadb": 3306}
@@ -52,6 +55,7 @@ class Endpoint:
         secret: Secret with the login, or empty.
         secret_keys: keys of the Secret, by user, password and root_password; or by uri alone.
         claim: PersistentVolumeClaim with the SQLite file, or empty.
+        ephemeral: size of an emptyDir with the SQLite file, or empty.
         path: the SQLite file in the pod.
         shared: whether pods on several nodes may mount the claim at once.
         ca: volume source of the CA's certificates, or empty.
@@ -69,6 +73,7 @@ class Endpoint:
     secret: str = ""
     secret_keys: dict = field(default_factory=dict)
     claim: str = ""
+    ephemeral: str = ""
     mount_path: str = MOUNT_PATH
     path: str = f"{MOUNT_PATH}/mlflow.db"
     shared: bool = False
@@ -91,6 +96,7 @@ class DatabasePart:
         name: of the Service and the StatefulSet.
         managed: whether the collection runs the database.
         volume: claim of its data; each type has its own, so that changing the type and back finds the data.
+        own_volume: whether the component makes the claim.
         own_secret: Secret that the component makes, likewise by type.
         login: values for the Secret; a rotation gives a whole login.
         generated: keys of the Secret to generate.
@@ -103,6 +109,7 @@ class DatabasePart:
     managed: bool
     port: int
     volume: str
+    own_volume: bool
     own_secret: str
     image: str
     user: str
@@ -139,8 +146,10 @@ class Database(Component):
         image = v.database_image
         if image is None:
             image = built(v)[kind] if model.instance.build and kind in built(v) else IMAGES.get(kind, "")
-        return DatabasePart(name, managed, port, f"{name}-{kind}", own_secret, image, v.database_user, login, generated,
-                            endpoint, _not_rotatable(v), pools.limit or connections.MAX_CONNECTIONS, pools)
+        return DatabasePart(name, managed, port, v.database_existing_claim or f"{name}-{kind}",
+                            v.database_persistence and not v.database_existing_claim, own_secret, image,
+                            v.database_user, login, generated, endpoint, _not_rotatable(v),
+                            pools.limit or connections.MAX_CONNECTIONS, pools)
 
     def _endpoint(self, v: Variables, name: str, managed: bool, own_secret: str, port: int,
                   pool: dict[str, int]) -> Endpoint:
@@ -148,7 +157,8 @@ class Database(Component):
         dialect = _dialect(kind)
         if kind == "sqlite":
             return Endpoint("sqlite", port=port, name=v.database_name, uri=f"sqlite:///{MOUNT_PATH}/mlflow.db",
-                            claim=f"{name}-sqlite",
+                            claim=(v.database_existing_claim or f"{name}-sqlite") if v.database_persistence else "",
+                            ephemeral="" if v.database_persistence else v.database_size,
                             secret_keys=_secret_keys(v, managed), pool=pool)
         ca: dict = {}
         if v.database_ca_secret:
@@ -168,7 +178,8 @@ class Database(Component):
         # Cloud SQL's proxy listens in the server's pod.
         host = "127.0.0.1" if v.database_cloudsql_instance else v.database_host or name
         scheme = f"{dialect}+{v.database_driver or DRIVERS[dialect][0]}"
-        query = _tls_query(v, dialect)
+        query = [*_tls_query(v, dialect), *(f"{urllib.parse.quote(key)}={urllib.parse.quote(str(value), safe='')}"
+                                            for key, value in v.database_query.items())]
         rest = f":{port}/{v.database_name}{'?' + '&'.join(query) if query else ''}"
         user = f"{urllib.parse.quote(v.database_user, safe='')}@" if _passwordless(v) else ""
         replica = v.database_read_replica_host
@@ -288,7 +299,7 @@ class Database(Component):
         if v.database_type == "sqlite" or not _by_uri(v):
             return
         for variable in ("database_host", "database_driver", "database_tls", "database_read_replica_host",
-                         "database_passwordless"):
+                         "database_passwordless", "database_query"):
             if v[variable]:
                 yield (f"{variable} is set while a Secret holds the whole URI of the database, which says it; leave "
                        f"{variable} out.")
@@ -306,6 +317,40 @@ class Database(Component):
         elif login:
             why = "database_passwordless is true" if v.database_passwordless else f"{IAM_ARGUMENT} is set"
             yield f"{login} is set while {why}, by which the user has no password; keep one of them."
+
+    def _check_volume(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.database_type != "sqlite" and not model.database.managed:
+            for variable, given in (("database_existing_claim", bool(v.database_existing_claim)),
+                                    ("database_persistence", not v.database_persistence)):
+                if given:
+                    yield (f"{variable} is set while the database is an existing server, whose data is its own; leave "
+                           f"{variable} out.")
+        elif v.database_existing_claim and not v.database_persistence:
+            yield ("database_existing_claim is set while database_persistence is false, so that nothing is written to "
+                   "it; keep one of them.")
+        elif v.database_type == "sqlite" and not v.database_persistence and v.mlflow_server_gc_schedule:
+            yield ("mlflow_server_gc_schedule is set while database_persistence is false, and no other pod reaches the "
+                   "file of the server's; leave the schedule empty, or set database_persistence to true.")
+
+    def _check_query(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.database_query and v.database_type == "sqlite":
+            yield "database_query is set while database_type is sqlite, which is a file; leave it out."
+        for key, value in v.database_query.items():
+            if not common.matches(r"[A-Za-z0-9_.-]+", key):
+                yield (f"database_query has the key {key!r}; it must be the name of a parameter of the driver, such as "
+                       "application_name.")
+            elif isinstance(value, (dict, list)) or value is None or isinstance(value, bool):
+                yield (f"database_query.{key} is no text and no number; put it in quotes, as the driver documents the "
+                       "parameter.")
+            elif key.lower() in ("user", "password", "passwd"):
+                yield (f"database_query has the key {key}, which would stand in the URI; give the login in "
+                       "database_user and database_password, or in a Secret.")
+            elif key in QUERY_TLS and v.database_tls:
+                yield f"database_query has the key {key}, which database_tls gives; keep one of them."
+
+    def warnings(self, v: Variables, model: Model) -> Iterator[str]:
+        if not v.database_persistence:
+            yield ("database_persistence is false: runs, models and users are lost when the pod of the database ends.")
 
     def _check_connections(self, v: Variables, model: Model) -> Iterator[str]:
         figures = (v.database_pool_size, v.database_pool_max_overflow, v.mlflow_server_workers, v.mlflow_server_threads)

@@ -41,6 +41,10 @@ WRONG_TLS = {
     ("gateway", "secret"): "controller, since the certificate belongs to the Gateway's listener",
 }
 """For each ingress type the values of ingress_tls that cannot work, and what can."""
+REWRITING = {"": "annotations of your controller in ingress_annotations", "nginx": "", "traefik": "",
+             "alb": "transforms of your own in ingress_patches and ingress_annotations with an empty ingress_preset",
+             "gce": "ingress_type gateway"}
+"""For each preset of an Ingress what rewrites paths instead of the collection, or an empty text where it can."""
 NO_INGRESS = ("{} is set while ingress_type is none; set ingress_type to ingress, gateway or proxy, or leave it empty "
               "(names by which "
               "others lead to the server go to mlflow_server_allowed_hosts and ingress_cors_origins).")
@@ -63,7 +67,11 @@ class IngressPart:
         connect: address to connect to instead of the URL's, or empty.
         ca_dest: file on the controller for the CA that clients must trust, or empty.
         body_bytes: largest body of a request, or 0.
-        routes: the objects of kind Ingress: name, annotations and path of each.
+        routes: the objects of kind Ingress: name, annotations and rules (host and paths) of each.
+        path_type: of their paths.
+        tls: entries of an Ingress' ``tls``.
+        certificate_hosts: names of the certificate that the component requests.
+        server_path: path of the server, which takes the place of ingress_path where requests are rewritten.
         compressed_types: content types that are compressed.
         compression: name of Traefik's Middleware that compresses, or empty.
     """
@@ -82,6 +90,10 @@ class IngressPart:
     redirects: bool
     annotations: dict
     routes: list[dict]
+    path_type: str
+    tls: list[dict]
+    certificate_hosts: list[str]
+    server_path: str
     compressed_types: tuple[str, ...]
     compression: str
     image: str
@@ -120,15 +132,23 @@ class Ingress(Component):
         annotations = {**_preset_annotations(v, model, name, preset, headers, redirects), **v.ingress_annotations}
         annotations = {key: value for key, value in annotations.items() if value}
         compression = f"{name}-compress" if preset == "traefik" and v.ingress_compression else ""
-        routes = [{"name": name, "annotations": annotations, "path": v.ingress_path or "/"}]
+        regular = v.ingress_rewrite and preset == "nginx"  # its paths are regular expressions then
+        path = v.ingress_path or "/"
+        if regular:
+            path = f"{v.ingress_path}(/|$)(.*)" if v.ingress_path else "/()(.*)"
+        routes = [{"name": name, "annotations": annotations, "rules": _rules(v, path)}]
         if compression:
             routes.append(_static_files(v, model, name, annotations, compression))
+        certificate_hosts = [host for host in v.ingress_hosts if not _own_secret(v, host)]
         return IngressPart(
             name=name, encrypted=encrypted, pod_port=_pod_port(v), service_port=v.ingress_service_port or _pod_port(v),
             certificate_secret=certificate_secret, ca_secret=ca_secret, url=public_url(v), connect=connect,
             ca_dest=v.ingress_ca_dest,
             body_bytes=int(quantity(v.ingress_max_body_size) or 0), response_headers=headers, redirects=redirects,
-            annotations=annotations, routes=routes, compressed_types=COMPRESSED_TYPES, compression=compression,
+            annotations=annotations, routes=routes,
+            path_type="ImplementationSpecific" if regular else v.ingress_path_type,
+            tls=_tls(v, certificate_secret, certificate_hosts), certificate_hosts=certificate_hosts,
+            server_path=server_path(v), compressed_types=COMPRESSED_TYPES, compression=compression,
             image=image, gateway=gateway)
 
     def templates(self, v: Variables, model: Model) -> list[str]:
@@ -211,6 +231,47 @@ class Ingress(Component):
             )
             if value and not common.matches(pattern, value):
                 yield f"ingress_gateway.{part} is {value!r}; it must be {what}: lower-case letters, digits and '-'."
+
+    def _check_rewriting(self, v: Variables, model: Model) -> Iterator[str]:
+        if not v.ingress_rewrite:
+            return
+        kind, preset, path = v.ingress_type, v.ingress_preset, v.ingress_path
+        if kind == "none":
+            yield "ingress_rewrite is true while ingress_type is none, so that nothing rewrites; set it to false."
+        elif server_path(v) == path:
+            yield (f"ingress_rewrite is true while ingress_path and mlflow_server_path_prefix are both {path!r}; set "
+                   "it to false, or give two different paths.")
+        elif kind == "ingress" and REWRITING[preset] and not (preset == "" and v.ingress_annotations):
+            yield (f"ingress_rewrite is true while ingress_preset is {preset!r}, for which the collection cannot "
+                   f"rewrite paths; use {REWRITING[preset]}, the preset nginx or traefik, or ingress_type proxy or "
+                   "gateway.")
+        if v.mlflow_server_auth == "oidc":
+            yield ("ingress_rewrite is true while mlflow_server_auth is oidc, which sends users back to the path of "
+                   "the server after their login; set ingress_rewrite to false, so that the path is the same for both.")
+
+    def _check_host_options(self, v: Variables, model: Model) -> Iterator[str]:
+        for host, options in v.ingress_host_options.items():
+            where = f"ingress_host_options[{host!r}]"
+            if host not in v.ingress_hosts:
+                yield f"{where} is for a host that ingress_hosts does not hold; add it there, or remove the entry."
+            if v.ingress_type != "ingress":
+                yield (f"{where} is set while ingress_type is {v.ingress_type}; set ingress_type to ingress, or remove "
+                       "the entry.")
+            unknown = sorted(set(options) - {"paths", "tls_secret"}) if isinstance(options, dict) else None
+            if unknown is None or unknown:
+                yield f"{where} must be a mapping of paths (a list) and tls_secret (the name of a Secret)."
+                continue
+            paths, secret = options.get("paths", []), options.get("tls_secret", "")
+            if not isinstance(paths, list) or not all(
+                    isinstance(path, str) and (path == "/" or common.matches(PATH, path)) for path in paths):
+                yield f"{where}.paths must be a list of paths such as /api, each beginning with '/'."
+            elif paths and v.ingress_rewrite:
+                yield f"{where}.paths is set while ingress_rewrite is true; set one of them only."
+            if not isinstance(secret, str) or secret and not common.matches(common.OBJECT_NAME, secret):
+                yield f"{where}.tls_secret must be the name of a Secret: lower-case letters, digits, '-' and '.'."
+            elif secret and v.ingress_tls not in ("secret", "cert_manager"):
+                yield (f"{where}.tls_secret is set while ingress_tls is {v.ingress_tls}; set ingress_tls to secret or "
+                       "cert_manager.")
 
     def _check_numbers(self, v: Variables, model: Model) -> Iterator[str]:
         kind, preset, size = v.ingress_type, v.ingress_preset, v.ingress_max_body_size
@@ -295,7 +356,7 @@ class Ingress(Component):
             sentences = list(common.certificate("ingress_tls_certificate", certificate))
             yield from sentences or common.certificate("ingress_tls_key", key, "PRIVATE KEY")
             yield from common.certificate("ingress_tls_ca", v.ingress_tls_ca)
-        elif tls == "secret" and not v.ingress_tls_secret:
+        elif tls == "secret" and not v.ingress_tls_secret and model.ingress.certificate_hosts:
             yield ("ingress_tls_secret is empty while ingress_tls is secret; name the Secret that holds the "
                    "certificate, or give "
                    "ingress_tls_certificate and ingress_tls_key.")
@@ -318,6 +379,43 @@ class Ingress(Component):
                    f"ACM for ingress_hosts.")
         if (kind, tls) in WRONG_TLS:
             yield f"ingress_tls is {tls} while ingress_type is {kind}; set it to {WRONG_TLS[kind, tls]}."
+
+
+def server_path(v: Variables) -> str:
+    """The path below which the server serves: the ingress' own, unless the ingress rewrites it."""
+    if v.mlflow_server_path_prefix is not None:
+        return v.mlflow_server_path_prefix
+    return "" if v.ingress_rewrite else v.ingress_path
+
+
+def _own_secret(v: Variables, host: str) -> str:
+    """The Secret of a host's own certificate, or an empty text."""
+    options = v.ingress_host_options.get(host)
+    return (options.get("tls_secret") or "") if isinstance(options, dict) else ""
+
+
+def _rules(v: Variables, path: str) -> list[dict]:
+    """Hosts and their paths: the server's, or those that a host is limited to."""
+    rules = []
+    for host in v.ingress_hosts:
+        options = v.ingress_host_options.get(host)
+        own = (options.get("paths") or []) if isinstance(options, dict) else []
+        rules.append({"host": host, "paths": [(v.ingress_path + entry).rstrip("/") or "/" for entry in own] or [path]})
+    return rules
+
+
+def _tls(v: Variables, secret: str, hosts: list[str]) -> list[dict]:
+    """Certificates of an Ingress: that of the instance, and those of single hosts."""
+    if v.ingress_tls == "controller" and v.ingress_preset != "gce":
+        # Without a Secret: the controller finds a certificate for these names, or takes its default one.
+        return [{"hosts": v.ingress_hosts}]
+    if v.ingress_tls not in ("secret", "cert_manager"):
+        return []
+    by_secret: dict[str, list[str]] = {secret: hosts} if hosts else {}
+    for host in v.ingress_hosts:
+        if _own_secret(v, host):
+            by_secret.setdefault(_own_secret(v, host), []).append(host)
+    return [{"hosts": names, "secretName": name} for name, names in by_secret.items()]
 
 
 def public_url(v: Variables) -> str:
@@ -356,7 +454,9 @@ def _static_files(v: Variables, model: Model, name: str, annotations: dict, comp
     middlewares = [annotations.get(TRAEFIK_MIDDLEWARES), f"{model.instance.namespace}-{compression}@kubernetescrd"]
     # cert-manager would request the certificate of the other Ingress again.
     kept = {key: value for key, value in annotations.items() if "cert-manager.io/" not in key}
-    return {"name": f"{name}-static", "path": v.ingress_path + STATIC_FILES,
+    whole = [host for host in v.ingress_hosts if not (v.ingress_host_options.get(host) or {}).get("paths")]
+    rules = [{"host": host, "paths": [v.ingress_path + STATIC_FILES]} for host in whole]
+    return {"name": f"{name}-static", "rules": rules,
             "annotations": {**kept, TRAEFIK_MIDDLEWARES: ",".join(filter(None, middlewares))}}
 
 
@@ -367,20 +467,24 @@ def _preset_annotations(
     scheme, encrypted = model.mlflow_server.scheme.upper(), v.ingress_tls != "none"
     if preset == "nginx":
         prefix = "nginx.ingress.kubernetes.io"
-        return {f"{prefix}/backend-protocol": scheme,
+        rewriting = {f"{prefix}/use-regex": "true", f"{prefix}/rewrite-target": f"{server_path(v)}/$2"}
+        return {**(rewriting if v.ingress_rewrite else {}), f"{prefix}/backend-protocol": scheme,
                 f"{prefix}/proxy-body-size": str(int(quantity(v.ingress_max_body_size) or 0)),
                 f"{prefix}/proxy-request-buffering": "off", f"{prefix}/proxy-buffering": "off",
                 f"{prefix}/proxy-read-timeout": str(v.ingress_timeout),
                 f"{prefix}/proxy-send-timeout": str(v.ingress_timeout)}
     if preset == "traefik":
         prefix = "traefik.ingress.kubernetes.io"
+        used = {name: bool(headers), f"{name}-rewrite": v.ingress_rewrite}
+        middlewares = [f"{model.instance.namespace}-{middleware}@kubernetescrd"
+                       for middleware, there in used.items() if there]
         return {f"{prefix}/router.entrypoints": "websecure" if encrypted else "web",
                 f"{prefix}/router.tls": str(encrypted).lower(),
-                TRAEFIK_MIDDLEWARES: f"{model.instance.namespace}-{name}@kubernetescrd" if headers else ""}
+                TRAEFIK_MIDDLEWARES: ",".join(middlewares)}
     if preset == "alb":
         prefix = "alb.ingress.kubernetes.io"
         return {f"{prefix}/scheme": "internal", f"{prefix}/target-type": "ip", f"{prefix}/backend-protocol": scheme,
-                f"{prefix}/healthcheck-protocol": scheme, f"{prefix}/healthcheck-path": f"{v.ingress_path}/health",
+                f"{prefix}/healthcheck-protocol": scheme, f"{prefix}/healthcheck-path": f"{server_path(v)}/health",
                 f"{prefix}/success-codes": "200",
                 f"{prefix}/load-balancer-attributes": f"idle_timeout.timeout_seconds={min(v.ingress_timeout, 4000)}",
                 f"{prefix}/listen-ports": '[{"HTTP": 80}, {"HTTPS": 443}]' if encrypted else '[{"HTTP": 80}]',

@@ -40,11 +40,21 @@ OWN_ARGUMENTS = {
     "--no-serve-artifacts": "mlflow_server_artifacts", "--allowed-hosts": "mlflow_server_allowed_hosts",
     "--cors-allowed-origins": "ingress_cors_origins", "--static-prefix": "mlflow_server_path_prefix",
     "--enable-workspaces": "mlflow_server_workspaces", "--trace-archival-config": "mlflow_server_trace_archival",
-    "--read-replica-backend-store-uri": "database_read_replica_host", "--app-name": "mlflow_server_auth",
+    "--read-replica-backend-store-uri": "database_read_replica_host",
+    "--app-name": "mlflow_server_auth or mlflow_server_app_name",
     "--disable-security-middleware": "mlflow_server_allowed_hosts and ingress_cors_origins",
-    "--uvicorn-opts": "mlflow_server_tls_secret for TLS, and mlflow_server_patches for anything else",
+    "--uvicorn-opts": "mlflow_server_uvicorn_args, and mlflow_server_tls_secret for TLS,",
 }
 """Options of `mlflow server` that variables set."""
+OWN_UVICORN_ARGUMENTS = {
+    "--host": "mlflow_server_publish on podman", "--port": "mlflow_server_port", "--workers": "mlflow_server_workers",
+    "--log-level": "mlflow_server_log_level", "--ssl-certfile": "mlflow_server_tls_secret",
+    "--ssl-keyfile": "mlflow_server_tls_secret", "--root-path": "mlflow_server_path_prefix",
+    "--forwarded-allow-ips": "mlflow_server_extra_env with FORWARDED_ALLOW_IPS",
+    "--env-file": "mlflow_server_extra_env", "--reload": "an image with your changes", "--factory": "nothing",
+    "--app-dir": "mlflow_server_app_name", "--uds": "mlflow_server_port", "--fd": "mlflow_server_port",
+}
+"""Options of uvicorn that variables or MLflow itself set."""
 OWN_OIDC_ARGUMENTS = {
     "--provider": "mlflow_server_oidc_issuer", "--oidc-issuer-url": "mlflow_server_oidc_issuer",
     "--client-id": "mlflow_server_oidc_client_id", "--client-secret": "mlflow_server_oidc_client_secret",
@@ -108,8 +118,15 @@ class MlflowServerPart:
 
     Attributes:
         name: of the Service and the Deployment.
-        port: of the server and its Service.
-        entry_port: the Service's port that the ingress leads to: oauth2-proxy's with oidc, else the server's.
+        port: of the server in its pods.
+        entry_port: the pods' port that users come to: oauth2-proxy's with oidc, else the server's.
+        service_port: the Service's port of the server.
+        entry_service_port: the Service's port that the ingress leads to.
+        service_account: name of the pods' ServiceAccount.
+        own_service_account: whether the component makes it.
+        app_name: of MLflow's application, or empty for the default one without logins.
+        default_artifact_root: of new experiments where it is not what MLflow chooses, or empty.
+        uvicorn_opts: options of uvicorn, as `mlflow server` takes them.
         scheme: http or https.
         service_hosts: names of the Service.
         allowed_hosts: Host headers that the server accepts.
@@ -135,6 +152,13 @@ class MlflowServerPart:
     image: str
     port: int
     entry_port: int
+    service_port: int
+    entry_service_port: int
+    service_account: str
+    own_service_account: bool
+    app_name: str
+    default_artifact_root: str
+    uvicorn_opts: str
     scheme: str
     path_prefix: str
     workers: int
@@ -173,7 +197,7 @@ class MlflowServer(Component):
     def resolve(self, v: Variables, model: Model) -> MlflowServerPart:
         instance, name = model.instance, f"{model.instance.name}-server"
         scheme = "https" if v.mlflow_server_tls_secret else "http"
-        prefix = v.ingress_path if v.mlflow_server_path_prefix is None else v.mlflow_server_path_prefix
+        prefix = ingress.server_path(v)
         given = v.mlflow_server_database
         if given and given.get("type") != "sqlite":
             given = {"pool": database.pool(v, model.database.connections), **given}
@@ -188,16 +212,23 @@ class MlflowServer(Component):
         image = v.mlflow_server_image
         if image is None:
             image = built(v)["mlflow"] if instance.build else f"ghcr.io/mlflow/mlflow:v{instance.version}-full"
+        entry_port = OIDC_PORT if v.mlflow_server_auth == "oidc" else v.mlflow_server_port
+        entry_service_port = v.mlflow_server_service_port or entry_port
+        service_port = v.mlflow_server_port if v.mlflow_server_auth == "oidc" else entry_service_port
         return MlflowServerPart(
-            name=name, image=image, port=v.mlflow_server_port,
-            entry_port=OIDC_PORT if v.mlflow_server_auth == "oidc" else v.mlflow_server_port, scheme=scheme,
+            name=name, image=image, port=v.mlflow_server_port, entry_port=entry_port,
+            service_port=service_port, entry_service_port=entry_service_port,
+            service_account=v.mlflow_server_service_account or name,
+            own_service_account=makes_service_account(v), app_name=_app_name(v),
+            default_artifact_root=_default_artifact_root(v, store), uvicorn_opts=" ".join(_uvicorn_args(v)),
+            scheme=scheme,
             path_prefix=prefix,
             workers=v.mlflow_server_workers or size.workers, threads=v.mlflow_server_threads or size.threads,
             resources=server_resources(v),
             database=backend, artifact_store=store, service_hosts=service_hosts,
             allowed_hosts=allowed_hosts(service_hosts + v.mlflow_server_allowed_hosts + v.ingress_hosts),
             cors_origins=cors_origins(v, url), url=url,
-            cluster_url=f"{scheme}://{service_hosts[3]}:{v.mlflow_server_port}{prefix}", auth=_auth(v, name, url),
+            cluster_url=f"{scheme}://{service_hosts[3]}:{service_port}{prefix}", auth=_auth(v, name, url),
             encryption_secret=v.mlflow_server_encryption_existing_secret or f"{name}-encryption",
             encryption_keys=(v.mlflow_server_encryption_existing_secret_keys
                              if v.mlflow_server_encryption_existing_secret else ENCRYPTION_KEYS),
@@ -262,7 +293,7 @@ class MlflowServer(Component):
                 "server",
                 {
                     **base,
-                    "url": f"{server.scheme}://{server.name}:{server.port}",
+                    "url": f"{server.scheme}://{server.name}:{server.service_port}",
                     "environment": True,
                     "expected_version": model.instance.version,
                     "webhooks": True,
@@ -276,7 +307,8 @@ class MlflowServer(Component):
         probes.append(Probe("hooks", "The server's adaptation of MLflow", "hooks"))
         if v.mlflow_server_auth == "oidc":
             probes.append(Probe("login", "The login", "server", {
-                **base, "url": f"{server.scheme}://{server.name}:{server.entry_port}", "login_elsewhere": True}))
+                **base, "url": f"{server.scheme}://{server.name}:{server.entry_service_port}",
+                "login_elsewhere": True}))
         return probes
 
     def unsupported(self, v: Variables, model: Model) -> Iterator[str]:
@@ -290,6 +322,11 @@ class MlflowServer(Component):
                 yield (f"The init container {container['name']} has restartPolicy Always or is a proxy of "
                        "database_host, while mlflow_engine is podman, whose init containers end before others start; "
                        "run it on that machine, and give the machine's address in database_host.")
+        server = model.mlflow_server
+        if server.entry_service_port != server.entry_port:
+            yield (f"mlflow_server_service_port is {server.entry_service_port} while mlflow_engine is podman, where a "
+                   f"Service has the port of its pods, {server.entry_port}; leave it 0, and set the port of the host "
+                   "in mlflow_server_publish.")
         if v.mlflow_server_kaiwo:
             yield ("mlflow_server_kaiwo is true while mlflow_engine is podman, where no Kaiwo operator runs; set it "
                    "to false.")
@@ -334,9 +371,9 @@ class MlflowServer(Component):
         if v.mlflow_server_gc_schedule and not common.cron(v.mlflow_server_gc_schedule):
             yield (f"mlflow_server_gc_schedule is {v.mlflow_server_gc_schedule!r}; it must be cron's five fields, "
                    "such as 0 3 * * 0.")
-        if not common.matches(common.SPAN, v.mlflow_server_gc_older_than):
+        if v.mlflow_server_gc_older_than and not common.matches(common.SPAN, v.mlflow_server_gc_older_than):
             yield (f"mlflow_server_gc_older_than is {v.mlflow_server_gc_older_than!r}; it must be a span of time such "
-                   "as 30d or 7d12h.")
+                   "as 30d or 7d12h, or empty for no age.")
 
     def _check_archival(self, v: Variables, model: Model) -> Iterator[str]:
         archival = v.mlflow_server_trace_archival
@@ -358,10 +395,10 @@ class MlflowServer(Component):
         if prefix and not common.matches(r"(/[A-Za-z0-9._~-]+)+", prefix):
             yield (f"mlflow_server_path_prefix is {prefix!r}; it must begin with '/' and not end with one, such as "
                    "/team/mlflow, or be empty.")
-        elif prefix is not None and v.ingress_type != "none" and prefix != v.ingress_path:
+        elif prefix is not None and v.ingress_type != "none" and prefix != v.ingress_path and not v.ingress_rewrite:
             yield (f"mlflow_server_path_prefix is {prefix!r} while ingress_path is {v.ingress_path!r}, which goes to "
                    "the server unchanged; "
-                   f"leave mlflow_server_path_prefix out.")
+                   f"leave mlflow_server_path_prefix out, or set ingress_rewrite to true.")
         for host in v.mlflow_server_allowed_hosts:
             if not common.matches(r"[A-Za-z0-9*?\[\]:._-]+", host):
                 yield (f"mlflow_server_allowed_hosts holds {common.hidden(host)}; give the bare host name, such as "
@@ -394,6 +431,9 @@ class MlflowServer(Component):
             pod |= {"database_port": model.database.port, "the health check of Cloud SQL's proxy": 9801}
         if v.mlflow_server_auth == "oidc":
             pod["oauth2-proxy"] = OIDC_PORT
+            if v.mlflow_server_service_port == v.mlflow_server_port:
+                yield (f"mlflow_server_service_port is {v.mlflow_server_port}, which is mlflow_server_port, at which "
+                       "programs log in beside oauth2-proxy; choose another for one of them.")
         names = list(pod)
         for number, name in enumerate(names):
             for other in names[number + 1:]:
@@ -422,9 +462,39 @@ class MlflowServer(Component):
                     if v[variable]:
                         yield (f"mlflow_server_extra_args holds {option} while {variable} is {v[variable]}, and only "
                                f"the requests of uvicorn are counted and logged; leave {option} or {variable} out.")
+        for argument in v.mlflow_server_uvicorn_args:
+            sentences = list(common.argument("mlflow_server_uvicorn_args", argument))
+            yield from sentences
+            option, _equals, value = argument.partition("=")
+            if option in OWN_UVICORN_ARGUMENTS and not sentences:
+                yield (f"mlflow_server_uvicorn_args holds {option}; use {OWN_UVICORN_ARGUMENTS[option]} for that, and "
+                       "leave it out here.")
+            elif not common.matches(r"[^\s'\"\\]*", value) and not sentences:
+                yield (f"mlflow_server_uvicorn_args holds {option} with a blank, a quote or a backslash in its value, "
+                       "at which MLflow splits; give a value without them.")
         given = [entry["name"] for entry in v.mlflow_server_extra_env]
+        if "MLFLOW_UVICORN_OPTS" in given and model.mlflow_server.uvicorn_opts:
+            yield ("mlflow_server_extra_env holds MLFLOW_UVICORN_OPTS, which MLflow does not read beside the options "
+                   "that follow from mlflow_server_uvicorn_args, mlflow_server_log_level and "
+                   "mlflow_server_tls_secret; put its options into mlflow_server_uvicorn_args.")
         for name in sorted({name for name in given if given.count(name) > 1}):
             yield f"mlflow_server_extra_env holds {name} twice; Kubernetes takes each name once."
+
+    def _check_application(self, v: Variables, model: Model) -> Iterator[str]:
+        name, root = v.mlflow_server_app_name, v.mlflow_server_default_artifact_root
+        if name and not common.matches(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
+            yield (f"mlflow_server_app_name is {name!r}; it must be the name of an entry point mlflow.app of a package "
+                   "in the image, such as oidc-auth.")
+        elif name and v.mlflow_server_auth in ("proxy", "oidc"):
+            yield (f"mlflow_server_app_name is {name} while mlflow_server_auth is {v.mlflow_server_auth}, whose logins "
+                   "are those of MLflow's basic-auth; leave it empty, or set mlflow_server_auth to none or basic.")
+        if root and not common.matches(r"[a-z][a-z0-9+.-]*:[^\s?#]+|/[^\s?#]*", root):
+            yield (f"mlflow_server_default_artifact_root is {common.hidden(root)}; it must be a URI such as "
+                   "s3://bucket/path or mlflow-artifacts:/path.")
+        elif root and v.mlflow_server_auth != "none" and not root.startswith("mlflow-artifacts:"):
+            yield (f"mlflow_server_default_artifact_root is {common.hidden(root)} while mlflow_server_auth is "
+                   f"{v.mlflow_server_auth}, so that clients with keys of the store would get round it; give a URI "
+                   "that begins with mlflow-artifacts:, or leave it empty.")
 
     def _check_volumes(self, v: Variables, model: Model) -> Iterator[str]:
         own = {"tmp": "/tmp", "config": "/etc/mlflow",
@@ -617,6 +687,26 @@ def _proxies(v: Variables) -> list[dict]:
     return [{**container, "restartPolicy": "Always"} for container in v.mlflow_server_extra_containers]
 
 
+def makes_service_account(v: Variables) -> bool:
+    """Whether the ServiceAccount is the component's own: where none is named, unless a variable says otherwise."""
+    create = v.mlflow_server_service_account_create
+    return not v.mlflow_server_service_account if create is None else create
+
+
+def _app_name(v: Variables) -> str:
+    return v.mlflow_server_app_name or ("basic-auth" if v.mlflow_server_auth != "none" else "")
+
+
+def _default_artifact_root(v: Variables, store: object_storage.Endpoint) -> str:
+    return v.mlflow_server_default_artifact_root or (store.uri if v.mlflow_server_artifacts == "direct" else "")
+
+
+def _uvicorn_args(v: Variables) -> list[str]:
+    files = ["--ssl-certfile=/etc/mlflow-tls/tls.crt", "--ssl-keyfile=/etc/mlflow-tls/tls.key"]
+    level = [f"--log-level={v.mlflow_server_log_level}"] if v.mlflow_server_log_level else []
+    return [*(files if v.mlflow_server_tls_secret else []), *level, *v.mlflow_server_uvicorn_args]
+
+
 def counted(v: Variables) -> bool:
     """Whether the server counts its requests."""
     return v.mlflow_server_metrics or v.monitoring_type != "none"
@@ -709,7 +799,8 @@ def _volumes(v: Variables, backend: database.Endpoint, store: object_storage.End
     )
     gcs = {"secret": {"secretName": store.secret}} if store.type == "gcs" and store.secret else {}
     possible = [
-        ("database", backend.mount_path, claim(backend.claim) if backend.claim else {}),
+        ("database", backend.mount_path, claim(backend.claim) if backend.claim else
+         {"emptyDir": {"sizeLimit": backend.ephemeral}} if backend.ephemeral else {}),
         ("artifacts", store.mount_path, artifacts),
         ("database-ca", posixpath.dirname(backend.ca_path), backend.ca),
         ("object-storage-ca", "/etc/mlflow-object-storage", {"configMap": {"name": store.ca}} if store.ca else {}),

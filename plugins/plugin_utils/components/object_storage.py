@@ -47,7 +47,7 @@ READERS = {
     "object_storage_existing_secret": ("s3", "gcs", "azure"), "object_storage_external_secret": ("s3", "gcs", "azure"),
     "object_storage_iam_role_arn": ("s3",), "object_storage_azure_client_id": ("azure",),
     "object_storage_azure_account": ("azure",),
-    "object_storage_existing_claim": ("volume",), "object_storage_ca": ("s3",),
+    "object_storage_existing_claim": ("volume", "seaweedfs", "minio"), "object_storage_ca": ("s3",),
     "object_storage_upload_args": ("s3", "seaweedfs", "minio"), "object_storage_uri": ("uri",),
 }
 """The types of store that read a variable."""
@@ -108,6 +108,7 @@ class ObjectStoragePart:
         name: of the Service and the StatefulSet.
         managed: whether the collection runs the store.
         volume: claim of its data; each type has its own, so that changing the type and back finds the data.
+        own_volume: whether the component makes the claim.
         secret: Secret with the credentials, likewise by type.
         given: values for the Secret that variables give.
         own_secret: whether the component makes the Secret.
@@ -117,6 +118,7 @@ class ObjectStoragePart:
     managed: bool
     port: int
     volume: str
+    own_volume: bool
     secret: str
     secret_keys: dict
     given: dict
@@ -165,7 +167,8 @@ class ObjectStorage(Component):
         image = v.object_storage_image
         if image is None:
             image = built(v)[kind] if model.instance.build and kind in built(v) else IMAGES.get(kind, "")
-        return ObjectStoragePart(name, managed, port, volume, secret, secret_keys, given,
+        own_volume = v.object_storage_persistence and not v.object_storage_existing_claim
+        return ObjectStoragePart(name, managed, port, volume, own_volume, secret, secret_keys, given,
                                  has_secret and not v.object_storage_existing_secret, image, endpoint)
 
     def templates(self, v: Variables, model: Model) -> list[str]:
@@ -198,6 +201,8 @@ class ObjectStorage(Component):
         if not v.object_storage_validate_certs:
             yield ("object_storage_validate_certs is false, so whoever is between the server and its artifact store "
                    "can read its keys and change artifacts; prefer the certificates of its CA in object_storage_ca.")
+        if not v.object_storage_persistence:
+            yield "object_storage_persistence is false: all artifacts are lost when the pod of the store ends."
 
     def unsupported(self, v: Variables, model: Model) -> Iterator[str]:
         if v.mlflow_engine != "podman":
@@ -335,10 +340,10 @@ class ObjectStorage(Component):
     def _check_identity(self, v: Variables, model: Model) -> Iterator[str]:
         for variable in ("object_storage_iam_role_arn", "object_storage_gcp_service_account",
                          "mlflow_server_service_account_annotations"):
-            if v[variable] and v.mlflow_server_service_account:
+            if v[variable] and v.mlflow_server_service_account and not v.mlflow_server_service_account_create:
                 yield (f"{variable} is set while mlflow_server_service_account names a ServiceAccount that exists, "
                        "which is left as it is; "
-                       f"annotate it there, and leave {variable} empty.")
+                       f"annotate it there, and leave {variable} empty, or set mlflow_server_service_account_create.")
         role, account = v.object_storage_iam_role_arn, v.object_storage_gcp_service_account
         if role and not common.matches(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]+", role):
             yield (f"object_storage_iam_role_arn is {role!r}; it must be a role's ARN, such as "
@@ -351,6 +356,17 @@ class ObjectStorage(Component):
             yield (f"object_storage_gcp_service_account is {account!r}; it must be the account's e-mail address, such "
                    "as "
                    f"mlflow@project.iam.gserviceaccount.com.")
+
+    def _check_persistence(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.object_storage_persistence:
+            return
+        if not model.object_storage.managed:
+            remedy = "set object_storage_type to ephemeral" if v.object_storage_type == "volume" else "leave it out"
+            yield (f"object_storage_persistence is false while object_storage_type is {v.object_storage_type}, which "
+                   f"is no server of the collection; {remedy}.")
+        elif v.object_storage_existing_claim:
+            yield ("object_storage_existing_claim is set while object_storage_persistence is false, so that nothing is "
+                   "written to it; keep one of them.")
 
     def _check_volume(self, v: Variables, model: Model) -> Iterator[str]:
         kind, mode = v.object_storage_type, v.object_storage_access_mode

@@ -53,6 +53,20 @@ KUBERNETES_TYPES = {
     "mlflow_server_extra_containers": "[v1.Container]",
 }
 """Variables that hold parts of Kubernetes' objects, and their types there."""
+SCHEDULING = ("nodeSelector", "tolerations", "affinity", "topologySpreadConstraints", "priorityClassName",
+              "runtimeClassName", "schedulerName")
+"""Fields of a PodSpec that NAME_scheduling of a role may hold."""
+SERVICE_FIELDS = ("allocateLoadBalancerNodePorts", "clusterIP", "externalIPs", "externalTrafficPolicy",
+                  "healthCheckNodePort", "internalTrafficPolicy", "ipFamilies", "ipFamilyPolicy", "loadBalancerClass",
+                  "loadBalancerIP", "loadBalancerSourceRanges", "publishNotReadyAddresses", "sessionAffinity",
+                  "sessionAffinityConfig", "trafficDistribution")
+"""Fields of a Service's spec that NAME_service_spec of a role may hold."""
+SERVICE_TYPES = {
+    **{field: ("LoadBalancer",) for field in SERVICE_FIELDS if field.startswith(("loadBalancer", "allocate"))},
+    "healthCheckNodePort": ("LoadBalancer",), "externalTrafficPolicy": ("NodePort", "LoadBalancer")}
+"""Types of a Service that a field is for, where not all are."""
+PROBE_FIELDS = ("initialDelaySeconds", "periodSeconds", "timeoutSeconds", "failureThreshold", "successThreshold",
+                "terminationGracePeriodSeconds")
 SERVICE_LEVELS = {
     "mlflow_service_level_api_p95": (1, 600_000, "ms"), "mlflow_service_level_upload": (1, 100_000, "MB/s"),
     "mlflow_service_level_ui_load": (1, 600_000, "ms"), "mlflow_service_level_database_p95": (1, 600_000, "ms"),
@@ -127,6 +141,9 @@ def check(model: Model) -> Iterator[str]:
     yield from _lists(v)
     yield from _object_metadata(v)
     yield from _kubernetes_types(v)
+    yield from _scheduling(v)
+    yield from _services(v)
+    yield from _probes(v)
     yield from _network_policy(v)
     yield from _sizes(v)
     yield from _resources(v)
@@ -183,8 +200,9 @@ def _version(v: Variables) -> Iterator[str]:
     if not common.matches(r"[0-9]+\.[0-9]+\.[0-9]+(rc[0-9]+)?|latest", v.mlflow_version):
         yield f"mlflow_version is {v.mlflow_version!r}; it must be a whole version such as 3.17.2, or latest."
         return
-    prefix = v.ingress_path if v.mlflow_server_path_prefix is None else v.mlflow_server_path_prefix
-    yield from versions.violations(v.mlflow_version, v.mlflow_server_auth, prefix)
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import ingress
+
+    yield from versions.violations(v.mlflow_version, v.mlflow_server_auth, ingress.server_path(v))
 
 
 def _images(v: Variables) -> Iterator[str]:
@@ -207,6 +225,10 @@ def _images(v: Variables) -> Iterator[str]:
 
 
 def _secret_store(v: Variables) -> Iterator[str]:
+    for variable in (name for name in v if name.endswith("_external_secret")):
+        if v[f"{variable}_template"] and not v[variable]:
+            yield (f"{variable}_template is set while {variable} is empty; give there the values of the store that it "
+                   "uses, or leave it out.")
     interval = v.mlflow_secret_store.get("refresh_interval")
     if interval and not common.matches(f"0|{common.GO_DURATION}", interval):
         yield (f"mlflow_secret_store.refresh_interval is {interval!r}; it must be a span of hours, minutes or "
@@ -242,6 +264,46 @@ def _kubernetes_types(v: Variables) -> Iterator[str]:
     for variable, kind in KUBERNETES_TYPES.items():
         if v[variable]:
             yield from kubernetes_types.problems(variable, v[variable], kind)
+
+
+def _scheduling(v: Variables) -> Iterator[str]:
+    for variable in (name for name in v if name.endswith("_scheduling")):
+        yield from kubernetes_types.fields(variable, v[variable], "v1.PodSpec", SCHEDULING)
+    if v.mlflow_server_affinity and "affinity" in v.mlflow_server_scheduling:
+        yield "mlflow_server_affinity and mlflow_server_scheduling.affinity are both set; keep one of them."
+
+
+def _services(v: Variables) -> Iterator[str]:
+    """Service types, and the fields that only some of them have."""
+    for role in ("mlflow_server", "ingress"):
+        kind, spec, node_port = (v[f"{role}_service_{end}"] for end in ("type", "spec", "node_port"))
+        problems = list(kubernetes_types.fields(f"{role}_service_spec", spec, "v1.ServiceSpec", SERVICE_FIELDS))
+        yield from problems
+        for field in spec if not problems else ():
+            fitting = SERVICE_TYPES.get(field, (kind,))
+            if kind not in fitting:
+                yield (f"{role}_service_spec has {field} while {role}_service_type is {kind}, which has no such field; "
+                       f"set {role}_service_type to {' or '.join(fitting)}, or leave {field} out.")
+        for source in spec.get("loadBalancerSourceRanges") or () if not problems else ():
+            if not common.network(source):
+                yield (f"{role}_service_spec.loadBalancerSourceRanges holds {source!r}; it must be a network such as "
+                       "203.0.113.0/24.")
+        if not 0 <= node_port <= 65535:
+            yield f"{role}_service_node_port is {node_port}; it must be a TCP port up to 65535, or 0."
+        elif node_port and kind == "ClusterIP":
+            yield (f"{role}_service_node_port is {node_port} while {role}_service_type is ClusterIP, which has no port "
+                   f"of the nodes; set {role}_service_type to NodePort or LoadBalancer, or leave it 0.")
+    if not 0 <= v.mlflow_server_service_port <= 65535:
+        yield f"mlflow_server_service_port is {v.mlflow_server_service_port}; it must be a TCP port up to 65535, or 0."
+
+
+def _probes(v: Variables) -> Iterator[str]:
+    for name, probe in v.mlflow_server_probes.items():
+        where = f"mlflow_server_probes.{name}"
+        problems = list(kubernetes_types.fields(where, probe, "v1.Probe", PROBE_FIELDS))
+        yield from problems
+        if not problems and name != "readiness" and probe.get("successThreshold") not in (None, 1):
+            yield f"{where}.successThreshold is {probe['successThreshold']}; Kubernetes takes 1 only for this probe."
 
 
 def _object_metadata(v: Variables) -> Iterator[str]:

@@ -137,9 +137,17 @@ def external_secret(variable: str, keys: Mapping, needed: set[str], v: Variables
         yield ("mlflow_secret_store has a provider, of which a SecretStore is made, and the name or kind of one that "
                "exists; keep one of "
                "them.")
-    if needed - set(keys):
-        yield (f"{variable} has no {' and no '.join(sorted(needed - set(keys)))}; give the place of each value, by "
-               "key and property.")
+    template = v[f"{variable}_template"]
+    made = template.get("data") if isinstance(template.get("data"), dict) else {}
+    if template and not (made or template.get("templateFrom")):
+        yield (f"{variable}_template has no data and no templateFrom; give the keys of the Secret under data, as in an "
+               "ExternalSecret's spec.target.template.")
+    # A template gives the whole Secret, unless it says that it is merged.
+    there = {*made, *(keys if template.get("mergePolicy") == "Merge" else ())} if template else set(keys)
+    if needed - there and not template.get("templateFrom"):
+        missing = " and no ".join(sorted(needed - there))
+        yield (f"{variable}_template.data has no {missing}; give a template for each key of the Secret." if template
+               else f"{variable} has no {missing}; give the place of each value, by key and property.")
     for key, remote in keys.items():
         if not isinstance(remote, dict) or not isinstance(remote.get("key"), str) or not remote["key"]:
             yield (f"{variable}.{key} has no key; it must be an ExternalSecret's remoteRef, such as "

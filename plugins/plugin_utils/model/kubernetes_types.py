@@ -39,6 +39,13 @@ CHOICES = {
     ("v2.HPAScalingPolicy", "type"): ("Pods", "Percent"),
     ("v2.HPAScalingRules", "selectPolicy"): ("Max", "Min", "Disabled"),
     ("v1.ServiceSpec", "type"): ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName"),
+    ("v1.ServiceSpec", "externalTrafficPolicy"): ("Cluster", "Local"),
+    ("v1.ServiceSpec", "internalTrafficPolicy"): ("Cluster", "Local"),
+    ("v1.ServiceSpec", "sessionAffinity"): ("None", "ClientIP"),
+    ("v1.ServiceSpec", "ipFamilyPolicy"): ("SingleStack", "PreferDualStack", "RequireDualStack"),
+    ("v1.TopologySpreadConstraint", "whenUnsatisfiable"): ("DoNotSchedule", "ScheduleAnyway"),
+    ("v1.TopologySpreadConstraint", "nodeAffinityPolicy"): ("Honor", "Ignore"),
+    ("v1.TopologySpreadConstraint", "nodeTaintsPolicy"): ("Honor", "Ignore"),
     ("v1.VolumeMount", "mountPropagation"): ("None", "HostToContainer", "Bidirectional"),
 }
 """Values that a text field may have."""
@@ -50,6 +57,9 @@ LIMITS = {
     ("v2.HPAScalingPolicy", "value"): (1, 2**31 - 1), ("v2.HPAScalingPolicy", "periodSeconds"): (1, 1800),
     ("v1.Probe", "periodSeconds"): (1, 2**31 - 1), ("v1.Probe", "timeoutSeconds"): (1, 2**31 - 1),
     ("v1.Probe", "failureThreshold"): (1, 2**31 - 1), ("v1.Probe", "initialDelaySeconds"): (0, 2**31 - 1),
+    ("v1.Probe", "successThreshold"): (1, 2**31 - 1), ("v1.ServiceSpec", "healthCheckNodePort"): (1, 65535),
+    ("v1.TopologySpreadConstraint", "maxSkew"): (1, 2**31 - 1),
+    ("v1.TopologySpreadConstraint", "minDomains"): (1, 2**31 - 1),
     ("v1.DeploymentSpec", "replicas"): (0, 2**31 - 1), ("v1.StatefulSetSpec", "replicas"): (0, 2**31 - 1),
 }
 """Least and most of whole numbers."""
@@ -110,6 +120,24 @@ def of_object(where: str, obj: dict) -> Iterator[str]:
     kind = f"{str(obj.get('apiVersion')).rpartition('/')[2]}.{obj.get('kind')}"
     if kind in types() and "metadata" in types()[kind]:
         yield from problems(where, obj, kind)
+
+
+def fields(where: str, value: dict, kind: str, allowed: tuple[str, ...]) -> Iterator[str]:
+    """The problems of fields that are set in an object that the collection renders.
+
+    Args:
+        where: what to call the value.
+        value: some of the object's fields.
+        kind: of the object.
+        allowed: the fields that may be set.
+    """
+    for field, entry in value.items():
+        if field not in allowed:
+            near = difflib.get_close_matches(field, allowed, n=1)
+            yield (f"{where} has the field {field}; "
+                   f"{f'use {near[0]}' if near else 'it may have ' + ', '.join(allowed)}.")
+        else:
+            yield from _field(where, field, entry, kind, types()[kind][field].lstrip("!"))
 
 
 def _object(where: str, value: Any, kind: str) -> Iterator[str]:
@@ -236,6 +264,14 @@ def _requirement(where: str, value: dict) -> Iterator[str]:
         yield f"{where}.values must be one whole number, in quotes, while its operator is {operator}."
 
 
+def _spread(where: str, value: dict) -> Iterator[str]:
+    if not common.label_key(value["topologyKey"]):
+        yield (f"{where}.topologyKey is {value['topologyKey']!r}; it must be the key of a node's label, such as "
+               "topology.kubernetes.io/zone.")
+    if value.get("minDomains") is not None and value["whenUnsatisfiable"] != "DoNotSchedule":
+        yield f"{where}.minDomains needs whenUnsatisfiable to be DoNotSchedule; set it so, or leave minDomains out."
+
+
 def _policy_rule(where: str, value: dict) -> Iterator[str]:
     if value.get("nonResourceURLs"):
         yield f"{where} has nonResourceURLs, which a Role cannot give; name resources and their apiGroups."
@@ -282,7 +318,7 @@ RULES: dict[str, Callable[[str, dict], Iterator[str]]] = {
     "v1.Container": _container, "v1.EnvVar": _env, "v1.Volume": _volume, "v1.VolumeMount": _volume_mount,
     "v1.Toleration": _toleration,
     "v1.NodeSelectorRequirement": _requirement, "v1.LabelSelectorRequirement": _requirement,
-    "v1.PolicyRule": _policy_rule,
+    "v1.PolicyRule": _policy_rule, "v1.TopologySpreadConstraint": _spread,
     "v1.NetworkPolicyPort": _policy_port, "v1.NetworkPolicyPeer": _peer, "v1.IPBlock": _ip_block,
 }
 

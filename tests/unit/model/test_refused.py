@@ -81,7 +81,8 @@ CASES = {
         "object_storage_bucket_kms_key is set",
     ),
     "secret-for-seaweedfs": ({"object_storage_existing_secret": "x"}, "only s3, gcs, azure read it"),
-    "claim-for-s3": ({"object_storage_type": "s3", "object_storage_existing_claim": "x"}, "only volume reads it"),
+    "claim-for-s3": ({"object_storage_type": "s3", "object_storage_existing_claim": "x"},
+                     "only volume, seaweedfs, minio read it"),
     "volume-replicas": (
         {"object_storage_type": "volume", "mlflow_server_replicas": 2},
         "set object_storage_access_mode to ReadWriteMany",
