@@ -26,9 +26,13 @@ BUILT_IN_DOMAINS = (
     "admissionregistration.k8s.io",
 )
 
-CRDS = os.environ.get("CRDS", "")
-"""A folder of CustomResourceDefinitions as their projects publish them; where it is given, a custom resource must
+SHARED = SCHEMAS.parents[3] / "shared" / "crds"
+"""Beside the repository."""
+CRDS = os.environ.get("CRDS") or (str(SHARED) if SHARED.is_dir() else "")
+"""A folder of CustomResourceDefinitions as their projects publish them; where there is one, a custom resource must
 please them too."""
+USED: set[str] = set()
+"""Kinds of custom resources that were validated by them."""
 
 
 class Loader(yaml.CSafeLoader):
@@ -39,33 +43,42 @@ Loader.add_constructor("tag:yaml.org,2002:value", Loader.construct_yaml_str)
 
 
 @functools.cache
-def _published() -> dict[tuple[str, str], jsonschema.Draft202012Validator]:
-    """By API version and kind, what the definitions in CRDS say, with unknown fields refused as by `kubectl
-    --validate=strict`."""
-    found = {}
-    for path in sorted(pathlib.Path(CRDS).glob("*.y*ml")) if CRDS else []:
-        for definition in yaml.load_all(path.read_text(), Loader):
-            for version in (
-                definition["spec"]["versions"]
-                if definition and definition["kind"] == "CustomResourceDefinition"
-                else []
-            ):
-                schema = _closed(version["schema"]["openAPIV3Schema"])
-                schema["properties"]["metadata"] = {}
-                found[f"{definition['spec']['group']}/{version['name']}", definition["spec"]["names"]["kind"]] = (
-                    jsonschema.Draft202012Validator(schema))
+def _published(group: str) -> dict[str, dict[str, jsonschema.Draft202012Validator]]:
+    """By kind of the group, and by each version that is served, what the definitions in CRDS say, with unknown fields
+    refused as by `kubectl --validate=strict`."""
+    found: dict[str, dict[str, jsonschema.Draft202012Validator]] = {}
+    texts = [path.read_text() for path in sorted(pathlib.Path(CRDS).glob("*.y*ml"))]
+    assert any("CustomResourceDefinition" in text for text in texts), f"CRDS={CRDS} has no CustomResourceDefinition"
+    for text in texts:
+        for definition in yaml.load_all(text, Loader) if group in text else ():
+            if (not definition or definition["kind"] != "CustomResourceDefinition"
+                    or definition["spec"]["group"] != group):
+                continue
+            spec = definition["spec"]
+            versions = found.setdefault(spec["names"]["kind"], {})
+            for version in spec["versions"]:
+                if version["served"]:
+                    schema = _closed(version["schema"]["openAPIV3Schema"])
+                    known = {"apiVersion": {}, "kind": {}, **schema.get("properties", {}), "metadata": {}}
+                    versions[version["name"]] = jsonschema.Draft202012Validator({**schema, "properties": known})
     return found
 
 
 def _closed(schema: dict) -> dict:
     """The schema without room for fields that it does not name. What its CEL expressions demand remains for a cluster
     to check."""
-    closed = {key: _closed(value) if isinstance(value, dict) and key in ("items", "additionalProperties") else value
-              for key, value in schema.items() if key not in ("format", "nullable")}
-    if "properties" in schema:
-        closed["properties"] = {name: _closed(value) for name, value in schema["properties"].items()}
-        if not schema.get("x-kubernetes-preserve-unknown-fields"):
-            closed.setdefault("additionalProperties", False)
+    closed = {key: value for key, value in schema.items() if key not in ("format", "nullable")}
+    for key in ("items", "additionalProperties"):
+        if isinstance(closed.get(key), dict):
+            closed[key] = _closed(closed[key])
+    if "(?i)" in closed.get("pattern", ""):
+        # Go's syntax takes flags anywhere, Python's at the beginning only.
+        closed["pattern"] = f"(?i:{closed['pattern'].replace('(?i)', '')})"
+    closed["properties"] = {name: _closed(value) for name, value in schema.get("properties", {}).items()}
+    if schema.get("type") == "object" and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        closed.setdefault("additionalProperties", False)
+    if schema.get("nullable") and isinstance(closed.get("type"), str):
+        closed["type"] = [closed["type"], "null"]
     return closed
 
 
@@ -91,8 +104,9 @@ def validate(obj: dict, version: str) -> None:
     ), f"{obj['kind']} of {obj['apiVersion']} has no schema: write {path.relative_to(SCHEMAS.parents[2])}"
     _schema(path).validate(obj)
     if CRDS:
-        assert _published(), f"CRDS={CRDS} has no CustomResourceDefinition"
-        if published := _published().get((obj["apiVersion"], obj["kind"])):
-            published.validate(obj)
+        if versions := _published(group).get(obj["kind"]):
+            assert api_version in versions, f"{obj['kind']} of {obj['apiVersion']} is not served; {list(versions)} are"
+            versions[api_version].validate(obj)
+            USED.add(obj["kind"])
     for name, value in (obj["metadata"].get("annotations") or {}).items():
         assert isinstance(value, str), f"{obj['kind']}: annotation {name} is no text"

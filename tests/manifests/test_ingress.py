@@ -70,6 +70,22 @@ CASES = {
         "ingress_preset": "gce",
         "ingress_tls": "controller",
     },
+    "nginx-rewrite": {"ingress_type": "ingress", "ingress_preset": "nginx", "ingress_rewrite": True,
+                      "mlflow_server_service_port": 80},
+    "traefik-rewrite": {
+        "ingress_type": "ingress", "ingress_preset": "traefik", "ingress_rewrite": True, "ingress_tls": "secret",
+        "ingress_tls_secret": "wildcard", "ingress_host_options": {HOSTS[1]: {"tls_secret": "own"}},
+        "mlflow_server_service_type": "NodePort", "mlflow_server_service_node_port": 30500,
+        "mlflow_server_scheduling": {"topologySpreadConstraints": [{
+            "topologyKey": "kubernetes.io/hostname", "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}]},
+        "mlflow_server_probes": {"liveness": {"periodSeconds": 30}}},
+    "gateway-rewrite": {
+        "ingress_type": "gateway", "ingress_gateway": GATEWAY, "ingress_path": "", "ingress_rewrite": True,
+        "mlflow_server_path_prefix": "/below", "mlflow_server_service_type": "LoadBalancer",
+        "mlflow_server_service_spec": {"loadBalancerSourceRanges": ["203.0.113.0/24"], "loadBalancerClass": "a.test/b",
+                                       "externalTrafficPolicy": "Local"}},
+    "proxy-rewrite": {"ingress_type": "proxy", "ingress_rewrite": True, "ingress_service_type": "LoadBalancer",
+                      "ingress_service_node_port": 30443, "ingress_service_spec": {"ipFamilyPolicy": "SingleStack"}},
     "proxy": {"ingress_type": "proxy", "ingress_tls": "self_signed"},
     "proxy-http": {
         "ingress_type": "proxy",
@@ -170,7 +186,9 @@ def test_an_ingress_routes_every_host_to_the_server(rendered, case):
     server = only(objects, "Deployment")
     for rule in rules:
         (path,) = rule["http"]["paths"]
-        assert (path["path"], path["pathType"]) == ("/" if case == "root" else PATH, "Prefix")
+        regular = (f"{PATH}(/|$)(.*)", "ImplementationSpecific")
+        assert (path["path"], path["pathType"]) == (
+            regular if case == "nginx-rewrite" else ("/" if case == "root" else PATH, "Prefix"))
         service = only(objects, "Service", path["backend"]["service"]["name"])
         (port,) = [
             port for port in service["spec"]["ports"] if port["port"] == path["backend"]["service"]["port"]["number"]

@@ -64,8 +64,9 @@ CASES = {
         (*POD, "topologySpreadConstraints"),
         [{**SPREAD, "matchLabelKeys": ["pod-template-hash"], "labelSelector": {"matchLabels": {
             "app.kubernetes.io/instance": "sound", "app.kubernetes.io/component": "server"}}}]),
-    "nodeSelector": ({"mlflow_node_selector": {"pool": "a"}, "mlflow_server_scheduling": {"nodeSelector": {"pool": "b"}}},
-                     DEPLOYMENT, (*POD, "nodeSelector"), {"pool": "b"}),
+    "nodeSelector": ({"mlflow_node_selector": {"pool": "a"},
+                      "mlflow_server_scheduling": {"nodeSelector": {"pool": "b"}}}, DEPLOYMENT,
+                     (*POD, "nodeSelector"), {"pool": "b"}),
     "nodeSelector of another component": (
         {"mlflow_node_selector": {"pool": "a"}, "mlflow_server_scheduling": {"nodeSelector": {"pool": "b"}}},
         DATABASE, (*POD, "nodeSelector"), {"pool": "a"}),
