@@ -34,7 +34,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LINK := .cache/collections/ansible_collections/mlops/mlflow
 PLAY := ansible-playbook --inventory $(INVENTORY)
 
-.PHONY: help quickstart wizard status verify service-levels open uninstall backup restore clean venv test lint sanity unit versions manifests ansible-versions molecule molecule-ssh build platform \
+.PHONY: help quickstart wizard status verify service-levels open uninstall backup restore upgrade rollback restart maintain logs clean venv test lint sanity unit versions upgrades manifests ansible-versions molecule molecule-ssh build platform \
 	benchmark-converge benchmark-serve benchmark-ui benchmark-exporter changelog lock tools test-tools packages test-packages
 
 help: ## List the targets
@@ -58,7 +58,12 @@ open: tools ## Forward a port to the user interface and show its URL
 uninstall: tools ## Remove an instance and keep its data (ARGS='-e mlflow_purge_data=true': remove that too)
 backup: tools ## Make a backup, verify it, and list all backups
 restore: tools ## Restore the latest backup (ARGS='-e mlflow_restore_set=ID': another one)
-status verify service-levels open uninstall backup restore:
+upgrade: tools ## Upgrade MLflow after a backup and a rehearsal (ARGS='-e mlflow_upgrade_to=VERSION')
+rollback: tools ## Go back to the version before the last upgrade
+restart: tools ## Restart the server, one pod after the other
+maintain: tools ## Report on database and artifacts, and clean them (ARGS=--check: only report)
+logs: tools ## Gather logs, events and objects without secrets into support/
+status verify service-levels open uninstall backup restore upgrade rollback restart maintain logs:
 	@$(PLAY) playbooks/$(subst -,_,$@).yml $(ARGS)
 
 # Removes instances of the local inventories only, with their data. Those of other inventories may be in production and are listed.
@@ -197,6 +202,9 @@ manifests: test-tools ## Render every inventory and validate each object
 	@pytest tests/manifests
 
 # Each version has an environment of its own, of the Python that runs it; uv is asked here once, so that it knows where packages are.
+upgrades: test-tools test-packages $(VERSIONS) ## Upgrade each older MLflow on PostgreSQL, MariaDB and SQLite, and back (several minutes)
+	@MLOPS_UPGRADES=1 pytest tests/versions/test_upgrade.py
+
 ansible-versions: test-tools ## Render all inventories with the oldest and the newest supported ansible-core
 	@$(uv) --version >/dev/null; pytest tests/ansible
 

@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Callable
 
 import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.loader import lookup_loader
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, engines, manifests, render
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, deployed, engines, manifests, render
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import INSTANCE_OPTIONS, EngineAction
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
 
 class ActionModule(EngineAction):
@@ -81,16 +83,17 @@ class ActionModule(EngineAction):
                 ]
             except manifests.ManifestError as error:
                 raise AnsibleActionFail(str(error)) from None
-        return self._apply(options, scope, stages)
+        return self._apply(options, scope, stages, lambda live: deployed.refusal(live, model))
 
-    def _apply(self, options: dict, scope: engines.Scope, stages: list[list[dict]]) -> dict:
+    def _apply(self, options: dict, scope: engines.Scope, stages: list[list[dict]],
+               refusal: Callable[[dict[Ref, dict]], str] | None = None) -> dict:
         if options["render_dir"]:
             return self._render(options["render_dir"], scope, stages)
         with self.engine(options, scope) as engine:
             if options["state"] == "present":
                 outcome = engines.converge(engine, stages, self._task.check_mode, options["wait"],
                                            options["wait_timeout"],
-                                           options["prune"])
+                                           options["prune"], refusal)
             else:
                 outcome = engines.remove(engine, self._task.check_mode, options["purge"], options["wait_timeout"])
         for text in outcome.warnings:

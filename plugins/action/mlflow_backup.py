@@ -12,7 +12,8 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
 
-COMMANDS = ("create", "verify", "prune", "keys", "restore", "promote", "revert", "finish")
+COMMANDS = ("create", "verify", "prune", "keys", "restore", "promote", "revert", "finish", "rehearse", "state",
+            "prepopulate", "downgrade")
 
 
 class ActionModule(EngineAction):
@@ -31,7 +32,7 @@ class ActionModule(EngineAction):
         _result, options = self.validate_argument_spec(self.OPTIONS)
         model, command = self.resolve(task_vars), options["command"]
         with self.engine_of(model.instance, ("backup",)) as engine:
-            if self._task.check_mode and command not in ("prune", "keys"):
+            if self._task.check_mode and command not in ("prune", "keys", "state"):
                 return {"changed": True}
             return getattr(self, f"_{command}", self._simple)(engine, model, options)
 
@@ -46,6 +47,22 @@ class ActionModule(EngineAction):
 
     def _verify(self, engine: Engine, model: Model, options: dict) -> dict:
         return {"changed": True, **backups.run(engine, model, "verify", _chosen(options))}
+
+    def _rehearse(self, engine: Engine, model: Model, options: dict) -> dict:
+        """The rehearsal of an upgrade to the version of the model, also in sentences."""
+        found = backups.run(engine, model, "rehearse", _chosen(options))["rehearsal"]
+        # PostgreSQL's migration is one transaction, and old servers work on while it runs. With the others, one that
+        # breaks off leaves a schema between the two, so that nothing must be written that a restore would lose.
+        closed = model.mlflow_server.database.type != "postgresql" or not found["downgrade"]["possible"]
+        return {"changed": True, "rehearsal": found, "closed": closed,
+                "lines": backups.rehearsal_lines(found, closed)}
+
+    def _state(self, engine: Engine, model: Model, options: dict) -> dict:
+        found = backups.run(engine, model, "state", _chosen(options))
+        return {"changed": False, "backup": backups.summary(found.pop("set")), **found}
+
+    def _downgrade(self, engine: Engine, model: Model, options: dict) -> dict:
+        return {"changed": True, **backups.run(engine, model, "downgrade", _chosen(options))}
 
     def _prune(self, engine: Engine, model: Model, options: dict) -> dict:
         found = backups.run(engine, model, "prune", ["--dry-run"] if self._task.check_mode else [])

@@ -30,14 +30,22 @@ options:
         that the store does not have. The server must be closed.
       - V(promote) puts the loaded database in the place of the current one, V(revert) puts that back, V(finish) removes
         it.
+      - V(rehearse) loads a backup into a throw-away database, migrates it to the version of MLflow that the instance is
+        to have, starts the server on it, logs and reads a run, and undoes the migration. The backup remembers the
+        result.
+      - V(state) compares the schema and the rows of the database with those of a backup.
+      - V(prepopulate) does C(mlflow db prepopulate-trace-analytics), which shortens a migration, while the older server
+        runs.
+      - V(downgrade) brings the schema back to that of a backup, if its rehearsal found that this restores the schema
+        of before. What was logged since stays. The server must be closed.
     type: str
-    choices: [create, verify, prune, keys, restore, promote, revert, finish]
+    choices: [create, verify, prune, keys, restore, promote, revert, finish, rehearse, state, prepopulate, downgrade]
     default: create
   set:
     description: >-
-      For V(verify), V(keys) and V(restore) - ID of the backup, V(latest) (V(before-restore) ones excepted), V(verified)
-      (the latest of them that was verified), or a moment such as V(2026-11-24T02:00:00Z) for the latest backup until
-      then.
+      For V(verify), V(keys), V(restore), V(rehearse), V(state) and V(downgrade) - ID of the backup, V(latest)
+      (V(before-restore) ones excepted), V(verified) (the latest of them that was verified), or a moment such as
+      V(2026-11-24T02:00:00Z) for the latest backup until then.
     type: str
     default: latest
   source:
@@ -59,7 +67,7 @@ seealso:
 attributes:
   check_mode:
     support: partial
-    description: Only V(prune) and V(keys) run.
+    description: Only V(prune), V(keys) and V(state) run.
   diff_mode:
     support: none
     description: The module returns no diff.
@@ -76,6 +84,12 @@ EXAMPLES = r"""
   mlops.mlflow.mlflow_backup:
     verify: true
 
+- name: Try a newer version on a copy of the data
+  mlops.mlflow.mlflow_backup:
+    command: rehearse
+  vars:
+    mlflow_version: 3.17.2
+
 - name: Verify an older one
   mlops.mlflow.mlflow_backup:
     command: verify
@@ -91,7 +105,7 @@ RETURN = r"""
 backup:
   description: The backup, as M(mlops.mlflow.mlflow_backup_info) lists it.
   type: dict
-  returned: for V(create), V(keys) and V(restore)
+  returned: for V(create), V(keys), V(restore) and V(state)
 removed:
   description: IDs of the backups that were removed.
   type: list
@@ -115,6 +129,38 @@ values:
   description: The keys and the login, empty without a passphrase. Use C(no_log).
   type: dict
   returned: for V(keys)
+rehearsal:
+  description: >-
+    What the rehearsal found - C(from) and C(to) (versions), C(seconds) of the migration, C(new_tables),
+    C(lost_indexes), C(fewer_rows) (rows before and after, by table), C(prepopulated) (rows that the step before can
+    fill, or V(null)), C(round_trip), and C(downgrade) with C(possible), C(reason), C(seconds) and C(longer_columns).
+  type: dict
+  returned: for V(rehearse), and for V(state) if the backup was rehearsed
+closed:
+  description: Whether the server must be closed during the migration, since one that breaks off could not be undone.
+  type: bool
+  returned: for V(rehearse)
+lines:
+  description: The rehearsal in sentences.
+  type: list
+  elements: str
+  returned: for V(rehearse)
+unchanged:
+  description: Whether the schema is that of the backup.
+  type: bool
+  returned: for V(state)
+more:
+  description: Number of rows that came since the backup, by table.
+  type: dict
+  returned: for V(state)
+filled:
+  description: Numbers of rows that were filled, by C(traces), C(spans) and C(assessments).
+  type: dict
+  returned: for V(prepopulate)
+schema:
+  description: Revision of the schema.
+  type: str
+  returned: for V(state) and V(downgrade)
 reverted:
   description: Whether there was a database to put back.
   type: bool

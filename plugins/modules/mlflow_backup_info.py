@@ -60,7 +60,8 @@ backups:
       description: When it was complete.
       type: str
     kind:
-      description: Why it was made (V(scheduled), V(manual), V(before-restore), V(before-upgrade)).
+      description: Why it was made (V(scheduled), V(manual), V(before-restore), V(before-upgrade),
+        V(before-rollback)).
       type: str
     instance:
       description: Name of the instance.
@@ -70,6 +71,12 @@ backups:
       type: str
     mlflow_version:
       description: Version of MLflow.
+      type: str
+    image:
+      description: Image of the server.
+      type: str
+    rehearsed_to:
+      description: Version of MLflow to which an upgrade was rehearsed on it, or empty.
       type: str
     database:
       description: Kind of database (V(postgresql), V(mysql), V(sqlite)).

@@ -18,7 +18,8 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
 
-MODES = {"create": ["dump"], "verify": ["drill"], "restore": ["restore"]}
+MODES = {"create": ["dump"], "verify": ["drill"], "restore": ["restore"],
+         "rehearse": ["drill"]}
 """What the container with the database's programs does for a command; the others need none."""
 SENTENCE = re.compile(r"backup: \w+ failed: (.*)")
 GRANTS = ('client=$(command -v mariadb || command -v mysql); '
@@ -103,6 +104,8 @@ def summary(manifest: dict) -> dict:
         "instance": manifest["instance"],
         "namespace": manifest["namespace"],
         "mlflow_version": manifest["mlflow_version"],
+        "image": manifest["image"],
+        "rehearsed_to": (manifest.get("rehearsal") or {}).get("to", ""),
         "database": manifest["database"]["dialect"],
         "schema": dumps["database"]["schema"],
         "bytes": size,
@@ -120,6 +123,30 @@ def _time(seconds: int | None) -> str:
     if seconds is None:
         return ""
     return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def rehearsal_lines(rehearsal: dict, closed: bool) -> list[str]:
+    """What the rehearsal of an upgrade found, in sentences."""
+    downgrade = rehearsal["downgrade"]
+    found = [f"The migration takes {rehearsal['seconds']} s on a restored copy, on which MLflow {rehearsal['to']} "
+             "answers and logs."]
+    if rehearsal["new_tables"]:
+        found.append(f"New tables: {', '.join(rehearsal['new_tables'])}.")
+    if rehearsal["lost_indexes"]:
+        found.append(f"Indexes that the migration loses: {'; '.join(rehearsal['lost_indexes'])}.")
+    for table, (before, after) in sorted(rehearsal["fewer_rows"].items()):
+        found.append(f"Table {table} has {after} of {before} rows afterwards.")
+    if rehearsal["prepopulate_reason"]:
+        found.append(rehearsal["prepopulate_reason"])
+    found.append("The server is closed during the migration." if closed else "The server answers during the upgrade.")
+    if downgrade["possible"]:
+        longer = downgrade["longer_columns"]
+        found.append("A rollback undoes the migration, and what is logged meanwhile stays"
+                     + (f" (columns that stay longer: {', '.join(longer)})." if longer else "."))
+    else:
+        found.append(f"A rollback restores the backup, and what is logged after the upgrade would be lost. "
+                     f"{downgrade['reason']}")
+    return found
 
 
 def lines(sets: list[dict]) -> list[str]:

@@ -89,7 +89,9 @@ class RoundTrip:
         with self.checks.timed("read_run"):
             data = self.server.call(API + "runs/get", run_id=self.run_id)["run"]["data"]
         found = {entry["key"]: entry["value"] for entry in data.get("params", [])}
-        history = self.server.call(API + "metrics/get-history", run_id=self.run_id, metric_key="series")
+        # Without max_results, MLflow older than 3.15 may take it for 0 and return none.
+        history = self.server.call(API + "metrics/get-history", run_id=self.run_id, metric_key="series",
+                                   max_results=METRICS)
         values = sorted(float(entry["value"]) for entry in history.get("metrics", []))
         if found != {"purpose": "probe"} or values != [float(step) for step in range(METRICS)]:
             raise RuntimeError(f"what was logged is not what is read: {found}, {len(values)} of {METRICS} "

@@ -83,7 +83,8 @@ class ServiceLevels(RoundTrip):
             lambda to: to.call(API + "runs/log-batch", {"run_id": self.run_id, "metrics": metrics}),
             lambda to: to.call(API + "runs/get", run_id=self.run_id),
             lambda to: to.call(API + "runs/search", {"experiment_ids": [self.experiment], "max_results": 100}),
-            lambda to: to.call(API + "metrics/get-history", run_id=self.run_id, metric_key="series"),
+            lambda to: to.call(API + "metrics/get-history", run_id=self.run_id, metric_key="series",
+                               max_results=len(metrics)),
         ]
 
     def interface(self):

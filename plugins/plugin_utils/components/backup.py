@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import Variables
 
-FILES = ("backup.py", "sets.py", "artifacts.py", "databases.py", "drill.py", "database.sh", "sealed.py")
+FILES = ("backup.py", "sets.py", "artifacts.py", "databases.py", "drill.py", "database.sh", "sealed.py",
+         "schema.py", "rehearsal.py")
 """Programs in the pod, besides those of the server's ConfigMap."""
 MOUNT_PATH = "/backups"
 S3_VARIABLES = ("backup_bucket", "backup_url", "backup_region", "backup_access_key", "backup_secret_key",

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import Variables
 
+MAJOR = re.compile(r":v?([0-9]{2})(?:[.-][^/]*)?$")
 IMAGES = {
     "postgresql": "docker.io/library/postgres:17.6-bookworm",
     "mariadb": "docker.io/library/mariadb:11.8.3",
@@ -103,6 +105,7 @@ class DatabasePart:
         not_rotatable: why the password cannot be rotated, as a sentence, or empty.
         max_connections: that a database of the collection allows.
         connections: that the server may open to its database, this one or that of mlflow_server_database.
+        major: PostgreSQL's major version by the tag of its image, or empty.
     """
 
     name: str
@@ -119,6 +122,7 @@ class DatabasePart:
     not_rotatable: str
     max_connections: int
     connections: connections.Connections
+    major: str
 
 
 class Database(Component):
@@ -149,7 +153,8 @@ class Database(Component):
         return DatabasePart(name, managed, port, v.database_existing_claim or f"{name}-{kind}",
                             v.database_persistence and not v.database_existing_claim, own_secret, image,
                             v.database_user, login, generated, endpoint, _not_rotatable(v),
-                            pools.limit or connections.MAX_CONNECTIONS, pools)
+                            pools.limit or connections.MAX_CONNECTIONS, pools,
+                            postgresql_major(image) if managed and kind == "postgresql" else "")
 
     def _endpoint(self, v: Variables, name: str, managed: bool, own_secret: str, port: int,
                   pool: dict[str, int]) -> Endpoint:
@@ -412,6 +417,12 @@ class Database(Component):
             yield "database_ca and database_ca_secret are both set; keep one of them."
         else:
             yield from common.certificate("database_ca", v.database_ca)
+
+
+def postgresql_major(image: str) -> str:
+    """PostgreSQL's major version by the tag of an image, such as 17 of postgres:17.2-alpine; empty without one."""
+    found = MAJOR.search(image)
+    return found.group(1) if found else ""
 
 
 def _dialect(kind: str) -> str:

@@ -209,7 +209,7 @@ class MlflowServer(Component):
         if not url and v.mlflow_server_publish and instance.engine == "podman":
             url = f"{scheme}://{v.mlflow_server_publish}{prefix}"
         size = SIZES[v.mlflow_server_size]
-        image = v.mlflow_server_image
+        image = v.get("_mlflow_server_image") or v.mlflow_server_image
         if image is None:
             image = built(v)["mlflow"] if instance.build else f"ghcr.io/mlflow/mlflow:v{instance.version}-full"
         entry_port = OIDC_PORT if v.mlflow_server_auth == "oidc" else v.mlflow_server_port

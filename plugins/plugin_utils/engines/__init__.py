@@ -204,6 +204,23 @@ class Engine:
         """The instance's pods of all components: name, component, state, ready, restarts, image."""
         raise NotImplementedError
 
+    def restart(self, workloads: list[dict], deadline: float) -> None:
+        """Replace or restart the pods of live Deployments and StatefulSets, so that some of several always run.
+
+        Raises:
+            EngineError: a workload did not become ready again before ``deadline`` (time.monotonic()), with the cause.
+        """
+        raise NotImplementedError
+
+    def logs(self, lines: int) -> dict[str, str]:
+        """The last lines of all containers of the instance's pods, by POD/CONTAINER; of those that were restarted also
+        POD/CONTAINER/previous. What cannot be read is a sentence in its place."""
+        raise NotImplementedError
+
+    def events(self) -> list[dict]:
+        """Recent events about the instance's objects, the oldest first: time, type, object, reason, message."""
+        raise NotImplementedError
+
     def leave(self) -> None:
         """Called after a scope's objects were removed: remove what the engine made for them and nothing else needs."""
 
@@ -236,7 +253,7 @@ class Outcome:
 
 
 def converge(engine: Engine, stages: list[list[dict]], dry_run: bool, wait: bool, timeout: int,
-             prune: bool = True) -> Outcome:
+             prune: bool = True, refusal: Callable[[dict[Ref, dict]], str] | None = None) -> Outcome:
     """Make the components of the scope consist of exactly the desired objects, and wait until they work.
 
     Nothing is touched before everything that can be refused has been: objects in the way, missing Secrets, what the
@@ -250,19 +267,21 @@ def converge(engine: Engine, stages: list[list[dict]], dry_run: bool, wait: bool
         wait: whether to wait for workloads.
         timeout: seconds for all waiting together.
         prune: whether what is no longer desired goes now; else it is reported as left.
+        refusal: gets the live objects, and returns a sentence where the desired ones must not take their place.
 
     Raises:
         EngineError: with the cause.
         ManifestError: for a malformed object.
     """
-    return Convergence(engine, dry_run, wait, timeout).run(stages, prune)
+    return Convergence(engine, dry_run, wait, timeout, refusal).run(stages, prune)
 
 
 class Convergence:
     """One ``converge``: collect, refuse, generate, then put and wait stage by stage, then prune."""
 
-    def __init__(self, engine: Engine, dry_run: bool, wait: bool, timeout: int) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, dry_run: bool, wait: bool, timeout: int,
+                 refusal: Callable[[dict[Ref, dict]], str] | None = None) -> None:
+        self.engine, self.refusal = engine, refusal
         self.dry_run = dry_run
         self.waits = wait and not dry_run
         self.deadline = engine.deadline = time.monotonic() + timeout
@@ -330,6 +349,9 @@ class Convergence:
         for ref in self.wanted:
             if ref in self.live and not self.engine.scope.owns(self.live[ref]):
                 raise EngineError(in_the_way(ref, self.live[ref], self.engine.scope))
+        sentence = self.refusal(self.live) if self.refusal else ""
+        if sentence:
+            raise EngineError(sentence)
         missing = self._missing_references()
         self.awaited = self._made_by_external_secrets(set(missing))
         for ref, reader in missing.items():

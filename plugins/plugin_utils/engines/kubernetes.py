@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime
 import time
 from typing import Callable, Iterator
 
@@ -18,7 +19,7 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import kubern
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import Api, ApiError, label_selector
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_kinds import LISTED, STATIC, Resource
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_status import (
-    condition, describe, progress, ready)
+    condition, containers, describe, progress, ready)
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_wait import Watcher, WorkloadError
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref, quantity
 
@@ -31,6 +32,8 @@ EVERYWHERE = ("kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cer
 RESTORE_TIMEOUT = 120
 """Seconds that what ran before has to become ready again."""
 JOB_LOG_BYTES = 16 * 2**20
+RESTARTED = "kubectl.kubernetes.io/restartedAt"
+"""The annotation by which `kubectl rollout restart` replaces pods."""
 
 
 class KubernetesEngine(Engine):
@@ -308,8 +311,58 @@ class KubernetesEngine(Engine):
     # -- pods ------------------------------------------------------------------------------------------------------
 
     def pods(self) -> list[dict]:
-        labels = {"app.kubernetes.io/instance": self.scope.instance, "app.kubernetes.io/managed-by": manifests.MANAGER}
-        return [describe(pod) for pod in self._list_pods(labels)]
+        return [describe(pod) for pod in self._own_pods()]
+
+    def _own_pods(self) -> list[dict]:
+        return self._list_pods({"app.kubernetes.io/instance": self.scope.instance,
+                                "app.kubernetes.io/managed-by": manifests.MANAGER})
+
+    def restart(self, workloads: list[dict], deadline: float) -> None:
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        body = {"spec": {"template": {"metadata": {"annotations": {RESTARTED: now}}}}}
+        for obj in workloads:
+            try:
+                # With kubectl's field manager, whose annotation a later apply leaves there.
+                after = self.api.request("PATCH", self.path(obj), "fieldManager=kubectl-rollout", body,
+                                         "application/strategic-merge-patch+json")
+            except ApiError as error:
+                raise EngineError(f"Kubernetes refuses to restart {Ref.of(obj)}: {error}.") from error
+            Watcher(self, deadline).until_ready([{**obj, **after}])
+
+    def logs(self, lines: int) -> dict[str, str]:
+        wanted = []
+        for pod in self._own_pods():
+            restarted = {status["name"] for status in containers(pod) if status.get("restartCount")}
+            for spec in [*(pod["spec"].get("initContainers") or []), *pod["spec"]["containers"]]:
+                wanted.append((pod, spec["name"], False))
+                if spec["name"] in restarted:
+                    wanted.append((pod, spec["name"], True))
+
+        def read(entry: tuple[dict, str, bool]) -> str:
+            try:
+                return self.pod_log(entry[0], entry[1], lines, entry[2])
+            except EngineError as error:
+                return f"{error}\n"
+
+        return {f"{pod['metadata']['name']}/{name}{'/previous' if previous else ''}": text for (pod, name, previous),
+                text in zip(wanted, self.api.map(read, wanted))}
+
+    def events(self) -> list[dict]:
+        namespace, own = self.scope.namespace, self.scope.instance
+        try:
+            items = self.api.request("GET", f"/api/v1/namespaces/{namespace}/events")["items"]
+        except ApiError as error:
+            raise EngineError(f"Kubernetes cannot list the events of namespace {namespace}: {error}.") from error
+        found = []
+        for event in items:
+            about = event.get("involvedObject") or {}
+            name = about.get("name") or ""
+            if name == own or name.startswith(f"{own}-"):
+                time_of = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get(
+                    "creationTimestamp") or ""
+                found.append({"time": time_of, "type": event.get("type") or "", "object": f"{about.get('kind')} {name}",
+                              "reason": event.get("reason") or "", "message": event.get("message") or ""})
+        return sorted(found, key=lambda event: event["time"])
 
     def _list_pods(self, labels: dict[str, str]) -> list[dict]:
         namespace = self.scope.namespace

@@ -49,6 +49,9 @@ UNRECOVERABLE_STATES = (LOST, "stopping", "removing", "unknown")
 """States of containers that podman can only remove."""
 CRASHES = 3
 LOG_LINES = 15
+EVENTS_SINCE = "24h"
+EVENTS_OF_PROBES = ("exec", "exec_died", "health_status")
+"""Of which there is one every few seconds."""
 LOG_INTERVAL = 10
 
 
@@ -686,6 +689,37 @@ class PodmanEngine(Engine):
                 "") for c in containers),
             "restarts": sum(c.get("Restarts") or 0 for c in containers), "image": containers[0]["Image"],
         } for name, containers in sorted(by_pod.items())]
+
+    def restart(self, workloads: list[dict], deadline: float) -> None:
+        for obj in workloads:
+            for name in sorted(self._pod_names(Ref.of(obj))):
+                self.machine.podman("pod", "restart", name, what=f"Restarting {Ref.of(obj)}")
+                self.machine.look_again()
+                self.wait([obj], deadline)
+
+    def logs(self, lines: int) -> dict[str, str]:
+        # The log of a restarted container goes on.
+        return {f"{c['Labels'][f'{LABEL}/pod']}/{c['Labels'][f'{LABEL}/container']}": self._log(c["Names"][0], lines)
+                for c in self._own_containers()}
+
+    def _own_containers(self) -> list[dict]:
+        """Containers of the instance's pods, those that only hold a pod together excepted."""
+        marks = {"app.kubernetes.io/instance": self.scope.instance, f"{LABEL}/namespace": self.scope.namespace}
+        return [c for c in self.machine.facts.containers if marks.items() <= (c.get("Labels") or {}).items()
+                and f"{LABEL}/container" in c["Labels"]]
+
+    def events(self) -> list[dict]:
+        marks = (f"label=app.kubernetes.io/instance={self.scope.instance}",
+                 f"label={LABEL}/namespace={self.scope.namespace}")
+        command = ["podman", "events", "--stream=false", "--since", EVENTS_SINCE, "--format", "json"]
+        rc, out, err = self.machine.run([*command, "--filter", marks[0], "--filter", marks[1]])
+        if rc:
+            raise EngineError(f"podman does not show its events: {last_line(err or out)}")
+        found = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        return [{"time": str(event.get("Time") or event.get("time") or ""), "type": event.get("Type") or "",
+                 "object": event.get("Name") or "", "reason": event.get("Status") or "",
+                 "message": event.get("HealthStatus") or event.get("health_status") or ""} for event in found
+                if (event.get("Status") or "") not in EVENTS_OF_PROBES]
 
     def leave(self) -> None:
         self.machine.leave()

@@ -97,10 +97,13 @@ def resolve(find: Callable[[str], Any], names: Iterable[str], host: str,
     typed = variables.collect(find, names, components.multiline(), components.secrets(),
                               separated=components.separated())
     instance = _instance(typed, host)
+    given = typed.get("_mlflow_version")
+    if given:  # by upgrade.yml and rollback.yml, which deploy one version after the other
+        typed, instance = typed.changed(mlflow_version=given), replace(instance, version=given)
     model = Model(instance, typed)
     findings = checks.Findings()
     findings.add("the variables that all roles share", checks.check, model)
-    if instance.latest and latest:
+    if instance.latest and latest and not given:
         findings.end()  # it asks the cluster and the index
         typed = model.variables = typed.changed(mlflow_version=latest(instance, typed))
         model.instance = replace(instance, version=typed.mlflow_version)

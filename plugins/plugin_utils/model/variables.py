@@ -31,9 +31,14 @@ PLAYBOOK_VARIABLES = frozenset(("mlflow_hosts", "mlflow_open_port", "mlflow_open
                                 "mlflow_status", "mlflow_service_levels", "mlflow_service_levels_token",
                                 "mlflow_results", "mlflow_failure", "mlflow_verify_backup", "mlflow_restore_set",
                                 "mlflow_restore_from", "mlflow_restore_backup", "mlflow_restore_without_keys",
-                                "mlflow_machine", "mlflow_gateway", "mlflow_purge_confirm"))
+                                "mlflow_machine", "mlflow_gateway", "mlflow_purge_confirm",
+                                "mlflow_upgrade_to", "mlflow_upgrade_serial", "mlflow_rollback_set",
+                                "mlflow_rollback_restore", "mlflow_logs_dir", "mlflow_logs_lines",
+                                "mlflow_restart_components", "mlflow_maintain_tasks",
+                                "mlflow_maintain_older_than_days"))
 """Variables of playbooks and facts that they set, which no role declares."""
-INTERNAL = ("_database_login", "_mlflow_server_closed", "_mlflow_server_keys")
+INTERNAL = ("_database_login", "_mlflow_server_closed", "_mlflow_server_keys", "_mlflow_server_image",
+            "_mlflow_version")
 """Facts by which a role passes a value to its own templates."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029]")
 INVISIBLE = re.compile(r"[\u00a0\u00ad\u200b-\u200f\u202a-\u202e\u2060\u3000\ufeff]")

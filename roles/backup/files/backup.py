@@ -6,6 +6,10 @@ usage: backup.py create [--kind KIND] [--verify]    make a set; then verify it, 
        backup.py list                               complete sets, and what retention would remove
        backup.py verify [--set ID]                  restore a set into a throw-away database and compare
        backup.py restore [--set ID]                 load a set into a database beside the current one, and its artifacts
+       backup.py rehearse [--set ID]                migrate a restored copy to this version of MLflow, and undo it
+       backup.py state [--set ID]                   whether the schema is still that of a set
+       backup.py prepopulate                        fill columns before the migration, while the older server runs
+       backup.py downgrade [--set ID]               bring the schema back to that of a set, as it was rehearsed
        backup.py promote | revert | finish          put that database in the place of the current one; undo that; make
        it final backup.py prune [--dry-run]                  remove sets that are no longer wanted
 
@@ -219,6 +223,58 @@ class Backup:
             f"{found['artifacts_read']} were read")
         return {"id": manifest["id"], **found}
 
+    # -- upgrade ---------------------------------------------------------------------------------------------------
+
+    def rehearse(self):
+        """Migrate a restored copy of a set to this version of MLflow, and undo that; the set remembers the result."""
+        import rehearsal
+
+        manifest = self.sets.find(self.options.set)
+        found = {**rehearsal.run(self.sets, manifest, self.exchange, log), "from": manifest["mlflow_version"],
+                 "to": self.settings["manifest"]["mlflow_version"]}
+        # In a file of its own, since it is long and only a downgrade reads it.
+        self.sets.save_json(manifest["id"], "structure.json", found["downgrade"].pop("before"))
+        self.sets.save_json(manifest["id"], "rehearsal.json", found)
+        return {"set": manifest["id"], "rehearsal": found}
+
+    def state(self):
+        """The revision of the schema, and whether it is that of a set; rows that came since, by table."""
+        manifest = self.sets.find(self.options.set)
+        database, dump = databases.open_database(), manifest["database"]["dumps"]["database"]
+        now = database.described()
+        more = {table: number - dump["counts"].get(table, 0) for table, number in now["counts"].items()
+                if number > dump["counts"].get(table, 0)}
+        unchanged = now["schema"] == dump["schema"] and now["users_schema"] == dump["users_schema"]
+        return {"set": manifest, "schema": now["schema"], "more": more, "unchanged": unchanged,
+                "rehearsal": self.sets.read_json(manifest["id"], "rehearsal.json") or {}}
+
+    def prepopulate(self):
+        """Fill the columns of trace analytics while the older server runs."""
+        import schema
+
+        return {"filled": schema.prepopulate(databases.open_database().engine())}
+
+    def downgrade(self):
+        """Bring the schema back to that of a set; the server must be closed."""
+        import rehearsal
+        import schema
+
+        manifest = self.sets.find(self.options.set)
+        rehearsed = (self.sets.read_json(manifest["id"], "rehearsal.json") or {}).get("downgrade")
+        if not rehearsed or not rehearsed["possible"]:
+            reason = rehearsed["reason"] if rehearsed else "it was not rehearsed."
+            raise BackupError(f"The schema cannot be brought back to that of backup {manifest['id']}: {reason}")
+        database = databases.open_database()
+        users = databases.users_database(database) or database
+        with maintenance_lock.held(os.environ["MLFLOW_BACKEND_STORE_URI"], "a downgrade", LOCK_SECONDS):
+            rehearsal.undo(database.engine(), users.engine() if schema.has_users() else None, rehearsed["revisions"])
+        before = self.sets.read_json(manifest["id"], "structure.json")
+        differing = schema.differences(before, schema.structure(database.engine()))
+        if differing:
+            raise BackupError(f"The downgrade does not restore the schema of before: {'; '.join(differing[:3])}.")
+        log(f"the schema is that of backup {manifest['id']} again")
+        return {"schema": database.described()["schema"]}
+
     # -- restore ---------------------------------------------------------------------------------------------------
 
     def keys(self):
@@ -312,7 +368,8 @@ def main(arguments):
     """Run a command; returns the exit code."""
     parser = argparse.ArgumentParser()
     parser.add_argument(
-        "command", choices=["create", "list", "verify", "keys", "restore", "promote", "revert", "finish", "prune"]
+        "command", choices=["create", "list", "verify", "keys", "restore", "promote", "revert", "finish", "prune",
+                    "rehearse", "state", "prepopulate", "downgrade"]
     )
     parser.add_argument("--set", default="latest")
     parser.add_argument("--source", default="")

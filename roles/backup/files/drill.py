@@ -19,7 +19,7 @@ import artifacts
 import databases
 from sets import BackupError
 
-START_SECONDS = 180
+START_SECONDS = 600
 PORTS = {"postgresql": 15432, "mysql": 13306}
 """Of the throw-away server, in the pod's own network."""
 PAGE = 1000
@@ -129,8 +129,14 @@ def _free_port():
         return found.getsockname()[1]
 
 
-def ask(database, folder):
-    """Start MLflow's server on a database, and count by its API what users would see."""
+def ask(database, folder, more=None):
+    """Start MLflow's server on a database, and count by its API what users would see.
+
+    Args:
+        database: the throw-away one.
+        folder: for its artifacts and log.
+        more: called with the server's URL after that; what it returns is added.
+    """
     port = _free_port()
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     environment |= {
@@ -148,7 +154,8 @@ def ask(database, folder):
                                   start_new_session=True)
         try:
             _await(server, port, output)
-            return _answers(f"http://127.0.0.1:{port}")
+            url = f"http://127.0.0.1:{port}"
+            return {**_answers(url), **(more(url) if more else {})}
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, 9)
@@ -173,7 +180,7 @@ def _answers(url):
     runs = 0
     for start in range(0, len(experiments), 100):
         ids = [entry["experiment_id"] for entry in experiments[start:start + 100]]
-        runs += len(_request(url, "runs/search", {"experiment_ids": ids, "max_results": 100}).get("runs", []))
+        runs += len(request(url, "runs/search", {"experiment_ids": ids, "max_results": 100}).get("runs", []))
     models = _search(url, "registered-models/search", "registered_models", None)
     return {"experiments": len(experiments), "runs_read": runs, "registered_models": len(models)}
 
@@ -181,8 +188,9 @@ def _answers(url):
 def _search(url, path, key, body):
     found, token = [], ""
     while True:
-        page = _request(
-            url, path, {**(body or {}), "max_results": PAGE, **({"page_token": token} if token else {})}, body is None
+        page = request(
+            url, path, {**(body or {}), "max_results": PAGE, **({"page_token": token} if token else {})},
+            "GET" if body is None else "POST"
         )
         found += page.get(key, [])
         token = page.get("next_page_token")
@@ -190,13 +198,14 @@ def _search(url, path, key, body):
             return found
 
 
-def _request(url, path, fields, in_query=False):
+def request(url, path, fields, method="POST"):
+    """What MLflow's REST API answers; the fields of a GET are in its query."""
     address, data = f"{url}/api/2.0/mlflow/{path}", json.dumps(fields).encode()
-    if in_query:
+    if method == "GET":
         address, data = f"{address}?{urllib.parse.urlencode(fields)}", None
-    request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+    asked = urllib.request.Request(address, data, {"Content-Type": "application/json"}, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(asked, timeout=60) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:
         text = error.read().decode(errors="replace")

@@ -116,7 +116,8 @@ class Sets:
             raise
 
     def complete(self):
-        """Manifests of the complete sets, the oldest first; ``verified`` is what the last drill found, or None."""
+        """Manifests of the complete sets, the oldest first; ``verified`` is what the last drill found, or None, and
+        ``rehearsal`` of an upgrade likewise."""
         with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
             found = list(pool.map(self._described, self.ids()))
         return [manifest for manifest in found if manifest]
@@ -125,6 +126,8 @@ class Sets:
         manifest = self.read_json(set_id, "manifest.json")
         if manifest:
             manifest["verified"] = self.read_json(set_id, "verified.json")
+            if manifest["kind"] == "before-upgrade":
+                manifest["rehearsal"] = self.read_json(set_id, "rehearsal.json")
         return manifest
 
     def find(self, wanted):

@@ -127,10 +127,26 @@ def migrate():
     engine = create_sqlalchemy_engine_with_retry(DATABASE)
     # `mlflow db upgrade` alone fails on an empty database, whose first tables no migration makes.
     known = sqlalchemy.inspect(engine).has_table("alembic_version")
+    if known:
+        refuse_newer(engine)
     (_upgrade_db if known else _initialize_tables)(engine)
     print("prepare: the schema of the database is up to date", flush=True)
     if os.environ.get("MLFLOW_AUTH_CONFIG_PATH"):
         users()
+
+
+def refuse_newer(engine):
+    """End with a sentence where a newer MLflow has migrated the database: MLflow itself advises to upgrade it."""
+    import mlflow
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db.utils import _get_alembic_config, _get_schema_version
+
+    revision = _get_schema_version(engine)
+    scripts = ScriptDirectory.from_config(_get_alembic_config(""))
+    if revision and revision not in {script.revision for script in scripts.walk_revisions()}:
+        sys.exit(f"prepare: the schema of the database has revision {revision}, which MLflow {mlflow.__version__} does "
+                 "not know, since a newer version has migrated it; set mlflow_version to that one, go back by "
+                 "playbooks/rollback.yml, or restore an older backup by playbooks/restore.yml")
 
 
 def users():

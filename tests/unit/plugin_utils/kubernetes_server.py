@@ -129,6 +129,8 @@ class Server:
         if method == "PATCH":
             obj = json.loads(body)
             before = self.objects.get(path, {})
+            if "mlops" not in query:  # by another manager than an apply's: a merge
+                obj = merged(before, obj)
             obj["metadata"]["uid"] = before.get("metadata", {}).get("uid", obj["metadata"]["name"])
             self.on_apply(obj)
             if "dryRun" not in query:
@@ -216,6 +218,13 @@ class Server:
             send(handler.wfile, channel + number)
         while data := receive(handler.rfile):
             send(handler.wfile, b"\0" + data[1:].upper())
+
+
+def merged(before, change):
+    """An object with the fields of a change in place of its own."""
+    if not isinstance(before, dict) or not isinstance(change, dict):
+        return change
+    return {**before, **{key: merged(before.get(key), value) for key, value in change.items()}}
 
 
 def status(code, message, reason="", retry_after=None):

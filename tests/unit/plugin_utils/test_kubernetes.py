@@ -395,6 +395,49 @@ def test_a_job_of_somebody_else_is_not_replaced(server, engine):
 # -- volumes and namespaces --------------------------------------------------------------------------------------------
 
 
+def test_a_restart_replaces_the_pods_and_an_apply_leaves_its_mark(server, engine):
+    server.on_apply = set_ready
+    converge(engine, deployment())
+    (live,) = [obj for ref, obj in engine.read(set(), set()).items() if ref.kind == "Deployment"]
+    engine.restart([live], time.monotonic() + 5)
+    path = "/apis/apps/v1/namespaces/team/deployments/d"
+    annotations = server.objects[path]["spec"]["template"]["metadata"]["annotations"]
+    assert set(annotations) == {"kubectl.kubernetes.io/restartedAt"}
+    assert ("PATCH", path, "fieldManager=kubectl-rollout") in server.requests
+    server.on_apply = lambda obj: obj.update(status={"observedGeneration": 1})
+    with pytest.raises(engines.EngineError, match="Deployment d is not ready in time"):
+        engine.restart([live], time.monotonic() + 0.5)
+
+
+def test_logs_of_all_containers_and_of_those_before(server, engine):
+    labels = {**SCOPE.labels("server"), "app": "d"}
+    of_two = server.add(pod(labels=labels))
+    of_two["spec"]["containers"].append({"name": "proxy", "image": "i"})
+    of_two["status"]["containerStatuses"][0]["restartCount"] = 2
+    refusal = status(400, "container is waiting to start")[1]
+    server.faults.append(fault((400, {}, refusal), path="/p/log"))
+    found = engine.logs(10)
+    assert set(found) == {"p/c", "p/c/previous", "p/proxy"}
+    assert sorted(text == "first line\nlast line\n" for text in found.values()) == [False, True, True]
+    assert any("container is waiting to start" in text for text in found.values())
+
+
+def test_events_of_the_instance_in_the_order_of_time(server, engine):
+    def event(name, about, when):
+        server.add({"apiVersion": "v1", "kind": "Event", "metadata": {"name": name, "namespace": "team"},
+                    "involvedObject": {"kind": "Pod", "name": about}, "lastTimestamp": when, "type": "Warning",
+                    "reason": "BackOff", "message": "image"})
+
+    server_pod, database_pod = f"{SCOPE.instance}-server-1", f"{SCOPE.instance}-database-0"
+    event("a", server_pod, "2026-01-02T00:00:00Z")
+    event("b", database_pod, "2026-01-01T00:00:00Z")
+    event("c", "another-server", "2026-01-01T00:00:00Z")
+    found = engine.events()
+    assert [entry["object"] for entry in found] == [f"Pod {database_pod}", f"Pod {server_pod}"]
+    assert found[0] == {"time": "2026-01-01T00:00:00Z", "type": "Warning", "object": f"Pod {database_pod}",
+                        "reason": "BackOff", "message": "image"}
+
+
 def claim(size="8Gi", storage_class=None, mode="ReadWriteOnce", **status):
     spec = {
         "accessModes": [mode],

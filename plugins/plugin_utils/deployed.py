@@ -1,0 +1,110 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The version of MLflow that an instance runs, and what follows from it for another version."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ansible_collections.mlops.mlflow.plugins.module_utils import versions
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.database import postgresql_major
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
+
+if TYPE_CHECKING:
+    from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
+
+MAJOR = f"{manifests.MANAGER}/postgresql-major"
+"""Annotation of the database's volume (roles/database/templates/server.yaml.j2)."""
+TAG = re.compile(r":v?([0-9]+\.[0-9]+\.[0-9]+(?:rc[0-9]+)?)(?:[-@].*)?$")
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What the workload of the server runs.
+
+    Attributes:
+        version: of MLflow, or empty where neither the workload nor its image's tag says it.
+        image: of the server.
+    """
+
+    version: str
+    image: str
+
+
+def ref(model: Model) -> Ref:
+    """The workload of the server."""
+    kaiwo = model.variables.mlflow_server_kaiwo
+    group, kind = ("kaiwo.silogen.ai", "KaiwoService") if kaiwo else ("apps", "Deployment")
+    return Ref(group, kind, model.instance.namespace, model.mlflow_server.name)
+
+
+def of(live: dict[Ref, dict], model: Model) -> Deployed | None:
+    """The version that an instance runs; None where it is not deployed.
+
+    Args:
+        live: live objects, with the server's workload among them.
+        model: the instance.
+    """
+    workload = live.get(ref(model))
+    if not workload:
+        return None
+    template = manifests.pod_template(workload) or {}
+    containers = (template.get("spec") or {}).get("containers") or []
+    image = next((container.get("image", "") for container in containers if container.get("name") == "mlflow"), "")
+    found = TAG.search(image)
+    return Deployed(manifests.annotation(workload, manifests.VERSION) or (found.group(1) if found else ""), image)
+
+
+def refusal(live: dict[Ref, dict], model: Model) -> str:
+    """Why what is rendered cannot take the place of what there is, as a sentence; empty when it can.
+
+    Args:
+        live: live objects, with the server's workload and the volume of the database among them.
+        model: the instance.
+    """
+    return too_old(live, model) or other_postgresql(live, model)
+
+
+def other_postgresql(live: dict[Ref, dict], model: Model) -> str:
+    """The sentence for an image of PostgreSQL with another major version than that of the database's volume.
+
+    Volumes that were made before they had the annotation have the version of the image that runs on them.
+    """
+    database, namespace = model.database, model.instance.namespace
+    claim = live.get(Ref("", "PersistentVolumeClaim", namespace, database.volume))
+    if not database.major or not claim or not model.variables.database_persistence:
+        return ""
+    major = manifests.annotation(claim, MAJOR)
+    workload = live.get(Ref("apps", "StatefulSet", namespace, database.name))
+    if not major and workload:
+        containers = (manifests.pod_template(workload) or {}).get("spec", {}).get("containers") or [{}]
+        major = postgresql_major(containers[0].get("image", ""))
+    if not major or major == database.major:
+        return ""
+    return (f"The image {database.image} has PostgreSQL {database.major}, which cannot read the volume {database.volume}"
+            f" of PostgreSQL {major}; keep an image of {major} (database_image, images_postgresql_version), or deploy"
+            " another instance with the newer one and restore a backup of this one into it (playbooks/restore.yml with"
+            f" mlflow_restore_from={namespace}/{model.instance.name}).")
+
+
+def too_old(live: dict[Ref, dict], model: Model) -> str:
+    """Why the version of the model cannot take the place of what runs, as a sentence; empty when it can.
+
+    A server that is closed while a backup is restored may be older, since its database is replaced, and so may one that
+    a playbook rolls back.
+    """
+    v, wanted = model.variables, model.instance.version
+    if v.get("_mlflow_version") or model.mlflow_server.closed_because:
+        return ""
+    found = of(live, model)
+    if not found or not found.version or not versions.newer(wanted, [found.version]):
+        return ""
+    return (f"mlflow_version is {wanted}, and instance {model.instance.name} runs MLflow {found.version}, whose"
+            f" database an older version cannot read; set mlflow_version to {found.version}, go back to the version before the"
+            " last upgrade by playbooks/rollback.yml, or restore a backup of the older version by"
+            " playbooks/restore.yml with mlflow_restore_set.")

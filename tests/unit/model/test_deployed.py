@@ -1,0 +1,84 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The version that an instance runs, and versions that may take its place."""
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, deployed, render
+from model_tests import resolved
+
+
+def live(role="mlflow_server", **variables) -> dict:
+    """The objects of a component as an earlier run with these variables applied them."""
+    model = resolved(variables)
+    objects = render.render(components.by_role(role), model, {})
+    for obj in objects:
+        obj["metadata"]["namespace"] = model.instance.namespace
+    return {deployed.Ref.of(obj): obj for obj in objects}
+
+
+def test_a_lower_version_is_refused_with_the_way_back():
+    sentence = deployed.too_old(live(mlflow_version="3.17.2"), resolved({"mlflow_version": "3.10.0"}))
+    assert sentence.startswith("mlflow_version is 3.10.0, and instance sound runs MLflow 3.17.2")
+    assert "playbooks/rollback.yml" in sentence and "set mlflow_version to 3.17.2" in sentence
+
+
+@pytest.mark.parametrize("variables", [
+    {"mlflow_version": "3.17.2"}, {"mlflow_version": "3.15.0"},
+    # by rollback.yml, and by restore.yml, which replaces the database
+    {"mlflow_version": "3.10.0", "_mlflow_version": "3.10.0"},
+    {"mlflow_version": "3.10.0", "_mlflow_server_closed": "A backup is restored."},
+])
+def test_other_versions_are_not(variables):
+    assert not deployed.too_old(live(mlflow_version="3.15.0"), resolved(variables))
+
+
+def test_nothing_is_refused_where_nothing_runs():
+    assert not deployed.too_old({}, resolved({"mlflow_version": "3.10.0"}))
+
+
+@pytest.mark.parametrize(("image", "version"), [
+    ("ghcr.io/mlflow/mlflow:v3.12.0-full", "3.12.0"), ("localhost/mlops-mlflow/mlflow:3.10.0-0a1b2c3d", "3.10.0"),
+    ("registry.example.com:5000/mlflow:team", ""), ("registry.example.com/team/mlflow:3.15.0", "3.15.0"),
+])
+def test_the_version_of_older_deployments_is_that_of_the_image(image, version):
+    model = resolved({"mlflow_server_image": image})
+    objects = live(mlflow_server_image=image)
+    objects[deployed.ref(model)]["metadata"]["annotations"].clear()
+    assert deployed.of(objects, model) == deployed.Deployed(version, image)
+
+
+def test_a_playbook_deploys_another_version_than_the_inventory_says():
+    model = resolved({"mlflow_version": "3.17.2", "mlflow_image_source": "build", "_mlflow_version": "3.15.0",
+                      "_mlflow_server_image": "localhost/mlops-mlflow/mlflow:3.15.0-0a1b2c3d"})
+    assert model.instance.version == "3.15.0"
+    assert model.mlflow_server.image == "localhost/mlops-mlflow/mlflow:3.15.0-0a1b2c3d"
+    assert model.backup.settings["manifest"]["mlflow_version"] == "3.15.0"
+    newer = resolved({"mlflow_version": "3.15.0", "_mlflow_version": "3.17.2"})
+    assert newer.mlflow_server.image == "ghcr.io/mlflow/mlflow:v3.17.2-full"
+
+
+def test_latest_stays_what_a_playbook_upgraded_it_to():
+    model = resolved({"mlflow_version": "latest", "_mlflow_version": "3.16.0"})
+    (config,) = [obj for ref, obj in live(mlflow_version="latest", _mlflow_version="3.16.0").items()
+                 if ref.kind == "ConfigMap"]
+    assert model.instance.latest and config["metadata"]["annotations"]["mlops.mlflow/version"] == "3.16.0"
+
+
+@pytest.mark.parametrize("known_by", ["volume", "image"])
+def test_another_major_version_of_postgresql_is_refused(known_by):
+    objects = live("database", database_image="postgres:15.6-alpine")
+    for obj in objects.values():
+        if obj["kind"] == ("StatefulSet" if known_by == "volume" else "PersistentVolumeClaim"):
+            obj["spec"].pop("template", None)
+            obj["metadata"]["annotations"].pop(deployed.MAJOR, None)
+    sentence = deployed.refusal(objects, resolved({"database_image": "postgres:16"}))
+    assert sentence.startswith("The image postgres:16 has PostgreSQL 16, which cannot read the volume "
+                               "sound-database-postgresql of PostgreSQL 15; keep an image of 15")
+    assert not deployed.refusal(objects, resolved({"database_image": "postgres:15.8"}))
+    assert not deployed.refusal(objects, resolved({"database_image": "registry.example.com:5000/postgres:ours"}))
+    assert not deployed.refusal(objects, resolved({"database_type": "mariadb"}))

@@ -1,0 +1,106 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""maintain.py on a real database of the newest MLflow, with artifacts in a folder."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sqlite3
+import subprocess
+
+import pytest
+from mlflow_servers import binaries, config, environment
+
+FILL = """
+import os, pathlib
+from mlflow.tracking import MlflowClient
+client = MlflowClient(os.environ["MLFLOW_BACKEND_STORE_URI"])
+root = os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
+experiment = client.create_experiment("trees", artifact_location=root + "/1")
+runs = [client.create_run(experiment).info for _number in range(3)]
+for run in runs:
+    client.log_text(run.run_id, "x" * 100, "model/MLmodel")
+client.create_registered_model("forest")
+client.create_model_version("forest", runs[0].artifact_uri + "/model", runs[0].run_id)
+client.set_registered_model_alias("forest", "champion", "1")
+client.create_model_version("forest", root + "/1/" + "0" * 32 + "/artifacts/gone", runs[2].run_id)
+client.delete_model_version("forest", "2")
+client.create_model_version("forest", root + "/1/" + "0" * 32 + "/artifacts/gone")
+for run in runs[:2]:
+    client.delete_run(run.run_id)
+(pathlib.Path(root) / "1" / ("f" * 32)).mkdir()
+(pathlib.Path(root) / "99").mkdir()
+print(" ".join(run.run_id for run in runs))
+"""
+
+
+class Instance:
+    def __init__(self, version, folder):
+        self.version, self.folder = version, folder
+        self.run("-c", "import prepare; prepare.migrate()")
+        self.runs = self.run("-c", FILL).strip().splitlines()[-1].split()
+
+    def run(self, *arguments, **variables):
+        done = subprocess.run([binaries(self.version) / "python", *arguments], cwd=self.folder, capture_output=True,
+                              text=True, timeout=600, check=False,
+                              env=environment(self.version, self.folder, **variables))
+        assert not done.returncode, done.stderr[-3000:]
+        return done.stdout
+
+    def maintain(self, *tasks, dry_run=False, days=0):
+        settings = json.dumps({"tasks": tasks, "older_than_days": days, "dry_run": dry_run})
+        out = self.run(str(config(self.folder) / "maintain.py"), MAINTENANCE=settings)
+        return json.loads(base64.b64decode("".join(line.partition("RESULT ")[2] for line in out.splitlines()
+                                                   if line.startswith("RESULT "))))
+
+    def execute(self, statement):
+        with sqlite3.connect(self.folder / "mlflow.db") as connection:
+            return connection.execute(statement).fetchall()
+
+    def artifacts(self, run):
+        return [path for path in (self.folder / "artifacts/1" / run).rglob("*") if path.is_file()]
+
+
+@pytest.fixture(scope="module")
+def instance(newest, tmp_path_factory):
+    return Instance(newest, tmp_path_factory.mktemp("maintain"))
+
+
+def test_a_dry_run_reports_and_changes_nothing(instance):
+    kept, gone, _active = instance.runs
+    before = (instance.folder / "mlflow.db").read_bytes()
+    found = instance.maintain("gc", "vacuum", "reindex", dry_run=True)
+    assert found["gc"]["runs"] == [gone] and found["gc"]["spared"] == {kept: ["forest 1 (alias champion)"]}
+    assert found["indexes"] == {"missing": [], "invalid": []}, "a schema that MLflow has just made lacks nothing"
+    assert sorted(found["orphans"]["folders"]) == ["1/" + "f" * 32 + "/", "99/"]
+    assert [entry.partition(":")[0] for entry in found["orphans"]["versions"]] == ["forest 3"]
+    assert found["database"]["bytes"] == len(before) and found["done"] == []
+    assert (instance.folder / "mlflow.db").read_bytes() == before
+    assert instance.maintain(dry_run=True, days=1)["gc"] == {"runs": [], "spared": {}}
+
+
+def test_what_was_found_is_done_and_registered_versions_keep_their_runs(instance):
+    kept, gone, active = instance.runs
+    found = instance.maintain("gc", "vacuum", "reindex")
+    assert "removed 1 deleted runs" in found["done"] and "ANALYZE" in found["done"]
+    assert not found["gc"]["failed"]
+    left = {row[0] for row in instance.execute("SELECT run_uuid FROM runs")}
+    assert left == {kept, active}
+    assert not instance.artifacts(gone) and instance.artifacts(kept) and instance.artifacts(active)
+    assert instance.execute("SELECT count(*) FROM sqlite_stat1")[0][0] > 0
+    again = instance.maintain("gc", "reindex")
+    assert again["done"] == [] and again["gc"]["runs"] == []
+
+
+def test_an_index_that_was_lost_is_created(instance):
+    indexes = instance.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+                               " AND name LIKE 'index_%'")
+    name = indexes[0][0]
+    instance.execute(f"DROP INDEX {name}")
+    lost = instance.maintain(dry_run=True)["indexes"]["missing"]
+    assert len(lost) == 1 and name in lost[0]
+    assert instance.maintain("reindex")["done"] == [f"CREATE INDEX {name}"]
+    assert (name,) in instance.execute("SELECT name FROM sqlite_master WHERE type = 'index'")
