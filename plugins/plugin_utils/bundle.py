@@ -20,7 +20,7 @@ import yaml
 
 HIDDEN = "(secret)"
 SHORTEST = 6
-"""Characters from which a Secret's value is looked for in texts; shorter ones, such as user names, are in many words."""
+"""Characters from which a Secret's value is looked for in texts; shorter ones, such as users, are in many words."""
 SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
 CREDENTIALS = re.compile(r"(//)[^/@\s]*:[^/@\s]*@")
 AUTHORIZATION = re.compile(r"(authorization[\"']?\s*[:=]\s*[\"']?)(?:(?:basic|bearer)\s+)?[^\s\"',]+", re.IGNORECASE)

@@ -86,10 +86,12 @@ def other_postgresql(live: dict[Ref, dict], model: Model) -> str:
         major = postgresql_major(containers[0].get("image", ""))
     if not major or major == database.major:
         return ""
-    return (f"The image {database.image} has PostgreSQL {database.major}, which cannot read the volume {database.volume}"
-            f" of PostgreSQL {major}; keep an image of {major} (database_image, images_postgresql_version), or deploy"
-            " another instance with the newer one and restore a backup of this one into it (playbooks/restore.yml with"
-            f" mlflow_restore_from={namespace}/{model.instance.name}).")
+    return (
+        f"The image {database.image} has PostgreSQL {database.major}, which cannot read the volume {database.volume} of"
+        f" PostgreSQL {major}; keep an image of {major} (database_image, images_postgresql_version), or deploy another"
+        " instance with the newer one and restore a backup of this one into it (playbooks/restore.yml with"
+        f" mlflow_restore_from={namespace}/{model.instance.name})."
+    )
 
 
 def too_old(live: dict[Ref, dict], model: Model) -> str:
@@ -104,7 +106,9 @@ def too_old(live: dict[Ref, dict], model: Model) -> str:
     found = of(live, model)
     if not found or not found.version or not versions.newer(wanted, [found.version]):
         return ""
-    return (f"mlflow_version is {wanted}, and instance {model.instance.name} runs MLflow {found.version}, whose"
-            f" database an older version cannot read; set mlflow_version to {found.version}, go back to the version before the"
-            " last upgrade by playbooks/rollback.yml, or restore a backup of the older version by"
-            " playbooks/restore.yml with mlflow_restore_set.")
+    return (
+        f"mlflow_version is {wanted}, and instance {model.instance.name} runs MLflow {found.version}, whose database an"
+        f" older version cannot read; set mlflow_version to {found.version}, go back to the version before the last"
+        " upgrade by playbooks/rollback.yml, or restore a backup of the older version by playbooks/restore.yml with"
+        " mlflow_restore_set."
+    )

@@ -62,8 +62,12 @@ def test_a_rehearsal_says_before_what_a_rollback_would_lose():
     lines = backups.rehearsal_lines(rehearsal(), closed=False)
     assert "New tables: issues." in lines and "Table trace_tags has 0 of 9 rows afterwards." in lines
     assert "Indexes that the migration loses: runs: by_name (name)." in lines
-    assert lines[-2:] == ["The server answers during the upgrade.", "A rollback undoes the migration, and what is logged"
-                          " meanwhile stays (columns that stay longer: experiment_tags.value)."]
-    lines = backups.rehearsal_lines(rehearsal(possible=False, reason="The downgrade of abc does nothing."), closed=True)
+    assert lines[-2:] == [
+        "The server answers during the upgrade.",
+        "A rollback undoes the migration, and what is logged meanwhile stays (columns that stay longer:"
+        " experiment_tags.value).",
+    ]
+    without = rehearsal(possible=False, reason="The downgrade of abc does nothing.")
+    lines = backups.rehearsal_lines(without, closed=True)
     assert lines[-2:] == ["The server is closed during the migration.", "A rollback restores the backup, and what is"
                           " logged after the upgrade would be lost. The downgrade of abc does nothing."]
