@@ -20,9 +20,9 @@ from mlflow_servers import ROOT, VERSIONS, binaries, config, environment, load, 
 BACKUP = ROOT / "roles/backup/files"
 NEWEST = VERSIONS[-1]
 ALL = bool(os.environ.get("MLOPS_UPGRADES"))
-"""Whether all pairs of version and database are run, by `make upgrades`; one of each takes a minute."""
+"""Whether all pairs of version and database are run, by `make upgrades`; one takes 40 s of processor."""
 PAIRS = [(version, dialect) for version in VERSIONS[:-1] for dialect in ("postgresql", "sqlite", "mysql")]
-DEFAULT = [(VERSIONS[0], "postgresql"), (VERSIONS[-2], "sqlite")]
+DEFAULT = [(VERSIONS[0], "postgresql")]
 mariadb = unit.mariadb
 
 CREATE = """
@@ -60,6 +60,7 @@ folder = pathlib.Path(sys.argv[1])
 folder.mkdir()
 print("FOUND " + json.dumps(rehearsal.Rehearsal(database, database, folder, print).run()))
 """
+UNKNOWN = "import databases, schema; print(schema.unknown(databases.open_database().engine()))"
 UNDO = """
 import databases, rehearsal, sys
 rehearsal.undo(databases.open_database().engine(), None, {"alembic_version": sys.argv[1]})
@@ -120,6 +121,7 @@ def test_an_upgrade_is_undone_and_what_was_logged_meanwhile_stays(version, diale
 
     database.python(NEWEST, MIGRATE)
     database.python(NEWEST, LOG, "meanwhile")
+    assert database.python(version, UNKNOWN).split() == [found["revision"]]
     refusal = database.python(version, MIGRATE, fails=True).strip().splitlines()[-1]
     assert f"which MLflow {version} does not know" in refusal and "playbooks/rollback.yml" in refusal, refusal
 

@@ -101,6 +101,8 @@ class Backup:
             log("there is nothing to back up")
             return {"set": None, "removed": []}
         try:
+            if self.options.kind == "before-upgrade":
+                self._refuse_migrated()
             with maintenance_lock.held(os.environ["MLFLOW_BACKEND_STORE_URI"], "a backup", LOCK_SECONDS):
                 manifest = self._create()
                 removed = self._prune(dry_run=False)
@@ -111,6 +113,19 @@ class Backup:
         if self.options.verify:
             result["verified"] = self._verify(manifest)
         return result
+
+    def _refuse_migrated(self):
+        """A set of a database that was migrated already would be none to go back to."""
+        import schema
+
+        revision = schema.unknown(databases.open_database().engine())
+        if revision:
+            version = self.settings["manifest"]["mlflow_version"]
+            raise BackupError(
+                f"The schema of the database has revision {revision}, which MLflow {version} does not know: an upgrade"
+                " was interrupted after its migration. Finish it by playbooks/site.yml with mlflow_version of the newer"
+                " version, or undo it by playbooks/rollback.yml with the mlflow_rollback_set from before it."
+            )
 
     def _record_failure(self):
         try:

@@ -159,6 +159,16 @@ def steps(table, older, newer):
              "undone": undone(pathlib.Path(script.path).read_text(encoding="utf-8"))} for script in found]
 
 
+def unknown(engine):
+    """The revision of a database of MLflow that this version does not know, since a newer one migrated it; else
+    empty."""
+    from alembic.script import ScriptDirectory
+
+    revision = revisions(engine)[MAIN]
+    known = {script.revision for script in ScriptDirectory.from_config(config(MAIN, "sqlite://")).walk_revisions()}
+    return revision if revision and revision not in known else ""
+
+
 def undone(source):
     """How a revision is undone, by its source; see ``steps``."""
     functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
