@@ -13,6 +13,14 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
   # A first start that was cut off leaves no PG_VERSION in PGDATA, for the cluster is made beside it and moved in whole.
   new=$PGDATA.new
   rm -rf "$new"
+  # initdb asks for the name of its user, whom the platform may have chosen (OpenShift).
+  if ! whoami >/dev/null 2>&1; then
+    NSS_WRAPPER_PASSWD=$(mktemp) NSS_WRAPPER_GROUP=$(mktemp)
+    printf 'postgres:x:%s:%s::%s:/bin/sh\n' "$(id -u)" "$(id -g)" "$PGDATA" > "$NSS_WRAPPER_PASSWD"
+    printf 'postgres:x:%s:\n' "$(id -g)" > "$NSS_WRAPPER_GROUP"
+    LD_PRELOAD=libnss_wrapper.so
+    export LD_PRELOAD NSS_WRAPPER_PASSWD NSS_WRAPPER_GROUP
+  fi
   passwords=$(mktemp)
   printf '%s\n' "$POSTGRES_PASSWORD" > "$passwords"
   # shellcheck disable=SC2086  # several options may stand in POSTGRES_INITDB_ARGS
@@ -26,6 +34,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     createdb --username="$user" --maintenance-db=postgres "$database"
     pg_ctl --pgdata="$new" --wait --silent --mode=fast stop
   fi
+  unset LD_PRELOAD
   rm -rf "$PGDATA"
   mv "$new" "$PGDATA"
 fi
