@@ -42,8 +42,8 @@ KIND_ORDER = (
     "PersistentVolume", "PersistentVolumeClaim", "VolumeSnapshot", "ClusterRole", "ClusterRoleBinding", "Role",
     "RoleBinding", "ClusterIssuer", "Issuer", "Certificate", "Service", "Job", "CronJob", "DaemonSet", "StatefulSet",
     "Deployment", "HorizontalPodAutoscaler", "VerticalPodAutoscaler", "PodDisruptionBudget", "IngressClass", "Ingress",
-    "GatewayClass", "Gateway", "ReferenceGrant", "HTTPRoute", "ServiceMonitor", "PodMonitor", "Probe", "PrometheusRule",
-    "GrafanaDashboard",
+    "GatewayClass", "Gateway", "ReferenceGrant", "HTTPRoute", "Route", "ServiceMonitor", "PodMonitor", "Probe",
+    "PrometheusRule", "GrafanaDashboard",
 )
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 

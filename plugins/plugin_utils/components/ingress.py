@@ -39,6 +39,7 @@ WRONG_TLS = {
     ("ingress", "self_signed"): "cert_manager with an issuer of that kind, or secret",
     ("gateway", "self_signed"): "controller, or cert_manager with an issuer of that kind",
     ("gateway", "secret"): "controller, since the certificate belongs to the Gateway's listener",
+    ("route", "self_signed"): "controller for the certificate of the router, or secret",
 }
 """For each ingress type the values of ingress_tls that cannot work, and what can."""
 REWRITING = {"": "annotations of your controller in ingress_annotations", "nginx": "", "traefik": "",
@@ -180,7 +181,7 @@ class Ingress(Component):
         return [Probe(self.role, self.title, "server", parameters)]
 
     def unsupported(self, v: Variables, model: Model) -> Iterator[str]:
-        if v.mlflow_engine == "podman" and v.ingress_type in ("ingress", "gateway"):
+        if v.mlflow_engine == "podman" and v.ingress_type in ("ingress", "gateway", "route"):
             yield (f"ingress_type is {v.ingress_type} while mlflow_engine is podman, where no controller runs; set "
                    "ingress_type to proxy.")
 
@@ -277,7 +278,7 @@ class Ingress(Component):
         kind, preset, size = v.ingress_type, v.ingress_preset, v.ingress_max_body_size
         if not common.matches(r"[0-9]{1,12}(Ki|Mi|Gi|Ti)?", size):
             yield f"ingress_max_body_size is {size!r}; it must be a number of bytes such as 5Gi, or 0 for no limit."
-        elif size != "0" and kind in ("ingress", "gateway") and preset != "nginx":
+        elif size != "0" and kind in ("ingress", "gateway", "route") and preset != "nginx":
             with_preset = f" with ingress_preset {preset}" if preset else ""
             yield (f"ingress_max_body_size is {size} while ingress_type is {kind}{with_preset}, which has no such "
                    "limit; only proxy and the "
@@ -311,7 +312,7 @@ class Ingress(Component):
             yield ("mlflow_network_policy is true while mlflow_server_service_type is "
                    f"{v.mlflow_server_service_type}, by which clients "
                    f"connect that are no pods; add their networks to mlflow_network_policy_clients.")
-        if kind not in ("ingress", "gateway"):
+        if kind not in ("ingress", "gateway", "route"):
             return
         if preset in BALANCER_NETWORKS and not has_networks:
             yield (f"mlflow_network_policy is true while ingress_preset is {preset}, whose load balancer is no pod; "
@@ -336,6 +337,17 @@ class Ingress(Component):
                    f"add {scheme}: https to "
                    "mlflow_server_service_annotations, with a ServersTransport that trusts the certificate, or leave "
                    "it empty.")
+
+    def _check_route(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.ingress_type != "route":
+            return
+        for host in v.ingress_hosts:
+            if host.startswith("*."):
+                yield (f"ingress_hosts holds {host!r} while ingress_type is route, of which each is for one host; name "
+                       "each host.")
+        if v.mlflow_server_tls_secret and (v.ingress_tls != "controller" or v.ingress_path):
+            yield ("mlflow_server_tls_secret is set while ingress_type is route, which then passes TLS through to the "
+                   "server; set ingress_tls to controller, and leave ingress_path empty.")
 
     def _check_certificate(self, v: Variables, model: Model) -> Iterator[str]:
         tls, certificate, key = v.ingress_tls, v.ingress_tls_certificate, v.ingress_tls_key

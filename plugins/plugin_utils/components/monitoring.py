@@ -529,7 +529,7 @@ def _exporters(v: Variables, model: Model) -> Iterator[dict]:
 
 def _certificate(v: Variables, model: Model) -> str:
     """The Secret with the certificate of an Ingress or a Gateway, where it is in the instance's namespace."""
-    if v.ingress_type in ("ingress", "gateway") and v.ingress_tls in ("secret", "cert_manager"):
+    if v.ingress_type in ("ingress", "gateway", "route") and v.ingress_tls in ("secret", "cert_manager"):
         return model.ingress.certificate_secret
     return ""
 

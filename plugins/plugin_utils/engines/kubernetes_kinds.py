@@ -36,6 +36,7 @@ LISTED = {
     # Of custom resources only those that can be all that a component has; clusters without them answer 404.
     ("external-secrets.io/v1", "ExternalSecret"): "externalsecrets",
     ("gateway.networking.k8s.io/v1", "HTTPRoute"): "httproutes",
+    ("route.openshift.io/v1", "Route"): "routes",
     ("monitoring.coreos.com/v1", "PodMonitor"): "podmonitors",
     ("monitoring.coreos.com/v1", "PrometheusRule"): "prometheusrules",
     ("monitoring.coreos.com/v1", "ServiceMonitor"): "servicemonitors",
@@ -45,7 +46,8 @@ LISTED = {
 Objects of any other kind are found again by the annotation ``mlops.mlflow/kinds`` of the objects beside them.
 """
 
-CUSTOM_GROUPS = ("external-secrets.io", "gateway.networking.k8s.io", "monitoring.coreos.com")
+CUSTOM_GROUPS = ("external-secrets.io", "gateway.networking.k8s.io", "monitoring.coreos.com",
+                 "route.openshift.io")
 """Groups of LISTED that a cluster may lack: whether it has them must be asked before something of them is applied."""
 
 STATIC = {

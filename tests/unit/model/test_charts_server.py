@@ -414,3 +414,50 @@ def test_a_uri_of_artifacts_goes_through_as_it_is(uri):
 ])
 def test_a_place_of_artifacts_that_cannot_be_is_refused(variables, sentence):
     assert [found for found in refused({"mlflow_engine": "kubernetes", **variables}) if found.startswith(sentence)]
+
+
+def test_a_route_of_openshift_for_each_host():
+    objects = rendered(ingress_type="route", ingress_hosts=["mlflow.apps.example.com", "ml.example.com"],
+                       ingress_path="/team", ingress_tls="secret", ingress_tls_secret="wildcard", ingress_timeout=120,
+                       ingress_annotations={"haproxy.router.openshift.io/balance": "leastconn"})
+    first, second = objects["Route mlflow-ingress"], objects["Route mlflow-ingress-2"]
+    assert [route["spec"]["host"] for route in (first, second)] == ["mlflow.apps.example.com", "ml.example.com"]
+    spec = first["spec"]
+    assert spec["path"] == "/team" and spec["to"]["name"] == "mlflow-server"
+    ports = objects["Service mlflow-server"]["spec"]["ports"]
+    assert spec["port"]["targetPort"] in names(ports)
+    assert spec["tls"] == {"termination": "edge", "insecureEdgeTerminationPolicy": "Redirect",
+                           "externalCertificate": {"name": "wildcard"}}
+    annotations = first["metadata"]["annotations"]
+    assert annotations["haproxy.router.openshift.io/timeout"] == "120s"
+    assert annotations["haproxy.router.openshift.io/balance"] == "leastconn"
+    assert annotations["haproxy.router.openshift.io/hsts_header"].startswith("max-age=")
+    # The router refuses this header there.
+    assert "Strict-Transport-Security" not in names(spec["httpHeaders"]["actions"]["response"])
+    assert objects["Role mlflow-ingress"]["rules"][0]["resourceNames"] == ["wildcard"]
+    assert objects["RoleBinding mlflow-ingress"]["subjects"][0]["namespace"] == "openshift-ingress"
+    server = environment(entry(pods(objects)["Deployment mlflow-server"], "mlflow"))
+    assert "https://mlflow.apps.example.com" in server["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
+
+
+def test_a_route_passes_the_tls_of_the_server_through():
+    route = rendered(ingress_type="route", ingress_hosts=["mlflow.example.com"], ingress_tls="controller",
+                     mlflow_server_tls_secret="server")["Route mlflow-ingress"]
+    assert route["spec"]["tls"] == {"termination": "passthrough", "insecureEdgeTerminationPolicy": "Redirect"}
+    assert route["spec"]["port"]["targetPort"] == "https" and "httpHeaders" not in route["spec"]
+
+
+ROUTE = {"ingress_type": "route", "ingress_hosts": ["mlflow.example.com"]}
+
+
+@pytest.mark.parametrize(("variables", "sentence"), [
+    ({**ROUTE, "mlflow_engine": "podman"}, "ingress_type is route while mlflow_engine is podman"),
+    ({**ROUTE, "ingress_tls": "self_signed"}, "ingress_tls is self_signed while ingress_type is route"),
+    ({**ROUTE, "ingress_hosts": ["mlflow.example.com", "*.example.com"]}, "ingress_hosts holds '*.example.com' while"),
+    ({**ROUTE, "mlflow_server_tls_secret": "s", "ingress_path": "/x", "ingress_tls": "controller"},
+     "mlflow_server_tls_secret is set while ingress_type is route"),
+    ({**ROUTE, "mlflow_network_policy": True}, "mlflow_network_policy_clients is empty while"),
+    ({**ROUTE, "ingress_max_body_size": "5Gi"}, "ingress_max_body_size is 5Gi while ingress_type is route"),
+])
+def test_a_route_that_cannot_be_is_refused(variables, sentence):
+    assert [found for found in refused({"mlflow_engine": "kubernetes", **variables}) if found.startswith(sentence)]
