@@ -87,7 +87,7 @@ CASES = {
     "proxy-rewrite": {"ingress_type": "proxy", "ingress_rewrite": True, "ingress_service_type": "LoadBalancer",
                       "ingress_service_node_port": 30443, "ingress_service_spec": {"ipFamilyPolicy": "SingleStack"}},
     "route": {"ingress_type": "route", "ingress_tls": "cert_manager", "ingress_issuer": "letsencrypt"},
-    "route-oidc": {"ingress_type": "route", "ingress_tls": "controller", **OIDC},
+    "route-oidc": {"ingress_type": "route", "ingress_tls": "controller", "ingress_path": "", **OIDC},
     "proxy": {"ingress_type": "proxy", "ingress_tls": "self_signed"},
     "proxy-http": {
         "ingress_type": "proxy",

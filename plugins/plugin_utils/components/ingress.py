@@ -339,13 +339,7 @@ class Ingress(Component):
                    "it empty.")
 
     def _check_route(self, v: Variables, model: Model) -> Iterator[str]:
-        if v.ingress_type != "route":
-            return
-        for host in v.ingress_hosts:
-            if host.startswith("*."):
-                yield (f"ingress_hosts holds {host!r} while ingress_type is route, of which each is for one host; name "
-                       "each host.")
-        if v.mlflow_server_tls_secret and (v.ingress_tls != "controller" or v.ingress_path):
+        if v.ingress_type == "route" and v.mlflow_server_tls_secret and (v.ingress_tls != "controller" or v.ingress_path):
             yield ("mlflow_server_tls_secret is set while ingress_type is route, which then passes TLS through to the "
                    "server; set ingress_tls to controller, and leave ingress_path empty.")
 

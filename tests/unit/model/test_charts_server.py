@@ -417,11 +417,13 @@ def test_a_place_of_artifacts_that_cannot_be_is_refused(variables, sentence):
 
 
 def test_a_route_of_openshift_for_each_host():
-    objects = rendered(ingress_type="route", ingress_hosts=["mlflow.apps.example.com", "ml.example.com"],
+    objects = rendered(ingress_type="route", ingress_hosts=["mlflow.apps.example.com", "*.ml.example.com"],
                        ingress_path="/team", ingress_tls="secret", ingress_tls_secret="wildcard", ingress_timeout=120,
                        ingress_annotations={"haproxy.router.openshift.io/balance": "leastconn"})
     first, second = objects["Route mlflow-ingress"], objects["Route mlflow-ingress-2"]
-    assert [route["spec"]["host"] for route in (first, second)] == ["mlflow.apps.example.com", "ml.example.com"]
+    assert [route["spec"]["host"] for route in (first, second)] == [
+        "mlflow.apps.example.com", "wildcard.ml.example.com"]
+    assert [route["spec"]["wildcardPolicy"] for route in (first, second)] == ["None", "Subdomain"]
     spec = first["spec"]
     assert spec["path"] == "/team" and spec["to"]["name"] == "mlflow-server"
     ports = objects["Service mlflow-server"]["spec"]["ports"]
@@ -453,7 +455,6 @@ ROUTE = {"ingress_type": "route", "ingress_hosts": ["mlflow.example.com"]}
 @pytest.mark.parametrize(("variables", "sentence"), [
     ({**ROUTE, "mlflow_engine": "podman"}, "ingress_type is route while mlflow_engine is podman"),
     ({**ROUTE, "ingress_tls": "self_signed"}, "ingress_tls is self_signed while ingress_type is route"),
-    ({**ROUTE, "ingress_hosts": ["mlflow.example.com", "*.example.com"]}, "ingress_hosts holds '*.example.com' while"),
     ({**ROUTE, "mlflow_server_tls_secret": "s", "ingress_path": "/x", "ingress_tls": "controller"},
      "mlflow_server_tls_secret is set while ingress_type is route"),
     ({**ROUTE, "mlflow_network_policy": True}, "mlflow_network_policy_clients is empty while"),
