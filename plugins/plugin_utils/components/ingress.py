@@ -339,7 +339,8 @@ class Ingress(Component):
                    "it empty.")
 
     def _check_route(self, v: Variables, model: Model) -> Iterator[str]:
-        if v.ingress_type == "route" and v.mlflow_server_tls_secret and (v.ingress_tls != "controller" or v.ingress_path):
+        passed_through = v.ingress_tls == "controller" and not v.ingress_path
+        if v.ingress_type == "route" and v.mlflow_server_tls_secret and not passed_through:
             yield ("mlflow_server_tls_secret is set while ingress_type is route, which then passes TLS through to the "
                    "server; set ingress_tls to controller, and leave ingress_path empty.")
 
