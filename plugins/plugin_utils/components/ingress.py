@@ -339,6 +339,9 @@ class Ingress(Component):
                    "it empty.")
 
     def _check_route(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.ingress_type == "route" and v.ingress_rewrite and (not v.ingress_path or v.mlflow_server_tls_secret):
+            yield ("ingress_rewrite is true while ingress_type is route, which rewrites a path such as /mlflow of "
+                   "requests that it reads; set ingress_path, and leave mlflow_server_tls_secret empty.")
         passed_through = v.ingress_tls == "controller" and not v.ingress_path
         if v.ingress_type == "route" and v.mlflow_server_tls_secret and not passed_through:
             yield ("mlflow_server_tls_secret is set while ingress_type is route, which then passes TLS through to the "

@@ -442,6 +442,13 @@ def test_a_route_of_openshift_for_each_host():
     assert "https://mlflow.apps.example.com" in server["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
 
 
+def test_a_route_rewrites_paths():
+    route = rendered(ingress_type="route", ingress_hosts=["mlflow.example.com"], ingress_path="/mlflow",
+                     ingress_rewrite=True)["Route mlflow-ingress"]
+    assert route["spec"]["path"] == "/mlflow" and "tls" not in route["spec"]
+    assert route["metadata"]["annotations"]["haproxy.router.openshift.io/rewrite-target"] == "/"
+
+
 def test_a_route_passes_the_tls_of_the_server_through():
     route = rendered(ingress_type="route", ingress_hosts=["mlflow.example.com"], ingress_tls="controller",
                      mlflow_server_tls_secret="server")["Route mlflow-ingress"]
@@ -457,6 +464,8 @@ ROUTE = {"ingress_type": "route", "ingress_hosts": ["mlflow.example.com"]}
     ({**ROUTE, "ingress_tls": "self_signed"}, "ingress_tls is self_signed while ingress_type is route"),
     ({**ROUTE, "mlflow_server_tls_secret": "s", "ingress_path": "/x", "ingress_tls": "controller"},
      "mlflow_server_tls_secret is set while ingress_type is route"),
+    ({**ROUTE, "ingress_rewrite": True, "mlflow_server_path_prefix": "/x"},
+     "ingress_rewrite is true while ingress_type is route"),
     ({**ROUTE, "mlflow_network_policy": True}, "mlflow_network_policy_clients is empty while"),
     ({**ROUTE, "ingress_max_body_size": "5Gi"}, "ingress_max_body_size is 5Gi while ingress_type is route"),
 ])
