@@ -471,3 +471,12 @@ ROUTE = {"ingress_type": "route", "ingress_hosts": ["mlflow.example.com"]}
 ])
 def test_a_route_that_cannot_be_is_refused(variables, sentence):
     assert [found for found in refused({"mlflow_engine": "kubernetes", **variables}) if found.startswith(sentence)]
+
+
+def test_the_probe_of_postgresql_needs_no_name_of_its_user():
+    """pg_isready looks for the name of a user that a platform has chosen, who has none."""
+    def ping(**variables):
+        container = entry(pods(rendered(**variables))["StatefulSet mlflow-database"], "postgresql")
+        return container["readinessProbe"]["exec"]["command"]
+
+    assert ping(mlflow_platform_ids=True)[-2:] == ["-U", "mlflow"] and "-U" not in ping()
