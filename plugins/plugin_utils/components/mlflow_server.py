@@ -56,7 +56,7 @@ OWN_UVICORN_ARGUMENTS = {
 }
 """Options of uvicorn that variables or MLflow itself set."""
 OWN_OIDC_ARGUMENTS = {
-    "--provider": "mlflow_server_oidc_issuer", "--oidc-issuer-url": "mlflow_server_oidc_issuer",
+    "--provider": "mlflow_server_oidc_provider", "--oidc-issuer-url": "mlflow_server_oidc_issuer",
     "--client-id": "mlflow_server_oidc_client_id", "--client-secret": "mlflow_server_oidc_client_secret",
     "--redirect-url": "mlflow_server_oidc_redirect_url", "--scope": "mlflow_server_oidc_scopes",
     "--email-domain": "mlflow_server_oidc_email_domains", "--allowed-group": "mlflow_server_oidc_groups",
@@ -67,6 +67,15 @@ OWN_OIDC_ARGUMENTS = {
     "--cookie-secret": "mlflow_server_auth_existing_secret",
 }
 """Options of oauth2-proxy that variables set; a second --email-domain beside the default of all lets in all."""
+WITHOUT_ISSUER = {
+    "google": ("https://accounts.google.com", "Google", ("--google-group",)),
+    "github": ("", "GitHub", ("--github-org", "--github-team", "--github-repo", "--github-user")),
+}
+"""Providers of oauth2-proxy that need no issuer: the issuer, the name, and the options that limit who may log in."""
+GROUPS_HEADER = "X-Forwarded-Groups"
+"""Header in which oauth2-proxy names the groups of the user, and which it removes from requests of clients."""
+RESERVED_HEADERS = ("authorization", "cookie", "host", "x-proxy-secret")
+"""Headers that cannot name a user."""
 ENCRYPTION_KEYS = {"webhooks": "webhook-key", "gateway": "kek-passphrase"}
 """Keys of the generated Secret (roles/mlflow_server/templates/config.yaml.j2)."""
 AUTH_KEYS = {
@@ -95,6 +104,7 @@ class Auth:
         own_secret: the name of that Secret.
         env: environment variables, by what of the Secrets they hold.
         redirect_url: where the identity provider sends users back to.
+        groups_header: header with the user's groups, or empty where they give no rights.
     """
 
     kind: str
@@ -105,6 +115,7 @@ class Auth:
     own_secret: str
     env: dict
     redirect_url: str
+    groups_header: str
 
     @property
     def behind_proxy(self) -> bool:
@@ -544,7 +555,8 @@ class MlflowServer(Component):
             return
         oidc = ("mlflow_server_oidc_issuer", "mlflow_server_oidc_client_id", "mlflow_server_oidc_client_secret",
                 "mlflow_server_oidc_existing_secret")
-        set_here = [name for name in (*AUTH_LOGINS, "mlflow_server_auth_admins") if v[name]]
+        set_here = [name for name in (*AUTH_LOGINS, "mlflow_server_auth_admins", "mlflow_server_auth_admin_groups")
+                    if v[name]]
         for variable in (*set_here, *[name for name in oidc if v[name]][:1]):
             yield (f"{variable} is set while mlflow_server_auth is none; set mlflow_server_auth to basic, proxy or "
                    "oidc, "
@@ -584,12 +596,24 @@ class MlflowServer(Component):
             if "," in name or ":" in name:
                 yield (f"mlflow_server_auth_admins holds {name!r}; give each name as an entry of its own, without "
                        "comma and colon.")
+        groups = v.mlflow_server_auth_admin_groups
+        for name in groups:
+            if "," in name:
+                yield (f"mlflow_server_auth_admin_groups holds {name!r}; a comma separates groups in the header, so "
+                       "name each group without one.")
+        if kind == "basic" and groups:
+            yield ("mlflow_server_auth_admin_groups is set while mlflow_server_auth is basic, whose users have no "
+                   "groups; set mlflow_server_auth to proxy or oidc, or leave it empty.")
+        header = v.mlflow_server_auth_groups_header
+        if groups and (not common.matches(r"[A-Za-z0-9-]+", header) or header.lower() in RESERVED_HEADERS
+                       or header.lower() == v.mlflow_server_auth_proxy_header.lower()):
+            yield (f"mlflow_server_auth_groups_header is {header!r}; it must be the name of a header of its own, such "
+                   "as X-Auth-Request-Groups.")
         if kind == "basic" and v.mlflow_server_auth_admins:
             yield ("mlflow_server_auth_admins is set while mlflow_server_auth is basic; give users rights by module "
                    "mlops.mlflow.mlflow_user.")
         header = v.mlflow_server_auth_proxy_header.lower()
-        if not common.matches(r"[A-Za-z0-9-]+", header) or header in ("authorization", "cookie", "host",
-                                                                      "x-proxy-secret"):
+        if not common.matches(r"[A-Za-z0-9-]+", header) or header in RESERVED_HEADERS:
             yield (f"mlflow_server_auth_proxy_header is {v.mlflow_server_auth_proxy_header!r}; it must be a header's "
                    "name, such as "
                    f"X-Auth-Request-Email.")
@@ -613,12 +637,35 @@ class MlflowServer(Component):
             yield from common.external_secret("mlflow_server_auth_external_secret",
                                               v.mlflow_server_auth_external_secret, needed, v)
 
+    def _open_to_all(self, v: Variables) -> Iterator[str]:
+        """A sentence where everybody with an account at a public provider could log in."""
+        issuer = v.mlflow_server_oidc_issuer
+        options = {argument.partition("=")[0] for argument in v.mlflow_server_oidc_extra_args}
+        if v.mlflow_server_oidc_email_domains or v.mlflow_server_oidc_groups:
+            return
+        for provider, (address, name, limits) in WITHOUT_ISSUER.items():
+            theirs = bool(address) and address.partition("//")[2] in issuer
+            if theirs or v.mlflow_server_oidc_provider == provider and not options & set(limits):
+                yield (f"mlflow_server_oidc_email_domains is empty while the provider is {name}, which would let in "
+                       f"everybody who has a {name} account; name your domains, or set {limits[0]} in "
+                       "mlflow_server_oidc_extra_args or mlflow_server_oidc_groups.")
+        if v.mlflow_server_oidc_provider == "gitlab" and issuer.rstrip("/") == "https://gitlab.com" and not (
+                options & {"--gitlab-group", "--gitlab-project"}):
+            yield ("mlflow_server_oidc_groups is empty while mlflow_server_oidc_issuer is gitlab.com, which would let "
+                   "in everybody who has an account there; name your groups.")
+        if v.mlflow_server_oidc_provider == "entra-id" and common.matches(
+                r".*/(common|organizations|consumers)(/.*)?", issuer) and "--entra-id-allowed-tenant" not in options:
+            yield ("mlflow_server_oidc_issuer is that of all tenants of Microsoft Entra ID; give the issuer of your "
+                   "tenant, or --entra-id-allowed-tenant in mlflow_server_oidc_extra_args.")
+
     def _check_oidc(self, v: Variables, model: Model) -> Iterator[str]:
         if v.mlflow_server_auth != "oidc":
             return
         issuer, redirect = v.mlflow_server_oidc_issuer, model.mlflow_server.auth.redirect_url
         in_secret = "client_id" in model.mlflow_server.auth.keys
-        for variable in ("mlflow_server_oidc_issuer", *(() if in_secret else ("mlflow_server_oidc_client_id",))):
+        provider = v.mlflow_server_oidc_provider
+        needed = [] if provider in WITHOUT_ISSUER else ["mlflow_server_oidc_issuer"]
+        for variable in (*needed, *(() if in_secret else ("mlflow_server_oidc_client_id",))):
             if not v[variable]:
                 yield f"{variable} is empty while mlflow_server_auth is oidc; give what the identity provider says."
         if in_secret and v.mlflow_server_oidc_client_id:
@@ -630,15 +677,11 @@ class MlflowServer(Component):
         elif "/.well-known/" in issuer:
             yield (f"mlflow_server_oidc_issuer is {issuer!r}, the discovery document; give the issuer, "
                    f"{issuer.split('/.well-known/')[0]}.")
-        if (
-            "accounts.google.com" in issuer
-            and not v.mlflow_server_oidc_email_domains
-            and not v.mlflow_server_oidc_groups
-        ):
-            yield ("mlflow_server_oidc_email_domains is empty while mlflow_server_oidc_issuer is Google's, which "
-                   "would let in everybody who "
-                   "has a Google account; name your domains.")
-        if "openid" not in v.mlflow_server_oidc_scopes:
+        if issuer and provider in WITHOUT_ISSUER:
+            yield (f"mlflow_server_oidc_issuer is set while mlflow_server_oidc_provider is {provider}, whose addresses "
+                   "are known; leave it empty, or set mlflow_server_oidc_provider to oidc.")
+        yield from self._open_to_all(v)
+        if provider != "github" and "openid" not in v.mlflow_server_oidc_scopes:
             yield "mlflow_server_oidc_scopes does not hold openid, without which no identity provider answers; add it."
         for scope in v.mlflow_server_oidc_scopes:
             if not common.matches(r"[!#-\[\]-~]+", scope):
@@ -772,7 +815,9 @@ def _auth(v: Variables, name: str, url: str) -> Auth:
     redirect = v.mlflow_server_oidc_redirect_url
     return Auth(kind, existing or own_secret, keys, secrets,
                 {part: keys[part] for part, secret in secrets.items() if secret == own_secret}, own_secret, env,
-                f"{url}/oauth2/callback" if redirect is None else redirect)
+                f"{url}/oauth2/callback" if redirect is None else redirect,
+                "" if not v.mlflow_server_auth_admin_groups
+                else GROUPS_HEADER if kind == "oidc" else v.mlflow_server_auth_groups_header)
 
 
 def _given(v: Variables) -> dict[str, dict]:

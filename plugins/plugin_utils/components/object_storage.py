@@ -273,6 +273,18 @@ class ObjectStorage(Component):
             yield ("object_storage_validate_certs is false while object_storage_ca gives certificates to verify with; "
                    "keep one of them.")
 
+    def _check_extra_buckets(self, v: Variables, model: Model) -> Iterator[str]:
+        kind = v.object_storage_type
+        if v.object_storage_extra_buckets and model.object_storage.endpoint.type not in ("s3", "gcs", "azure"):
+            yield f"object_storage_extra_buckets is set while object_storage_type is {kind}, which has no buckets."
+            return
+        for name in v.object_storage_extra_buckets:
+            if not _bucket_name(name, kind):
+                yield (f"object_storage_extra_buckets holds {common.hidden(name)}; a bucket's name has 3 to 63 "
+                       "lower-case letters, digits, '.' and '-'.")
+            elif name == v.object_storage_bucket:
+                yield f"object_storage_extra_buckets holds {name}, which is object_storage_bucket; remove it."
+
     def _check_bucket_settings(self, v: Variables, model: Model) -> Iterator[str]:
         kind = v.object_storage_type
         for setting in BUCKET_SETTINGS:
@@ -424,6 +436,8 @@ def _bucket_settings(v: Variables) -> dict:
     for setting in BUCKET_SETTINGS[1:]:
         value = v[f"object_storage_bucket_{setting}"]
         settings[setting] = None if value == "" else value
+    if v.object_storage_extra_buckets:
+        settings["extra"] = v.object_storage_extra_buckets
     asked = settings["create"] or any(value is not None for setting, value in settings.items() if setting != "create")
     return settings if asked and v.object_storage_type != "volume" else {}
 

@@ -9,6 +9,7 @@ expire_days             delete artifacts this many days after they were written
 expire_noncurrent_days  delete noncurrent versions this many days after they were replaced
 abort_multipart_days    delete multipart uploads that were never completed
 encryption, kms_key     default encryption, "AES256" or "aws:kms", and its key
+extra                   names of further buckets to create where there are none
 
 What is null is left as it is; of the days, null or 0 also removes the rule that an earlier run made. Rules that others
 made stay, a bucket is never deleted, and a second run changes nothing. The clients of the stores are in stores.py
@@ -333,7 +334,11 @@ def apply():
     kinds = {"s3": S3, "gcs": Gcs, "azure": Azure}
     if parameters["type"] not in kinds:
         raise RefusedError(f"the artifacts are at {uri}, which is no bucket; leave every {variables('*')} out")
-    kinds[parameters["type"]](stores.open_store(parameters), json.loads(os.environ["MLFLOW_BUCKET_SETTINGS"])).apply()
+    kind, wanted = kinds[parameters["type"]], json.loads(os.environ["MLFLOW_BUCKET_SETTINGS"])
+    kind(stores.open_store(parameters), wanted).apply()
+    for name in wanted.get("extra") or ():
+        store = stores.open_store({**parameters, "bucket": name})
+        kind(store, {"create": True, "location": wanted.get("location")}).create()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from werkzeug.datastructures import Authorization
 HEADER = os.environ["AUTH_PROXY_HEADER"]
 PROOF = os.environ["AUTH_PROXY_SECRET"].encode()
 ADMINS = set(filter(None, os.environ.get("AUTH_PROXY_ADMINS", "").split(",")))
+GROUPS_HEADER = os.environ.get("AUTH_PROXY_GROUPS_HEADER", "")
+ADMIN_GROUPS = set(filter(None, os.environ.get("AUTH_PROXY_ADMIN_GROUPS", "").split(",")))
 ADMINISTRATOR = os.environ["MLFLOW_AUTH_ADMIN_USERNAME"]
 GATEWAY = os.environ.get("_MLFLOW_STATIC_PREFIX", "").rstrip("/") + "/gateway/"
 
@@ -28,18 +30,33 @@ def proves(text):
 
 
 @cachetools.cached(cachetools.TTLCache(10000, ttl=60), lock=threading.Lock())
-def known(name):
-    """Make a person who comes for the first time a user, with MLflow's default permission."""
-    admin = name in ADMINS
+def known(name, admin):
+    """Make a person who comes for the first time a user, with MLflow's default permission.
+
+    With `admin` true or false the person is or is no administrator from now on; None leaves it as it is.
+    """
     if not auth.store.has_user(name):
         try:
-            auth.store.create_user(name, secrets.token_urlsafe(32), is_admin=admin)
+            auth.store.create_user(name, secrets.token_urlsafe(32), is_admin=bool(admin))
         except MlflowException:
             if not auth.store.has_user(name):  # another worker was not quicker; it is something else
                 raise
-    if admin and not auth.store.get_user(name).is_admin:
-        auth.store.update_user(name, is_admin=True)
+    if admin is not None and auth.store.get_user(name).is_admin != admin:
+        auth.store.update_user(name, is_admin=admin)
     return name
+
+
+def rank(name):
+    """Whether a person whom the proxy names is an administrator, or None where nothing here says so.
+
+    Where groups give the right, it ends with the membership: a person without any of them is none.
+    """
+    if name in ADMINS:
+        return True
+    if not ADMIN_GROUPS:
+        return None
+    groups = {group.strip() for group in request.headers.get(GROUPS_HEADER, "").split(",")}
+    return bool(groups & ADMIN_GROUPS)
 
 
 def person(name):
@@ -48,7 +65,7 @@ def person(name):
         name == ADMINISTRATOR and name not in ADMINS
     ):  # it has a password; a name that somebody gave himself is not enough
         return auth.make_basic_auth_response()
-    return Authorization("basic", {"username": known(name), "password": ""})
+    return Authorization("basic", {"username": known(name, rank(name)), "password": ""})
 
 
 def login():

@@ -120,6 +120,10 @@ CASES = {
 }
 
 
+OIDC = {"mlflow_server_auth": "oidc", "mlflow_server_oidc_client_id": "m", "mlflow_server_oidc_client_secret": "s",
+        "mlflow_server_oidc_redirect_url": "https://m.test/oauth2/callback"}
+
+
 def objects(variables: dict) -> dict[tuple[str, str], dict]:
     """What all components render on Kubernetes, by kind and name."""
     model = resolved({"mlflow_engine": "kubernetes", **variables})
@@ -208,6 +212,42 @@ def test_what_is_lost_is_said():
     assert '"emptyDir": {"sizeLimit": "8Gi"}' in volumes and "persistentVolumeClaim" not in volumes
 
 
+def arguments(variables: dict) -> list[str]:
+    """Of oauth2-proxy."""
+    return objects({**OIDC, **variables})[DEPLOYMENT]["spec"]["template"]["spec"]["containers"][1]["args"]
+
+
+def test_providers_of_oauth2_proxy():
+    """`oauth2Proxy.provider.name`."""
+    found = arguments({"mlflow_server_oidc_provider": "github", "mlflow_server_oidc_extra_args": ["--github-org=a"]})
+    assert {"--provider=github", "--skip-jwt-bearer-tokens=false", "--github-org=a"} <= set(found)
+    assert not [argument for argument in found if argument.startswith(("--oidc-issuer-url", "--scope"))]
+    found = arguments({"mlflow_server_oidc_provider": "google", "mlflow_server_oidc_email_domains": ["a.test"]})
+    assert {"--provider=google", "--scope=openid email profile", "--email-domain=a.test"} <= set(found)
+    found = arguments({"mlflow_server_oidc_provider": "entra-id", "mlflow_server_oidc_issuer": "https://a.test/t/v2.0"})
+    assert {"--provider=entra-id", "--oidc-issuer-url=https://a.test/t/v2.0", "--skip-jwt-bearer-tokens=true"} <= (
+        set(found))
+
+
+@pytest.mark.parametrize("kind, header", [("oidc", "X-Forwarded-Groups"), ("proxy", "X-Groups")])
+def test_administrators_by_group(kind, header):
+    """`oidcAuth.adminGroupName`."""
+    variables = {**(OIDC if kind == "oidc" else {}), "mlflow_server_auth": kind,
+                 "mlflow_server_auth_admin_groups": ["ml-admins"], "mlflow_server_auth_groups_header": "X-Groups",
+                 **({"mlflow_server_oidc_issuer": "https://i.test"} if kind == "oidc" else {})}
+    server = objects(variables)[DEPLOYMENT]["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": "AUTH_PROXY_GROUPS_HEADER", "value": header} in server["env"]
+    assert {"name": "AUTH_PROXY_ADMIN_GROUPS", "value": "ml-admins"} in server["env"]
+
+
+def test_further_buckets():
+    """`minio.buckets`."""
+    job = objects({"object_storage_extra_buckets": ["raw-data"]})["Job", "sound-server-migrate"]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    settings = next(entry["value"] for entry in container["env"] if entry["name"] == "MLFLOW_BUCKET_SETTINGS")
+    assert json.loads(settings)["extra"] == ["raw-data"] and "bucket" in container["command"]
+
+
 KUBERNETES = {"mlflow_engine": "kubernetes"}
 REFUSED = {
     "podman": ({"mlflow_server_service_port": 80}, "mlflow_server_service_port is 80 while mlflow_engine is podman"),
@@ -268,6 +308,26 @@ REFUSED = {
     "root": ({"mlflow_server_default_artifact_root": "bucket"}, "mlflow_server_default_artifact_root is 'bucket'"),
     "root-with-logins": ({"mlflow_server_auth": "basic", "mlflow_server_default_artifact_root": "s3://b/c"},
                          "give a URI that begins with mlflow-artifacts:"),
+    "github-for-all": ({**OIDC, "mlflow_server_oidc_provider": "github"}, "set --github-org in"),
+    "google-for-all": ({**OIDC, "mlflow_server_oidc_provider": "google"}, "while the provider is Google"),
+    "gitlab-for-all": ({**OIDC, "mlflow_server_oidc_provider": "gitlab",
+                        "mlflow_server_oidc_issuer": "https://gitlab.com"}, "mlflow_server_oidc_issuer is gitlab.com"),
+    "entra-for-all": ({**OIDC, "mlflow_server_oidc_provider": "entra-id",
+                       "mlflow_server_oidc_issuer": "https://login.microsoftonline.com/common/v2.0"},
+                      "that of all tenants of Microsoft Entra ID"),
+    "github-issuer": ({**OIDC, "mlflow_server_oidc_provider": "github", "mlflow_server_oidc_issuer": "https://i.test"},
+                      "mlflow_server_oidc_issuer is set while mlflow_server_oidc_provider is github"),
+    "provider": ({**OIDC, "mlflow_server_oidc_provider": "saml"}, "mlflow_server_oidc_provider must be one of"),
+    "admin-groups": ({"mlflow_server_auth": "basic", "mlflow_server_auth_admin_groups": ["a"]},
+                     "mlflow_server_auth_admin_groups is set while mlflow_server_auth is basic"),
+    "admin-group": ({"mlflow_server_auth": "proxy", "mlflow_server_auth_admin_groups": ["a,b"]},
+                    "mlflow_server_auth_admin_groups holds 'a,b'"),
+    "groups-header": ({"mlflow_server_auth": "proxy", "mlflow_server_auth_admin_groups": ["a"],
+                       "mlflow_server_auth_groups_header": "Cookie"}, "mlflow_server_auth_groups_header is 'Cookie'"),
+    "extra-buckets": ({"object_storage_extra_buckets": ["Raw"]}, "object_storage_extra_buckets holds 'Raw'"),
+    "extra-bucket": ({"object_storage_extra_buckets": ["mlflow"]}, "object_storage_extra_buckets holds mlflow"),
+    "extra-no-bucket": ({"object_storage_type": "volume", "object_storage_extra_buckets": ["raw-data"]},
+                        "object_storage_extra_buckets is set while object_storage_type is volume"),
     "template": ({**KUBERNETES, **STORE, "database_external_secret": {"value": {"key": "db"}},
                   "database_external_secret_template": {"data": {"username": "a"}}},
                  "database_external_secret_template.data has no password"),

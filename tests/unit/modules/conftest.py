@@ -267,5 +267,6 @@ def mlflow_proxied_server(tmp_path_factory):
             PYTHONPATH=str(ROLE_FILES), AUTH_PROXY_HEADER="X-Auth-Request-Email",
             AUTH_PROXY_SECRET="only-the-proxy-has-it",
             AUTH_PROXY_ADMINS="boss@example.com,founder@example.com",
+            AUTH_PROXY_GROUPS_HEADER="X-Auth-Request-Groups", AUTH_PROXY_ADMIN_GROUPS="ml-admins,ops",
             _MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN="of-the-server-for-its-jobs") as login:
         yield login

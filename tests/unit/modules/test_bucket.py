@@ -102,6 +102,14 @@ def test_s3_missing(s3):
     assert sentence in s3.refusal(versioning=True)
 
 
+def test_further_buckets(s3):
+    more = [f"{s3.name}-a", f"{s3.name}-b"]
+    s3_client(s3).create_bucket(Bucket=s3.name)
+    out = s3.apply(extra=more)
+    assert [f"'{name}' created" in out for name in (s3.name, *more)] == [False, True, True]
+    assert {s3.name, *more} <= {bucket["Name"] for bucket in s3_client(s3).list_buckets()["Buckets"]}
+
+
 @pytest.mark.parametrize("store", ["seaweedfs", "moto"])
 def test_s3_all_that_is_asked(request, store):
     url = request.getfixturevalue(store)

@@ -78,6 +78,26 @@ def test_a_name_alone_is_worth_nothing(by, secret, whoami, administrator, name):
     assert mlflow_api.find_user(administrator, name) is None
 
 
+@pytest.mark.parametrize("by", [by_headers, by_login])
+def test_groups_make_administrators(by, whoami, name):
+    def asked(groups, who=name):
+        options = by(who)
+        return whoami(**{**options, "headers": {**options.get("headers", {}), "X-Auth-Request-Groups": groups}})
+
+    assert asked("staff, ops") == (name, True)
+    assert asked("staff") == (name, False), "the right ends with the membership"
+    assert asked("not-ops,ml-admins-of-others", f"2{name}") == (f"2{name}", False)
+    assert asked("staff", "founder@example.com") == ("founder@example.com", True), "is listed by name"
+
+
+def test_groups_of_a_client_are_worth_nothing(whoami, administrator, name):
+    """They count only with the secret that the proxy has."""
+    administrator.call("/api/2.0/mlflow/users/create", {"username": name, "password": PASSWORD})
+    assert whoami(auth=(name, PASSWORD), headers={"X-Auth-Request-Groups": "ops"}) == (name, False)
+    assert whoami(**{**by_headers(name, "guessed"), "headers": {
+        **by_headers(name, "guessed")["headers"], "X-Auth-Request-Groups": "ops"}}) == 401
+
+
 @pytest.mark.parametrize("headers", [
     {}, {"X-Auth-Request-Email": "boss@example.com"}, {"X-Proxy-Secret": SECRET},
     {"X-Auth-Request-Email": "", "X-Proxy-Secret": SECRET},
