@@ -1,4 +1,4 @@
-"""Compares the templates of request_metrics.Routes with those that FastAPI and Flask match; run in MLflow's Python."""
+"""Compares the templates of request_routes.Routes with those that FastAPI and Flask match; run in MLflow's Python."""
 
 import json
 import os
@@ -7,12 +7,12 @@ import re
 import fastapi.routing
 import mlflow.server
 import mlflow.server.fastapi_app
-import request_metrics
+import request_routes
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
 application = mlflow.server.fastapi_app.app
-routes = request_metrics.Routes(application, os.environ.get("_MLFLOW_STATIC_PREFIX", ""))
+routes = request_routes.Routes(application, os.environ.get("_MLFLOW_STATIC_PREFIX", ""))
 flask = mlflow.server.app.url_map.bind("localhost")
 
 
@@ -30,10 +30,10 @@ def framework(method, path):
 
 
 counts, different = {"matched": 0, "others": 0}, []
-for template, _pattern, _methods in (*request_metrics.fastapi_routes(application), *request_metrics.flask_routes()):
+for template, _pattern, _methods in (*request_routes.fastapi_routes(application), *request_routes.flask_routes()):
     for text in ("abc", "x/y/z.bin", "12", "", "a\nb"):
         path = re.sub(r"[{<][^}>]*[}>]", text, template)
-        for method in request_metrics.METHODS:
+        for method in request_routes.METHODS:
             wanted, found = framework(method, path), routes.of(method, path)
             counts["others" if found == "other" else "matched"] += 1
             if wanted is not None and wanted != found:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import urllib.parse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Iterator
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Iterator
 import yaml
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import logins
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import mlflow_server
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import backup, mlflow_server
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import quantity
@@ -79,6 +80,8 @@ class MonitoringPart:
         jobs: what is scraped.
         annotations, pod_labels: of the exporter's pod, where the cluster's Prometheus finds pods by annotations.
         environment: variables of the exporter besides those of the server.
+        secret_environment: more of them, by name, as references to keys of Secrets.
+        backups: volume of the backups, and where the exporter mounts it; empty where they are in a bucket.
         login: Secret of the login with which the exporter reads the database, or empty: the server's.
         login_keys: its keys, by user and password.
         login_database: the database in which that login is made, where the collection runs it.
@@ -101,6 +104,8 @@ class MonitoringPart:
     annotations: dict
     pod_labels: dict
     environment: dict
+    secret_environment: dict
+    backups: dict
     login: str
     login_keys: dict
     login_database: dict
@@ -179,7 +184,8 @@ class Monitoring(Component):
     name = "monitoring"
     role = "monitoring"
     title = "The monitoring"
-    needs = ("mlflow_server",)
+    # The exporter reads what backups leave, with their credentials.
+    needs = ("mlflow_server", "backup")
     secrets = ("monitoring_alert_webhook_url", "monitoring_alert_email_password", "monitoring_alert_slack_url",
                "monitoring_alertmanager_config")
 
@@ -190,11 +196,14 @@ class Monitoring(Component):
             prometheus = built(v)["prometheus"] if model.instance.build else PROMETHEUS_IMAGE
         if alerts is None:
             alerts = built(v)["alertmanager"] if model.instance.build else ALERTMANAGER_IMAGE
+        login = _login(v, model, name)
         return MonitoringPart(
             name=name, jobs=_jobs(v, model, name), annotations=scraping.annotations(EXPORTER_PORT),
             pod_labels=(scraping.pod_labels(metrics.EXPORTER_JOB, model.instance.name)
                         if v.monitoring_type == "annotations" else {}),
-            environment=_environment(v, model), **_login(v, model, name),
+            environment=_environment(v, model), secret_environment=_secret_environment(v, model, login),
+            backups=({"claim": model.backup.claim, "path": model.backup.mount_path}
+                     if _sees_backups(v) and model.backup.claim else {}), **login,
             exporters=tuple(_exporters(v, model)), certificate=_certificate(v, model),
             certificate_folder=CERTIFICATE_FOLDER,
             unseen=_unseen(v, model), settings=_settings(v, model), interval=v.monitoring_interval,
@@ -227,9 +236,9 @@ class Monitoring(Component):
             return []
         inside = [{"podSelector": {"matchLabels": model.instance.labels}}]
         clients = [*inside, *map(common.peer, v.monitoring_clients)]
-        # The exporter opens what the server opens.
-        server = mlflow_server.MlflowServer().network(v, model)
-        networks = [Network(name="exporter", components=("monitoring-exporter",), egress=server.egress,
+        # The exporter opens what the server opens, and the store of the backups.
+        opened = (backup.Backup() if _sees_backups(v) else mlflow_server.MlflowServer()).network(v, model)
+        networks = [Network(name="exporter", components=("monitoring-exporter",), egress=opened.egress,
                             ingress=[_from(clients, EXPORTER_PORT)])]
         if v.monitoring_type == "prometheus":
             networks += [
@@ -450,7 +459,8 @@ def _settings(v: Variables, model: Model) -> rules.Settings:
     of_cluster = v.monitoring_type in ("operator", "annotations")
     measured = tuple(name for name, ours in claims.items() if ours) if of_cluster else ()
     return rules.Settings(
-        model.instance.namespace, model.instance.name, claims=measured,
+        model.instance.namespace, model.instance.name, claims=measured, backups=_sees_backups(v),
+        backup_interval_seconds=_backup_interval(v),
         thresholds=rules.Thresholds(**{**certificates, **v.monitoring_alert_thresholds}),
         objectives=rules.Objectives(**v.monitoring_objectives),
         changes=v.monitoring_alerts, extra=tuple(v.monitoring_rules_extra))
@@ -487,9 +497,37 @@ def _environment(v: Variables, model: Model) -> dict[str, str]:
     if certificates:
         environment |= {"MLOPS_EXPORTER_CERTIFICATES": ",".join(certificates),
                         "MLOPS_EXPORTER_CERTIFICATES_INTERVAL": "600"}
+    if _sees_backups(v):
+        environment |= {"BACKUP_STORE": json.dumps(model.backup.store, sort_keys=True),
+                        "MLOPS_EXPORTER_BACKUP_EXPECTED_INTERVAL": str(_backup_interval(v))}
+        if model.backup.claim:
+            volumes.append(f"backups={model.backup.mount_path}")
     if volumes:
         environment["MLOPS_EXPORTER_VOLUMES"] = ",".join(volumes)
     return environment
+
+
+def _secret_environment(v: Variables, model: Model, login: dict) -> dict[str, dict]:
+    """Variables of the exporter, by name, and the Secret and key of each."""
+    found = {f"MLOPS_EXPORTER_DATABASE_{variable}": {"name": login["login"], "key": login["login_keys"][key]}
+             for variable, key in {"USER": "user", "PASSWORD": "password"}.items() if login["login"]}
+    if _sees_backups(v):
+        found |= {variable: {"name": model.backup.secret, "key": key}
+                  for variable, key in model.backup.secret_env.items() if variable != "BACKUP_PASSPHRASE"}
+    return found
+
+
+def _sees_backups(v: Variables) -> bool:
+    """Whether the exporter reads what backups leave.
+
+    A volume that one node at a time mounts would keep backups on the node of the exporter.
+    """
+    return v.backup_type == "s3" or v.backup_type == "volume" and v.mlflow_engine == "podman"
+
+
+def _backup_interval(v: Variables) -> int:
+    """Longest time between two scheduled backups in seconds, or 0 where none are scheduled."""
+    return common.cron_interval(v.backup_schedule) if v.backup_schedule and common.cron(v.backup_schedule) else 0
 
 
 def _login(v: Variables, model: Model, name: str) -> dict[str, Any]:

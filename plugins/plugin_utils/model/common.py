@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import datetime
+import functools
 import ipaddress
 import re
 import urllib.parse
@@ -207,6 +209,51 @@ def cron(text: str) -> bool:
         return True
     parts = text.split()
     return len(parts) == 5 and all(_cron_field(part, *limits) for part, limits in zip(parts, CRON_FIELDS))
+
+
+CRON_NAMES = {"@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *", "@monthly": "0 0 1 * *", "@weekly": "0 0 * * 0",
+              "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@hourly": "0 * * * *"}
+GO_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+FIRST_DAY, DAYS_UNTIL_THEY_REPEAT = datetime.date(2000, 1, 1), 28 * 1461 // 4
+"""After 28 years, weekdays and leap years are the same again."""
+
+
+@functools.lru_cache(maxsize=256)
+def cron_interval(text: str) -> int:
+    """The longest time between two moments of a schedule that ``cron`` takes, in seconds; 0 where it has none."""
+    if text.startswith("@every "):
+        parts = re.findall(r"([0-9.]+)([a-z]+)", text.partition(" ")[2])
+        return round(sum(float(number) * GO_UNITS[unit] for number, unit in parts))
+    fields = CRON_NAMES.get(text, text).split()
+    minutes, hours, days, months, weekdays = (
+        _cron_values(field, *limits) for field, limits in zip(fields, CRON_FIELDS))
+    # Where both are restricted, one of them suffices.
+    either = not any(re.match(r"[*?](/1)?(,|$)", field) for field in (fields[2], fields[4]))
+    found = []
+    for number in range(DAYS_UNTIL_THEY_REPEAT):
+        day = FIRST_DAY + datetime.timedelta(number)
+        fits = (day.day in days, day.isoweekday() % 7 in weekdays)
+        if day.month in months and (any(fits) if either else all(fits)):
+            found.append(number)
+    times = sorted(60 * hour + minute for hour in hours for minute in minutes)
+    gaps = [after - before for before, after in zip(times, times[1:])] if found else []
+    gaps += [1440 * (after - before) + times[0] - times[-1] for before, after in zip(found, found[1:])]
+    return 60 * max(gaps, default=0)
+
+
+def _cron_values(text: str, least: int, most: int, names: tuple | list) -> set[int]:
+    """The numbers that a field of a valid schedule stands for."""
+    values: set[int] = set()
+    for part in text.split(","):
+        span, slash, step = part.partition("/")
+        ends = [least, most]
+        if span not in ("*", "?"):
+            ends = [number for number in (_cron_number(end, names, least) for end in span.split("-"))
+                    if number is not None]
+            if len(ends) == 1:
+                ends.append(most if slash else ends[0])
+        values.update(range(ends[0], ends[1] + 1, int(step or 1)))
+    return values
 
 
 def _cron_field(text: str, least: int, most: int, names: tuple | list) -> bool:

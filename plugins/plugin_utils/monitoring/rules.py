@@ -94,7 +94,8 @@ class Settings:
     Attributes:
         namespace, instance_name: values of the labels of all series.
         backups: whether backups are made; without them, no alert is about backups.
-        backup_interval_seconds: time between two backups, where the metric of it is missing.
+        backup_interval_seconds: time between two backups, where the metric of it is missing; 0: none are scheduled,
+            so none is late.
         claims: PersistentVolumeClaims whose use the kubelet measures; empty where no kubelet is scraped.
         runbooks_url: URL of the page of runbooks; the anchor of the alert is appended.
         thresholds, objectives: see there.
@@ -493,7 +494,7 @@ def _backup_alerts(settings: Settings) -> list[dict]:
                 f"vector({settings.backup_interval_seconds}))")
     first = f"{int(settings.backup_interval_seconds * limit.backup_late_factor)}s"
     unverified = limit.backup_verified_days * DAY
-    return [
+    late = [
         _alert(settings, "MLflowBackupLate", "critical",
                f"(time() - ({last} > 0)) > {_number(limit.backup_late_factor)} * {interval}",
                "The backup is late",
@@ -504,6 +505,9 @@ def _backup_alerts(settings: Settings) -> list[dict]:
                "There is no backup",
                "backups are on, one is expected every {{ $value | humanizeDuration }}, and there is none.",
                wait=first, wait_is_threshold=True, reason="none"),
+    ] if settings.backup_interval_seconds else []
+    return [
+        *late,
         _alert(settings, "MLflowBackupFailed", "warning",
                f"{failed} > ({last} or vector(0))",
                "The backup failed",

@@ -57,7 +57,7 @@ COLLECTORS = (
     Collector("round_trip", "MLFLOW_TRACKING_URI", 300, 60, down="mlflow_round_trip_success"),
     Collector("certificates", "MLOPS_EXPORTER_CERTIFICATES", 3600, 30),
     Collector("volumes", "MLOPS_EXPORTER_VOLUMES", 60, 10),
-    Collector("backups", "MLOPS_EXPORTER_BACKUP_STATUS", 300, 60),
+    Collector("backups", "BACKUP_STORE", 300, 60),
 )
 
 
@@ -457,12 +457,13 @@ def volumes(found, timeout):
 
 
 def backups(found, timeout):
-    """What the last backup left about itself; nothing before there is one."""
+    """What the role that makes backups wrote about the last ones; nothing before there is one."""
     found.add("mlflow_backup_expected_interval_seconds", number("BACKUP_EXPECTED_INTERVAL", 0) or None)
     stores = module("stores")
-    folder, _slash, name = setting("BACKUP_STATUS").rpartition("/")
+    credentials = {key: os.environ.get(f"BACKUP_{key.upper()}") for key in ("access_key", "secret_key")}
     try:
-        status = json.loads(stores.open_store(stores.from_uri(folder or "/")).read(name))
+        store = stores.open_store({**json.loads(os.environ["BACKUP_STORE"]), **credentials})
+        status = json.loads(store.read("status.json"))
     except FileNotFoundError:
         return
     except stores.StoreError as error:

@@ -19,7 +19,7 @@ artifacts     MLFLOW_ARTIFACTS_DESTINATION       3600     600   sparing
 round_trip    MLFLOW_TRACKING_URI                 300      60
 certificates  MLOPS_EXPORTER_CERTIFICATES        3600      30
 volumes       MLOPS_EXPORTER_VOLUMES               60      10
-backups       MLOPS_EXPORTER_BACKUP_STATUS        300      60
+backups       BACKUP_STORE                        300      60
 
 environment:
   MLOPS_EXPORTER_ADDRESS, _PORT            what to listen on (0.0.0.0, 9501); paths /metrics and /-/healthy
@@ -41,9 +41,11 @@ environment:
                                            HOST[:PORT]@ADDRESS[:PORT] to connect elsewhere, such as to a Service,
                                            HOST@/PATH of a file; with postgresql:// or mysql:// before it, of a database
   MLOPS_EXPORTER_VOLUMES                   NAME=PATH of mounted volumes, separated by commas
-  MLOPS_EXPORTER_BACKUP_STATUS             path, or URI of an object (s3://, gs://, wasbs://), of JSON with any of the
-                                           keys last, last_verified, last_failed, in Unix seconds
-  MLOPS_EXPORTER_BACKUP_EXPECTED_INTERVAL  seconds between two backups
+  BACKUP_STORE                             store of the backups, as role backup names it: JSON, with `type` and what
+                                           stores.py wants of it; status.json in it has any of the keys last,
+                                           last_verified, last_failed, in Unix seconds
+  BACKUP_ACCESS_KEY, _SECRET_KEY           its credentials; without them those of the server
+  MLOPS_EXPORTER_BACKUP_EXPECTED_INTERVAL  seconds between two backups; 0: none are scheduled
 """
 
 import http.server

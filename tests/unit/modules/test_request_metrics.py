@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""roles/mlflow_server/files/request_metrics.py: files of worker processes, the port and the access log.
+"""roles/mlflow_server/files/request_*.py: files of worker processes, the port and the access log.
 
 tests/versions/test_request_metrics.py has the whole in real servers.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import importlib.util
+import importlib
 import json
 import os
 import pathlib
@@ -25,32 +25,33 @@ import exposition
 import pytest
 from conftest import free_port
 
-SOURCE = pathlib.Path(__file__).parents[3] / "roles/mlflow_server/files/request_metrics.py"
+FILES = pathlib.Path(__file__).parents[3] / "roles/mlflow_server/files"
 KEY = ("POST", "/api/2.0/mlflow/runs/create", "200")
 NAME, PASSWORD, PROOF = "ana", "s3cret-pass", "only-the-proxy"
 
 
-@pytest.fixture(scope="module")
-def metrics():
-    sys.path.insert(0, str(SOURCE.parent))  # for server_hooks.py
-    spec = importlib.util.spec_from_file_location("request_metrics", SOURCE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.remove(str(SOURCE.parent))
-    return module
+def module(name):
+    """One of the files, which import each other as they do in a server's pod."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FILES)
+        return importlib.import_module(name)
+
+
+request_metrics, request_numbers = module("request_metrics"), module("request_numbers")
+request_exposition, request_log = module("request_exposition"), module("request_log")
 
 
 @pytest.fixture
-def folder(metrics, tmp_path):
-    folder = metrics.Folder(tmp_path / "metrics")
+def folder(tmp_path):
+    folder = request_numbers.Folder(tmp_path / "metrics")
     folder.empty()
     return folder
 
 
 @pytest.fixture
-def own(metrics, folder):
+def own(folder):
     """Numbers of this process."""
-    numbers = metrics.Numbers(folder)
+    numbers = request_numbers.Numbers(folder)
     yield numbers
     if numbers.file:
         numbers.file.close()
@@ -74,15 +75,15 @@ def in_a_worker(work, die=False):
     assert not text, text
 
 
-def counts(metrics, folder, own):
+def counts(folder, own):
     sums, in_flight, _started = folder.sums(own)
-    return {key: sum(words[: metrics.NANOSECONDS]) for key, words in sums.items() if any(words)}, in_flight
+    return {key: sum(words[: request_numbers.NANOSECONDS]) for key, words in sums.items() if any(words)}, in_flight
 
 
-def test_what_a_killed_worker_counted_stays_and_what_it_was_doing_does_not(metrics, folder, own):
+def test_what_a_killed_worker_counted_stays_and_what_it_was_doing_does_not(folder, own):
     def work():
-        numbers = metrics.Numbers(folder)
-        numbers.head[metrics.IN_FLIGHT] += 3
+        numbers = request_numbers.Numbers(folder)
+        numbers.head[request_numbers.IN_FLIGHT] += 3
         for _request in range(5):
             numbers.add(KEY, 1000, 10, 20)
 
@@ -90,22 +91,22 @@ def test_what_a_killed_worker_counted_stays_and_what_it_was_doing_does_not(metri
     own.add_exception(KEY)
     in_a_worker(work, die=True)
     for _scrape in range(2):
-        assert counts(metrics, folder, own) == ({KEY: 6}, 0)
+        assert counts(folder, own) == ({KEY: 6}, 0)
         assert [path.name for path in folder.path.glob("*.worker")] == [own.path.name]
     words = folder.sums(own)[0][KEY]
-    assert words[metrics.RECEIVED : metrics.EXCEPTIONS + 1] == [51, 102, 1]
-    assert words[metrics.NANOSECONDS] == 6000
+    assert words[request_numbers.RECEIVED : request_numbers.EXCEPTIONS + 1] == [51, 102, 1]
+    assert words[request_numbers.NANOSECONDS] == 6000
 
 
-def test_files_of_many_workers_become_one_without_a_scrape(metrics, folder, own):
+def test_files_of_many_workers_become_one_without_a_scrape(folder, own):
     for _worker in range(12):
-        in_a_worker(lambda: metrics.Numbers(folder).add(KEY, 1, 0, 0))
+        in_a_worker(lambda: request_numbers.Numbers(folder).add(KEY, 1, 0, 0))
     assert len(list(folder.path.iterdir())) <= 6  # lock, started, ended.json, ours, and the last two
-    assert counts(metrics, folder, own) == ({KEY: 12}, 0)
+    assert counts(folder, own) == ({KEY: 12}, 0)
 
 
-def test_a_process_that_is_killed_while_it_merges_changes_no_sum(metrics, folder, own, monkeypatch):
-    in_a_worker(lambda: metrics.Numbers(folder).add(KEY, 1, 0, 0))
+def test_a_process_that_is_killed_while_it_merges_changes_no_sum(folder, own, monkeypatch):
+    in_a_worker(lambda: request_numbers.Numbers(folder).add(KEY, 1, 0, 0))
 
     def merge():
         monkeypatch.setattr(pathlib.Path, "unlink", lambda *_path, **_options: os.kill(os.getpid(), signal.SIGKILL))
@@ -114,82 +115,82 @@ def test_a_process_that_is_killed_while_it_merges_changes_no_sum(metrics, folder
     in_a_worker(merge)
     assert folder.ended.exists() and len(list(folder.path.glob("*.worker"))) == 2
     for _scrape in range(2):
-        assert counts(metrics, folder, own) == ({KEY: 1}, 0)
+        assert counts(folder, own) == ({KEY: 1}, 0)
     assert len(list(folder.path.glob("*.worker"))) == 1
 
 
-def test_a_living_worker_is_read_and_left(metrics, folder, own):
+def test_a_living_worker_is_read_and_left(folder, own):
     ready, done = os.pipe(), os.pipe()
     pid = os.fork()
     if not pid:
-        numbers = metrics.Numbers(folder)
+        numbers = request_numbers.Numbers(folder)
         numbers.add(KEY, 1, 0, 0)
-        numbers.head[metrics.IN_FLIGHT] += 1
+        numbers.head[request_numbers.IN_FLIGHT] += 1
         os.write(ready[1], b".")
         os.read(done[0], 1)
         os._exit(0)
     os.read(ready[0], 1)
     try:
         for _scrape in range(2):
-            assert counts(metrics, folder, own) == ({KEY: 1}, 1)
+            assert counts(folder, own) == ({KEY: 1}, 1)
         folder.empty()
-        assert counts(metrics, folder, own) == ({KEY: 1}, 1), "another server's start takes nothing from this one"
+        assert counts(folder, own) == ({KEY: 1}, 1), "another server's start takes nothing from this one"
     finally:
         os.write(done[1], b".")
         os.waitpid(pid, 0)
-    assert counts(metrics, folder, own) == ({KEY: 1}, 0)
+    assert counts(folder, own) == ({KEY: 1}, 0)
 
 
-def test_a_server_starts_at_0(metrics, tmp_path):
-    folder = metrics.Folder(tmp_path / "metrics")
-    in_a_worker(lambda: metrics.Numbers(folder).add(KEY, 1, 0, 0))
+def test_a_server_starts_at_0(tmp_path):
+    folder = request_numbers.Folder(tmp_path / "metrics")
+    in_a_worker(lambda: request_numbers.Numbers(folder).add(KEY, 1, 0, 0))
     before = float(folder.started.read_text())
     folder.empty()
-    own = metrics.Numbers(folder)
-    assert counts(metrics, folder, own) == ({}, 0)
+    own = request_numbers.Numbers(folder)
+    assert counts(folder, own) == ({}, 0)
     assert folder.sums(own)[2] > before
     own.file.close()
 
 
-def test_numbers_are_bounded_and_their_sum_is_true(metrics, folder, own):
+def test_numbers_are_bounded_and_their_sum_is_true(folder, own):
     for number in range(6000):
         own.add(("GET", f"/made/up/{number:050d}", "200"), 1, 0, 0)
-    assert own.path.stat().st_size == metrics.SEGMENT * metrics.SEGMENTS
-    found, _in_flight = counts(metrics, folder, own)
+    assert own.path.stat().st_size == request_numbers.SEGMENT * request_numbers.SEGMENTS
+    found, _in_flight = counts(folder, own)
     assert sum(found.values()) == 6000 and len(found) < 6000
     assert max(found, key=found.get)[1] == "other"
 
 
-def test_a_full_disk_stops_no_worker(metrics, folder, own, capfd):
+def test_a_full_disk_stops_no_worker(folder, own, capfd):
     """The file system is full at a size that a limit sets."""
 
     def work():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (metrics.SEGMENT, metrics.SEGMENT))
-        numbers = metrics.Numbers(folder)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request_numbers.SEGMENT, request_numbers.SEGMENT))
+        numbers = request_numbers.Numbers(folder)
         for number in range(1000):
             numbers.add(("GET", f"/made/up/{number:050d}", "200"), 1, 0, 0)
 
     in_a_worker(work)
-    assert sum(counts(metrics, folder, own)[0].values()) == 1000
+    assert sum(counts(folder, own)[0].values()) == 1000
     assert not capfd.readouterr().err
 
 
-def test_a_folder_that_cannot_be_had_stops_no_worker(metrics, capfd):
-    numbers = metrics.Numbers(metrics.Folder("/proc/no-such-folder"))
+def test_a_folder_that_cannot_be_had_stops_no_worker(capfd):
+    numbers = request_numbers.Numbers(request_numbers.Folder("/proc/no-such-folder"))
     for number in range(1000):
         numbers.add(("GET", f"/made/up/{number:050d}", "200"), 1, 0, 0)
-    sums, _in_flight = metrics.read(numbers.segments)
-    assert sum(sum(words[: metrics.NANOSECONDS]) for words in sums.values()) == 1000
+    sums, _in_flight = request_numbers.read(numbers.segments)
+    assert sum(sum(words[: request_numbers.NANOSECONDS]) for words in sums.values()) == 1000
     assert "requests that this worker answers are not in the metrics of the others: [Errno" in capfd.readouterr().err
 
 
-def test_text(metrics, folder, own):
+def test_text(folder, own):
     for milliseconds in (1, 5, 6, 500, 501, 2000, 3000, 40000):
         own.add(KEY, milliseconds * 1_000_000, 1, 2)
     own.add(("GET", 'a"b\\c\nd', "404"), 5, 0, 0)
     own.add_exception(("GET", 'a"b\\c\nd', "404"))
-    found = exposition.parse(metrics.rendered(*folder.sums(own), "3.17.2"))
+    found = exposition.parse(request_exposition.rendered(*folder.sums(own), "3.17.2"))
     labels = {("method", KEY[0]), ("route", KEY[1]), ("status", KEY[2])}
 
     def value(name, *more, of=None):
@@ -208,15 +209,15 @@ def test_text(metrics, folder, own):
     odd = {("method", "GET"), ("route", r"a\"b\\c\nd")}
     assert value("mlflow_http_request_exceptions_total", of=odd) == 1
     assert value("mlflow_server_info", of={("version", "3.17.2")}) == 1
-    assert "mlflow_http_request_total{method=\"OTHER\"" not in metrics.rendered(*folder.sums(own), "3.17.2")
+    assert "mlflow_http_request_total{method=\"OTHER\"" not in request_exposition.rendered(*folder.sums(own), "3.17.2")
 
 
 # The port
 
 
-def asked(metrics, monkeypatch, *requests, text="x 1\n"):
+def asked(monkeypatch, *requests, text="x 1\n"):
     """Answers to requests that are sent at once, each by a connection of its own."""
-    monkeypatch.setattr(metrics, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(request_exposition, "READ_SECONDS", 0.5)
 
     async def one(port, request):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -230,7 +231,7 @@ def asked(metrics, monkeypatch, *requests, text="x 1\n"):
 
     async def run():
         port = free_port()
-        listeners = [await metrics.Listener(port, "/team", lambda: text).start() for _worker in range(2)]
+        listeners = [await request_exposition.Listener(port, "/team", lambda: text).start() for _worker in range(2)]
         assert all(listeners), "two workers listen at one port"
         try:
             return await asyncio.gather(*(one(port, request) for request in requests))
@@ -253,8 +254,8 @@ def asked(metrics, monkeypatch, *requests, text="x 1\n"):
         ("", 404),
     ],
 )
-def test_the_port_answers_metrics_and_nothing_else(metrics, monkeypatch, request_line, status):
-    (answer,) = asked(metrics, monkeypatch, f"{request_line}\r\nHost: evil.example.org\r\n\r\n".encode())
+def test_the_port_answers_metrics_and_nothing_else(monkeypatch, request_line, status):
+    (answer,) = asked(monkeypatch, f"{request_line}\r\nHost: evil.example.org\r\n\r\n".encode())
     head, _empty, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(f"HTTP/1.1 {status} ".encode())
     if status == 200:
@@ -262,21 +263,21 @@ def test_the_port_answers_metrics_and_nothing_else(metrics, monkeypatch, request
         assert body == (b"" if request_line.startswith("HEAD") else b"x 1\n")
 
 
-def test_the_port_does_not_wait_for_slow_clients(metrics, monkeypatch):
+def test_the_port_does_not_wait_for_slow_clients(monkeypatch):
     slow, endless, usual = asked(
-        metrics, monkeypatch, b"GET /metrics", b"GET /" + b"x" * 70000, b"GET /metrics HTTP/1.1\r\n\r\n"
+        monkeypatch, b"GET /metrics", b"GET /" + b"x" * 70000, b"GET /metrics HTTP/1.1\r\n\r\n"
     )
     assert (slow, endless) == (b"", b"") and usual.endswith(b"x 1\n")
 
 
-def test_the_port_takes_few_connections_at_a_time(metrics, monkeypatch):
-    monkeypatch.setattr(metrics, "CONNECTIONS", 0)
-    assert asked(metrics, monkeypatch, b"GET /metrics HTTP/1.1\r\n\r\n") == [b""]
+def test_the_port_takes_few_connections_at_a_time(monkeypatch):
+    monkeypatch.setattr(request_exposition, "CONNECTIONS", 0)
+    assert asked(monkeypatch, b"GET /metrics HTTP/1.1\r\n\r\n") == [b""]
 
 
-def test_a_port_that_is_taken_stops_no_worker(metrics, capfd):
+def test_a_port_that_is_taken_stops_no_worker(capfd):
     with socket.create_server(("0.0.0.0", 0)) as taken:
-        listener = metrics.Listener(taken.getsockname()[1], "", str)
+        listener = request_exposition.Listener(taken.getsockname()[1], "", str)
         assert asyncio.run(listener.start()) is None
     assert "metrics are not served at port" in capfd.readouterr().err
 
@@ -285,7 +286,7 @@ def test_a_port_that_is_taken_stops_no_worker(metrics, capfd):
 
 
 @pytest.fixture
-def logged(metrics, monkeypatch, capfd):
+def logged(monkeypatch, capfd):
     """The entry of a request, as a server with logins writes it."""
     auth = types.SimpleNamespace(is_unprotected_route=lambda path: path == "/health", MLFLOW_GATEWAY_AUTH_HEADER="x")
     monkeypatch.setitem(sys.modules, "mlflow.server.auth", auth)
@@ -293,7 +294,7 @@ def logged(metrics, monkeypatch, capfd):
     def entry(headers=(), status=200, path="/api/x", refused=False, **environment):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        request = metrics.Request("POST")
+        request = request_metrics.Request("POST")
         request.received, request.sent, request.refused_before_login = 7, 8, refused
         scope = {
             "path": path,
@@ -301,7 +302,7 @@ def logged(metrics, monkeypatch, capfd):
             "client": ("192.0.2.7", 5),
             "headers": [(name.lower().encode(), value.encode()) for name, value in headers],
         }
-        access_log = metrics.AccessLog("")
+        access_log = request_log.AccessLog("")
         access_log.logins = True
         access_log.write(request, scope, "/api/{x}", status, 0.25)
         out = capfd.readouterr().out

@@ -24,6 +24,7 @@ import uuid
 from typing import Any, Callable, Iterator
 
 import exposition
+from ansible_collections.mlops.mlflow.plugins.module_utils import stores
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -44,6 +45,9 @@ def load(path: pathlib.Path, name: str = "") -> types.ModuleType:
 
 unit = load(ROOT / "tests/unit/modules/conftest.py", "conftest_of_modules_for_exporters")
 collectors = load(FILES / "collectors.py")
+# As in a pod of role backup, where they are side by side.
+sys.modules.setdefault("stores", stores)
+sets = load(ROOT / "roles/backup/files/sets.py")
 Families = dict[str, dict[tuple, float]]
 
 
@@ -174,6 +178,19 @@ def self_signed(folder: pathlib.Path, name: str, expiry: datetime.datetime) -> p
     path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
     return path
+
+
+def backup_sets(store: dict, credentials: dict[str, str]) -> Any:
+    """The sets of a store, by the code of the role that makes backups.
+
+    Args:
+        store: parameters of ``stores.open_store``.
+        credentials: BACKUP_ACCESS_KEY and BACKUP_SECRET_KEY, as the pods of backups have them.
+    """
+    keys = {name.removeprefix("BACKUP_").lower(): text for name, text in credentials.items()}
+    path = pathlib.Path(store.get("path", "."))
+    path.mkdir(exist_ok=True)
+    return sets.Sets(stores.open_store({**store, **keys}))
 
 
 def parsed(text: str) -> Families:

@@ -143,6 +143,50 @@ def test_certificates_of_external_stores():
     assert "MLOPS_EXPORTER_CERTIFICATES" not in resolved.monitoring.environment
 
 
+BUCKET = {"backup_type": "s3", "backup_bucket": "backups", "backup_url": "https://s3.test:8333"}
+
+
+@pytest.mark.parametrize("more, secret", [
+    ({"backup_access_key": "k", "backup_secret_key": "Sentinel"}, {"name": "sound-backup", "key": "secret-key"}),
+    ({"backup_existing_secret": "theirs", "backup_existing_secret_keys": {"secret_key": "pass"}},
+     {"name": "theirs", "key": "pass"}), ({"backup_passphrase": "a-long-passphrase"}, None)])
+def test_the_exporter_reads_what_backups_leave(more, secret):
+    """With the store and the credentials of their pods, but not with the passphrase."""
+    resolved, objects = rendered(**BUCKET, **more, mlflow_engine="kubernetes", mlflow_network_policy=True)
+    (exporter,) = [obj for obj in objects if obj["metadata"]["name"].endswith("-exporter")
+                   and obj["kind"] == "Deployment"]
+    (container,) = exporter["spec"]["template"]["spec"]["containers"]
+    found = {entry["name"]: entry for entry in container["env"]}
+    assert json.loads(found["BACKUP_STORE"]["value"]) == resolved.backup.store
+    assert found["MLOPS_EXPORTER_BACKUP_EXPECTED_INTERVAL"]["value"] == "86400"
+    assert found.get("BACKUP_SECRET_KEY", {}).get("valueFrom", {}).get("secretKeyRef") == secret
+    assert "BACKUP_PASSPHRASE" not in found and "Sentinel" not in json.dumps(objects)
+    ports = [[port["port"] for port in rule["ports"]] for obj in objects
+             if obj["kind"] == "NetworkPolicy" and obj["metadata"]["name"].endswith("-exporter")
+             for rule in obj["spec"]["egress"] if "ports" in rule]
+    assert [443, 8333] in ports
+
+
+@pytest.mark.parametrize("variables_, alerts", [
+    ({**BUCKET}, {"MLflowBackupLate", "MLflowBackupFailed", "MLflowBackupUnverified"}),
+    ({**BUCKET, "backup_schedule": ""}, {"MLflowBackupFailed", "MLflowBackupUnverified"}),
+    ({"backup_type": "volume"}, {"MLflowBackupLate", "MLflowBackupFailed", "MLflowBackupUnverified"}),
+    ({"backup_type": "volume", "mlflow_engine": "kubernetes"}, set()), ({}, set())])
+def test_alerts_about_backups_that_are_made(variables_, alerts):
+    resolved, objects = rendered(**variables_)
+    found = {name for name in rules.alert_names(resolved.monitoring.settings) if "Backup" in name}
+    assert found == alerts
+    assert ("BACKUP_STORE" in resolved.monitoring.environment) is bool(alerts)
+    (exporter,) = [obj for obj in objects if obj["metadata"]["name"].endswith("-exporter")
+                   and obj["kind"] == "Deployment"]
+    mounts = {mount["name"]: mount for mount in exporter["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]}
+    if alerts and variables_["backup_type"] == "volume":
+        assert mounts["backups"] == {"name": "backups", "mountPath": "/backups", "readOnly": True}
+        assert "backups=/backups" in resolved.monitoring.environment["MLOPS_EXPORTER_VOLUMES"].split(",")
+    else:
+        assert "backups" not in mounts
+
+
 CHANGED = {"monitoring_alert_thresholds": {"error_ratio": 0.3, "certificate_days": 30},
            "monitoring_objectives": {"api_seconds": 1}, "monitoring_alerts": {"MLflowReplicaDown": {"enabled": False}},
            "monitoring_rules_extra": [{"alert": "Mine", "expr": "vector(1)"}]}

@@ -29,6 +29,7 @@ from exporters import (
     FILES,
     KNOWN,
     Restartable,
+    backup_sets,
     collectors,
     environment_of,
     exporting,
@@ -501,26 +502,26 @@ def test_volumes(tmp_path):
     assert value(found, "mlflow_volume_free_bytes", volume="here") == free
 
 
-BACKUPS = {"last": 1700000000, "last_verified": 1690000000.5, "last_failed": None}
-
-
 @pytest.mark.parametrize("where", ["file", "s3"])
 def test_backups(where, seaweedfs, tmp_path):
-    target = stores.open_store({"type": "volume", "path": str(tmp_path)} if where == "file" else
-                               {**seaweedfs, "prefix": "backups"})
-    uri = f"{tmp_path}/status.json" if where == "file" else "s3://mlflow/backups/status.json"
-    environment = {key: text for key, text in s3_environment(seaweedfs, "").items() if "DESTINATION" not in key}
-    with exporting(tmp_path, MLOPS_EXPORTER_BACKUP_STATUS=uri, MLOPS_EXPORTER_BACKUP_EXPECTED_INTERVAL="86400",
-                   **environment, **OFTEN) as exporter:
+    """What the role that makes backups records, by its own code, in the store that it gives the exporter, too."""
+    store = {"type": "volume", "path": f"{tmp_path}/sets"} if where == "file" else {**seaweedfs, "prefix": "sets"}
+    credentials = {f"BACKUP_{key.upper()}": store.pop(key) for key in ("access_key", "secret_key") if key in store}
+    with exporting(tmp_path, BACKUP_STORE=json.dumps(store), MLOPS_EXPORTER_BACKUP_EXPECTED_INTERVAL="86400",
+                   **credentials, **OFTEN) as exporter:
         found = exporter.collected("backups")
         assert not [name for name in found if name.startswith("mlflow_backup_last")], "there is no backup yet"
         assert value(found, "mlflow_backup_expected_interval_seconds") == 86400
-        target.write("status.json", json.dumps(BACKUPS).encode())
+        sets = backup_sets(store, credentials)
+        sets.status(last_verified=1690000000)
+        sets.status(last=1700000000)
         found = exporter.await_(lambda scrape: "mlflow_backup_last_timestamp_seconds" in scrape)
         assert value(found, "mlflow_backup_last_timestamp_seconds") == 1700000000
-        assert value(found, "mlflow_backup_last_verified_timestamp_seconds") == 1690000000.5
+        assert value(found, "mlflow_backup_last_verified_timestamp_seconds") == 1690000000
         assert "mlflow_backup_last_failed_timestamp_seconds" not in found
-        target.write("status.json", b"{")
+        sets.status(last_failed=1710000000)
+        exporter.await_(lambda scrape: value(scrape, "mlflow_backup_last_failed_timestamp_seconds") == 1710000000)
+        sets.store.write("status.json", b"{")
         exporter.collected("backups", success=0)
 
 

@@ -6,8 +6,8 @@
 
 Two servers of MLflow with the hook of the role, PostgreSQL, SeaweedFS, the exporter, Prometheus and Alertmanager are
 real; the rules, the scrape configuration, Alertmanager's configuration and the arguments of both are what the component
-renders. Only durations are shorter: `for`, the intervals of scrapes and of the exporter's collectors. There is no role
-for backups in this test: the file that the exporter reads is written here.
+renders. Only durations are shorter: `for`, the intervals of scrapes and of the exporter's collectors. Backups are made by
+the program of role backup, and fail in it; what would take hours, their ages, is recorded by its code.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import pathlib
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -35,7 +37,7 @@ import pytest
 import yaml
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, model, render
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import metrics, rules
-from exporters import Restartable, environment_of, exporting, presenting, unit, uri_of, value
+from exporters import Restartable, backup_sets, environment_of, exporting, presenting, unit, uri_of, value
 
 ROOT = pathlib.Path(__file__).parents[3]
 PROVOKED = {
@@ -52,7 +54,7 @@ PROVOKED = {
     "MLflowVolumeFilling": "a file system of 16 MiB filled to 90 %",
     "MLflowVolumeFullPredicted": "the same file system, as it fills",
     "MLflowBackupLate": "no backup; then one that is two hours old",
-    "MLflowBackupFailed": "a status with a failure after the last backup",
+    "MLflowBackupFailed": "a backup of a database that does not answer",
     "MLflowBackupUnverified": "a backup that is not verified; then a verification that is old",
     "MLflowExporterDown": "the exporter stopped",
     "MLflowExporterCollectionFailing": "a session locks the table that is counted",
@@ -117,8 +119,7 @@ class Instance:
     def __init__(self, folder: pathlib.Path):
         self.folder, self.volume = folder, folder / "volume"
         self.volume.mkdir()
-        self.status = folder / "backups" / "status.json"
-        self.status.parent.mkdir()
+        self.sets = backup_sets({"type": "volume", "path": str(folder / "backups")}, {})
         self.expiry = {HOST: datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=90)}
         database = folder / "postgresql"
         database.mkdir()
@@ -171,7 +172,7 @@ class Instance:
             MLOPS_EXPORTER_ARTIFACTS_INTERVAL="0", MLOPS_EXPORTER_ROUND_TRIP_TIMEOUT="20",
             MLOPS_EXPORTER_VOLUMES=f"database={self.volume}",
             MLOPS_EXPORTER_CERTIFICATES=f"{HOST}@127.0.0.1:{self.certificates_port}",
-            MLOPS_EXPORTER_BACKUP_STATUS=str(self.status), MLOPS_EXPORTER_BACKUP_EXPECTED_INTERVAL="3600"))
+            BACKUP_STORE=self.backup_store, MLOPS_EXPORTER_BACKUP_EXPECTED_INTERVAL="3600"))
 
     def stop_exporter(self) -> None:
         self.exporter_stack.close()
@@ -246,11 +247,50 @@ class Instance:
         yield
         path.unlink()
 
-    def backup(self, **status: float) -> None:
-        """Write the status as the role that makes backups does, whole at once; ages in seconds."""
-        new = self.status.with_suffix(".new")
-        new.write_text(json.dumps({key: time.time() - age for key, age in status.items()}))
-        new.replace(self.status)
+    def recorded(self, **ages: float) -> None:
+        """Record backups that are so many seconds old, as the role that makes them does."""
+        self.sets.status(**{key: int(time.time() - age) for key, age in ages.items()})
+
+    @property
+    def backup_store(self) -> str:
+        return json.dumps({"type": "volume", "path": str(self.folder / "backups")})
+
+    def backup(self, database: str = "") -> subprocess.CompletedProcess:
+        """Make a backup with the two programs of the role's pod.
+
+        Args:
+            database: URI of another database than that of the servers.
+        """
+        folder = self.folder / f"backup-{time.time_ns()}"
+        exchange = folder / "exchange"
+        exchange.mkdir(parents=True)
+        # Both ConfigMaps, which are two folders in the pod.
+        for name, text in files_of("mlflow_server", "live-server")[0].items():
+            (folder / name).write_text(text)
+        programs, settings = files_of("backup", "live-backup")
+        for name, text in programs.items():
+            (folder / name).write_text(text)
+        client = self.database.client
+        environment = {**os.environ, **self.of_the_store(), "PYTHONPATH": str(folder), "EXCHANGE": str(exchange),
+                       "BACKUP_STORE": self.backup_store, "BACKUP_SETTINGS": settings,
+                       "MLFLOW_ARTIFACTS_DESTINATION": "s3://mlflow/live",
+                       "MLFLOW_BACKEND_STORE_URI": database or uri_of(client),
+                       "DATABASE_USER": client["user"], "DATABASE_PASSWORD": client["password"]}
+        with subprocess.Popen(["sh", folder / "database.sh", "dump"], env=environment) as programs_of_the_database:
+            done = subprocess.run([sys.executable, folder / "backup.py", "create", "--kind=scheduled"], env=environment,
+                                  capture_output=True, text=True, timeout=120, check=False)
+            programs_of_the_database.terminate()
+        return done
+
+
+def files_of(role: str, name: str) -> tuple[dict[str, str], str]:
+    """The ConfigMap of a role for an instance with backups, and the settings of their pods."""
+    values = {"backup_type": "volume"}
+    resolved = model.resolve(values.__getitem__, values, "live")
+    component = components.by_role(role)
+    objects = render.render(component, resolved, {})
+    (found,) = [obj for obj in objects if obj["kind"] == "ConfigMap" and obj["metadata"]["name"] == name]
+    return found["data"], json.dumps(resolved.backup.settings)
 
 
 def start(*parts: Restartable) -> None:
@@ -262,7 +302,7 @@ def start(*parts: Restartable) -> None:
 def rendered(webhook: str, publish: dict[str, str]) -> tuple[dict[str, str], dict[str, str], dict[str, list]]:
     """Files of Prometheus and of Alertmanager, and the arguments of both, for an instance with short durations."""
     values: dict[str, Any] = {
-        "monitoring_type": "prometheus", "monitoring_interval": 5, "mlflow_server_replicas": 2, **publish,
+        "backup_type": "volume", "backup_schedule": "@every 2s", "monitoring_type": "prometheus", "monitoring_interval": 5, "mlflow_server_replicas": 2, **publish,
         "monitoring_alert_webhook_url": webhook, "monitoring_alert_group_wait": "0s",
         "monitoring_alert_group_interval": "1s",
         "monitoring_alert_thresholds": {"backup_verified_days": VERIFIED_SECONDS / rules.DAY,
@@ -281,9 +321,6 @@ def rendered(webhook: str, publish: dict[str, str]) -> tuple[dict[str, str], dic
                 for key, text in obj["data"].items()}
         elif obj["kind"] == "Deployment":
             arguments[program] = obj["spec"]["template"]["spec"]["containers"][0].get("args")
-    # No role turns backups on yet.
-    settings = dataclasses.replace(resolved.monitoring.settings, backups=True, backup_interval_seconds=2)
-    files["prometheus"]["rules.yml"] = yaml.safe_dump(rules.rule_file(settings))
     return files["prometheus"], files["alertmanager"], arguments
 
 
@@ -356,7 +393,9 @@ def test_each_alert_arrives_and_resolves(instance, tmp_path):
             ("RunsAreLogged", ""), ("MLflowBackupLate", "none")}
 
         # Side by side.
-        instance.backup(last=7200, last_failed=10)
+        instance.recorded(last=7200)
+        failed = instance.backup("postgresql+psycopg://nobody:x@127.0.0.1:1/mlflow")
+        assert failed.returncode, failed.stdout
         instance.query("UPDATE alembic_version SET version_num = 'x' || version_num")
         instance.expiry[HOST] -= datetime.timedelta(days=88)
         causes.enter_context(instance.connections())
@@ -375,7 +414,9 @@ def test_each_alert_arrives_and_resolves(instance, tmp_path):
         instance.expiry[HOST] += datetime.timedelta(days=88)
         instance.requests_without_errors(20 * len(statuses))
         wait_for("firing", "MLflowBackupUnverified/none")
-        instance.backup(last=0, last_verified=7200)
+        made = instance.backup()
+        assert made.returncode == 0, made.stdout + made.stderr
+        instance.recorded(last_verified=7200)
         wait_for("resolved", "MLflowLatencyHigh", "MLflowErrorRatioHigh", "MLflowRoundTripFailing",
                  "MLflowExporterCollectionFailing", "MLflowBackupLate/none", "MLflowBackupLate/old",
                  "MLflowBackupFailed", "MLflowBackupUnverified/none", "MLflowSchemaNotCurrent",
@@ -386,7 +427,7 @@ def test_each_alert_arrives_and_resolves(instance, tmp_path):
         instance.servers[1].stop()
         instance.store.stop()
         wait_for("firing", "MLflowReplicaDown", "MLflowObjectStoreDown", "MLflowBackupUnverified/old")
-        instance.backup(last=0, last_verified=0)
+        instance.recorded(last_verified=0)
         instance.store.start()
         wait_for("resolved", "MLflowObjectStoreDown", "MLflowBackupUnverified/old")
         instance.stop_database()

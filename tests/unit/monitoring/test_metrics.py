@@ -62,16 +62,17 @@ def source(role: str, name: str) -> pathlib.Path:
 
 def exported_by_the_server() -> dict[str, tuple[str, set[str]]]:
     """Type and labels by name, of the text that the hook renders for one request."""
-    hook = load(source("mlflow_server", "request_metrics.py"))
-    words = [1] * hook.WORDS
-    text = hook.rendered({("GET", "/version", "200"): words}, 0, 1700000000.0, "3.17.2")
+    numbers = load(source("mlflow_server", "request_numbers.py"))
+    words = [1] * numbers.WORDS
+    exposition = load(source("mlflow_server", "request_exposition.py"))
+    text = exposition.rendered({("GET", "/version", "200"): words}, 0, 1700000000.0, "3.17.2")
     types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     labels: dict[str, set[str]] = {name: set() for name in types}
     for series, found in re.findall(r"^(\w+)(?:\{(.*)\})? \S+$", text, re.MULTILINE):
         suffixes = ("", *metrics.SUFFIXES["histogram"])
         name = next(name for name in types if series in [name + suffix for suffix in suffixes])
         labels[name] |= set(metrics.LABEL.findall(found)) - {"le"}
-    assert hook.BOUNDS == metrics.DURATION_BUCKETS
+    assert numbers.BOUNDS == metrics.DURATION_BUCKETS
     return {name: (kind, labels[name]) for name, kind in types.items()}
 
 
