@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import urllib.parse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Iterator
@@ -44,6 +45,7 @@ ALERTMANAGER_SIZE = "1Gi"
 """Of the volume with silences and the log of notifications, a few MiB."""
 SHORTEST_INTERVAL, LONGEST_INTERVAL = 5, 60
 """Seconds. Rules take rates over five minutes; the verification waits for the first scrape."""
+SMALLEST_SIZE = 2**30
 DISK_SHARE = 0.8
 """Of its volume that Prometheus fills with blocks; the write-ahead log and compaction take room, too."""
 SECRETS = "/etc/alertmanager"
@@ -312,6 +314,9 @@ class Monitoring(Component):
         elif given and model.mlflow_server.database.type == "sqlite":
             yield ("monitoring_database_existing_secret is set while the database is SQLite, which has no logins; "
                    "leave it empty.")
+        for key in v.monitoring_database_existing_secret_keys:
+            if key not in ("user", "password"):
+                yield f"monitoring_database_existing_secret_keys has the key {key}; it may have user and password."
         if v.monitoring_database_existing_secret_keys and not given:
             yield ("monitoring_database_existing_secret_keys is set while monitoring_database_existing_secret is "
                    "empty; name the Secret there.")
@@ -320,7 +325,7 @@ class Monitoring(Component):
 
     def _check_certificates(self, v: Variables, model: Model) -> Iterator[str]:
         for host in v.monitoring_certificates:
-            if not common.matches(CERTIFICATE_HOST, host):
+            if not common.matches(CERTIFICATE_HOST, host) or host.isdigit() or not _ports_exist(host):
                 yield (f"monitoring_certificates holds {common.hidden(host)}; it must be a host and a port such as "
                        "mlflow.example.com:443, or postgresql:// or mysql:// and those.")
 
@@ -328,6 +333,10 @@ class Monitoring(Component):
         if not SHORTEST_INTERVAL <= v.monitoring_interval <= LONGEST_INTERVAL:
             yield (f"monitoring_interval is {v.monitoring_interval}; it must be a number of seconds from "
                    f"{SHORTEST_INTERVAL} to {LONGEST_INTERVAL}.")
+        size = quantity(v.monitoring_size)
+        if size is not None and size < SMALLEST_SIZE:
+            yield (f"monitoring_size is {v.monitoring_size}; it must be at least 1Gi, since Prometheus writes files of "
+                   "128 MiB before it removes any.")
         if not 1 <= v.monitoring_retention_days <= 3650:
             yield (f"monitoring_retention_days is {v.monitoring_retention_days}; it must be a number of days from 1 to "
                    "3650.")
@@ -346,9 +355,7 @@ class Monitoring(Component):
             for variable in (*RECEIVERS, *GROUPING):
                 if _is_set(v, variable):
                     yield f"monitoring_alertmanager_config and {variable} are both set; keep one of them."
-            for key in ("route", "receivers"):
-                if not v.monitoring_alertmanager_config.get(key):
-                    yield f"monitoring_alertmanager_config has no {key}; give Alertmanager's whole configuration."
+            yield from alertmanager.violations("monitoring_alertmanager_config", v.monitoring_alertmanager_config)
         for variable in WEBHOOKS:
             if v[variable] and not _port(v[variable]):
                 yield f"{variable} is no URL; give the whole of it, such as https://hooks.example.com/alerts."
@@ -366,7 +373,8 @@ class Monitoring(Component):
         for variable in ("monitoring_alert_email_to", "monitoring_alert_email_from"):
             if not all(common.matches(ADDRESS, part.strip()) for part in v[variable].split(",")):
                 yield f"{variable} is {v[variable]!r}; it must be a mail address, such as mlops@example.com."
-        if not common.matches(rf"({common.HOST_OR_ADDRESS}):[0-9]{{1,5}}", v.monitoring_alert_email_smarthost):
+        smarthost = v.monitoring_alert_email_smarthost
+        if not common.matches(rf"({common.HOST_OR_ADDRESS}):[0-9]{{1,5}}", smarthost) or not _ports_exist(smarthost):
             yield (f"monitoring_alert_email_smarthost is {v.monitoring_alert_email_smarthost!r}; it must be host and "
                    "port of the SMTP server, such as mail.example.com:587.")
         if bool(v.monitoring_alert_email_username) != bool(v.monitoring_alert_email_password):
@@ -621,6 +629,11 @@ def _yaml(value: dict) -> str:
 
 def _from(peers: list[dict], port: int) -> dict:
     return {"ports": [{"port": port, "protocol": "TCP"}], "from": peers}
+
+
+def _ports_exist(text: str) -> bool:
+    """Whether all ports that follow a colon in a text are such."""
+    return all(1 <= int(port) <= 65535 for port in re.findall(r":([0-9]+)(?=@|$)", text))
 
 
 def _port(url: str) -> int:

@@ -9,6 +9,7 @@ Source: https://prometheus.io/docs/alerting/latest/configuration/
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ CAUSES = {
                               "MLflowUpload.+BudgetBurn"),
 }
 """Alerts, and those that follow from them and are muted while they fire."""
+KEYS = ("global", "route", "receivers", "inhibit_rules", "mute_time_intervals", "time_intervals", "templates",
+        "tracing")
+"""Of a configuration."""
 SLACK_COLOR = ('{{ if eq .Status "resolved" }}good{{ else if eq .CommonLabels.severity "critical" }}danger'
                "{{ else }}warning{{ end }}")
 SLACK_TITLE = ('{{ if eq .Status "resolved" }}Resolved{{ else }}{{ .CommonLabels.severity }}{{ end }}: '
@@ -80,6 +84,48 @@ def configuration(receivers: Receivers) -> dict[str, Any]:
         "inhibit_rules": inhibit_rules(),
         "receivers": [{"name": "mlflow", **_receiver(receivers)}],
     }
+
+
+def violations(name: str, given: dict[str, Any]) -> Iterator[str]:
+    """What is wrong in a whole configuration of the user, before Alertmanager reads it; no value is shown.
+
+    Args:
+        name: of the variable.
+        given: the configuration.
+    """
+    for key in given:
+        if key not in KEYS:
+            yield f"{name} has the key {key}, which Alertmanager does not know; it may have {', '.join(KEYS)}."
+    route, receivers = given.get("route"), given.get("receivers")
+    for key, value in (("route", route), ("receivers", receivers)):
+        if not value:
+            yield f"{name} has no {key}; give Alertmanager's whole configuration."
+    if route and not isinstance(route, dict):
+        yield f"{name}.route is no mapping; it must have receiver, and may have routes below it."
+        return
+    if receivers and not (isinstance(receivers, list) and all(
+            isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in receivers)):
+        yield f"{name}.receivers is no list of mappings with a name each."
+        return
+    if not route or not receivers:
+        return
+    if not route.get("receiver"):
+        yield f"{name}.route has no receiver; name the one for alerts that no other route takes."
+    names = {entry["name"] for entry in receivers}
+    for number, wanted in enumerate(_receivers_of(route)):
+        if wanted not in names:
+            where = "route.receiver" if number == 0 and route.get("receiver") else "a route"
+            yield (f"{name}: {where} names a receiver that receivers does not have; it has "
+                   f"{', '.join(sorted(names))}.")
+
+
+def _receivers_of(route: dict[str, Any]) -> Iterator[Any]:
+    """The receivers that a route and the routes below it name."""
+    if route.get("receiver"):
+        yield route["receiver"]
+    for below in route.get("routes") or []:
+        if isinstance(below, dict):
+            yield from _receivers_of(below)
 
 
 def inhibit_rules() -> list[dict[str, Any]]:

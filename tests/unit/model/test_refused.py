@@ -755,6 +755,34 @@ CASES = {
     "monitoring-interval": ({"monitoring_interval": 300}, "monitoring_interval is 300"),
     "monitoring-retention": ({"monitoring_retention_days": 0}, "monitoring_retention_days is 0"),
     "monitoring-size": ({"monitoring_size": "ten"}, "monitoring_size is 'ten'"),
+    "monitoring-small": ({"monitoring_size": "100Mi"}, "monitoring_size is 100Mi; it must be at least 1Gi"),
+    **{f"monitoring-alertmanager-{name}": (
+        {"monitoring_type": "prometheus", "monitoring_alertmanager_config": {
+            "route": {"receiver": "a"}, "receivers": [{"name": "a", "webhook_configs": [{"url": "http://Sentinel"}]}],
+            **changes}}, f"monitoring_alertmanager_config{sentence}")
+       for name, changes, sentence in (
+        ("key", {"rout": {}}, " has the key rout, which Alertmanager does not know; it may have global, route"),
+        ("route", {"route": "a"}, ".route is no mapping"), ("root", {"route": {"routes": []}}, ".route has no receiver"),
+        ("list", {"receivers": {"name": "a"}}, ".receivers is no list of mappings with a name each"),
+        ("unknown", {"route": {"receiver": "b"}}, ": route.receiver names a receiver that receivers does not have"),
+        ("below", {"route": {"receiver": "a", "routes": [{"routes": [{"receiver": "b"}]}]}},
+         ": a route names a receiver that receivers does not have; it has a."))},
+    "monitoring-certificate-port": (
+        {"monitoring_type": "prometheus", "monitoring_certificates": ["a.test:443@10.0.0.1:99999"]},
+        "monitoring_certificates holds",
+    ),
+    "monitoring-certificate-number": (
+        {"monitoring_type": "prometheus", "monitoring_certificates": [443]}, "monitoring_certificates holds '443'",
+    ),
+    "monitoring-smarthost-port": (
+        {**EMAIL, "monitoring_alert_email_smarthost": "mail.test:99999"},
+        "monitoring_alert_email_smarthost is 'mail.test:99999'",
+    ),
+    "monitoring-secret-keys": (
+        {"monitoring_type": "prometheus", "monitoring_database_existing_secret": "reader",
+         "monitoring_database_existing_secret_keys": {"name": "x"}},
+        "monitoring_database_existing_secret_keys has the key name; it may have user and password",
+    ),
     "monitoring-image": ({"monitoring_prometheus_image": "a b"}, "monitoring_prometheus_image"),
     "monitoring-webhook": (
         {"monitoring_type": "prometheus", "monitoring_alert_webhook_url": "hooks.test"},

@@ -6,8 +6,8 @@
 
 Two servers of MLflow with the hook of the role, PostgreSQL, SeaweedFS, the exporter, Prometheus and Alertmanager are
 real; the rules, the scrape configuration, Alertmanager's configuration and the arguments of both are what the component
-renders. Only durations are shorter: `for`, the intervals of scrapes and of the exporter's collectors. Backups are made by
-the program of role backup, and fail in it; what would take hours, their ages, is recorded by its code.
+renders. Only durations are shorter: `for`, the intervals of scrapes and of the exporter's collectors. Backups are made
+by the programs of role backup, and fail in them; their ages, for which one would wait hours, are recorded by its code.
 """
 
 from __future__ import annotations
@@ -302,7 +302,8 @@ def start(*parts: Restartable) -> None:
 def rendered(webhook: str, publish: dict[str, str]) -> tuple[dict[str, str], dict[str, str], dict[str, list]]:
     """Files of Prometheus and of Alertmanager, and the arguments of both, for an instance with short durations."""
     values: dict[str, Any] = {
-        "backup_type": "volume", "backup_schedule": "@every 2s", "monitoring_type": "prometheus", "monitoring_interval": 5, "mlflow_server_replicas": 2, **publish,
+        "backup_type": "volume", "backup_schedule": "@every 2s",
+        "monitoring_type": "prometheus", "monitoring_interval": 5, "mlflow_server_replicas": 2, **publish,
         "monitoring_alert_webhook_url": webhook, "monitoring_alert_group_wait": "0s",
         "monitoring_alert_group_interval": "1s",
         "monitoring_alert_thresholds": {"backup_verified_days": VERIFIED_SECONDS / rules.DAY,
