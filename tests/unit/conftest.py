@@ -23,3 +23,5 @@ if not link.exists():
 
 sys.path.insert(0, str(COLLECTIONS))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(COLLECTIONS), os.environ.get("PYTHONPATH")]))
+# Before anything imports MLflow.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"

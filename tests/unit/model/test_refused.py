@@ -762,7 +762,8 @@ CASES = {
             **changes}}, f"monitoring_alertmanager_config{sentence}")
        for name, changes, sentence in (
         ("key", {"rout": {}}, " has the key rout, which Alertmanager does not know; it may have global, route"),
-        ("route", {"route": "a"}, ".route is no mapping"), ("root", {"route": {"routes": []}}, ".route has no receiver"),
+        ("route", {"route": "a"}, ".route is no mapping"),
+        ("root", {"route": {"routes": []}}, ".route has no receiver"),
         ("list", {"receivers": {"name": "a"}}, ".receivers is no list of mappings with a name each"),
         ("unknown", {"route": {"receiver": "b"}}, ": route.receiver names a receiver that receivers does not have"),
         ("below", {"route": {"receiver": "a", "routes": [{"routes": [{"receiver": "b"}]}]}},

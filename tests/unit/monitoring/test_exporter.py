@@ -44,9 +44,8 @@ from exporters import (
 seaweedfs, gcs, azure, mlflow_server = unit.seaweedfs, unit.gcs, unit.azure, unit.mlflow_server
 mlflow_auth_server = unit.mlflow_auth_server
 OFTEN = {f"MLOPS_EXPORTER_{name}": text for name, text in {
-    "DATABASE_INTERVAL": "0.2", "DATABASE_TIMEOUT": "3", "COUNTS_INTERVAL": "0.2", "COUNTS_TIMEOUT": "3",
-    "SPARING": "1", "OBJECT_STORE_INTERVAL": "0.2", "ARTIFACTS_INTERVAL": "0.2", "ROUND_TRIP_INTERVAL": "0.2",
-    "BACKUPS_INTERVAL": "0.2"}.items()}
+    "DATABASE_INTERVAL": "0.5", "DATABASE_TIMEOUT": "3", "COUNTS_INTERVAL": "0.5", "COUNTS_TIMEOUT": "3",
+    "SPARING": "1", "ROUND_TRIP_INTERVAL": "0.5", "BACKUPS_INTERVAL": "0.5"}.items()}
 READERS = {
     "postgresql": ("CREATE ROLE reader LOGIN PASSWORD 'reads' CONNECTION LIMIT 5",
                    "GRANT pg_monitor, pg_read_all_data TO reader",

@@ -66,7 +66,8 @@ CLIENTS = 3
 LOCK_TIMEOUT = "3s"
 """After which a server gives up a query: more than the threshold of the latency."""
 VERIFIED_SECONDS = 15
-EVERY = "1"
+EVERY = "3"
+"""Seconds between two collections; each of them loads the clients of a store."""
 TIMEOUT = 60
 """Seconds in which alerts arrive, on a busy machine too."""
 
@@ -161,7 +162,7 @@ class Instance:
     def start_exporter(self) -> None:
         """The exporter, in a mount namespace of its own, in which the volume is a small file system."""
         often = {f"MLOPS_EXPORTER_{name}_INTERVAL": EVERY for name in (
-            "DATABASE", "COUNTS", "OBJECT_STORE", "ROUND_TRIP", "CERTIFICATES", "VOLUMES", "BACKUPS")}
+            "DATABASE", "COUNTS", "OBJECT_STORE", "ROUND_TRIP", "CERTIFICATES", "BACKUPS")}
         mount = f"mount -t tmpfs -o size=16m tmpfs {self.volume} && exec \"$@\""
         wrapper = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else []), "sh", "-c", mount, "sh"]
         self.exporter = self.exporter_stack.enter_context(exporting(
@@ -170,7 +171,7 @@ class Instance:
             MLFLOW_ARTIFACTS_DESTINATION="s3://mlflow/live", MLFLOW_TRACKING_URI=self.servers[0].client["url"],
             MLOPS_EXPORTER_SPARING="1", MLOPS_EXPORTER_COUNTS_TIMEOUT="6", MLOPS_EXPORTER_OBJECT_STORE_TIMEOUT="10",
             MLOPS_EXPORTER_ARTIFACTS_INTERVAL="0", MLOPS_EXPORTER_ROUND_TRIP_TIMEOUT="20",
-            MLOPS_EXPORTER_VOLUMES=f"database={self.volume}",
+            MLOPS_EXPORTER_VOLUMES=f"database={self.volume}", MLOPS_EXPORTER_VOLUMES_INTERVAL="1",
             MLOPS_EXPORTER_CERTIFICATES=f"{HOST}@127.0.0.1:{self.certificates_port}",
             BACKUP_STORE=self.backup_store, MLOPS_EXPORTER_BACKUP_EXPECTED_INTERVAL="3600"))
 
