@@ -22,6 +22,8 @@ FILES = ("checks.py", "mlflow_api.py", "stores.py", "probes/database.py", "probe
          "probes/roundtrip.py")
 """Of plugins/module_utils, to be beside this file, all in one folder."""
 PACKAGE = "ansible_collections.mlops.mlflow.plugins.module_utils"
+RETRY = 300
+"""Seconds after which a collector that failed starts again, if its interval is longer."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,15 @@ class Collector:
     sparing: float = 0
     down: str = ""
 
-    def pause(self, worked):
-        """Seconds from its start to the next one, after so many seconds of work of a store."""
-        return max(self.interval, self.sparing * worked)
+    def pause(self, worked, failed_after=None):
+        """Seconds from its start to the next one.
+
+        Args:
+            worked: seconds of work of a store.
+            failed_after: seconds that it ran, if it failed; then it waits no hour for what may work in a moment.
+        """
+        usual = max(self.interval, self.sparing * worked)
+        return usual if failed_after is None else min(usual, max(RETRY, self.sparing * failed_after))
 
 
 COLLECTORS = (

@@ -9,7 +9,8 @@ Each collector runs in a process of its own that ends with it, on an interval of
 timeout: a scrape is answered from what was found last, whatever hangs; and memory for the clients of stores is used
 only while they work. A collector that fails has no series but mlflow_exporter_collection_success 0, and 0 of its gauge
 that says what is up. `sparing` collectors start again at the earliest after 100 times as long as the store worked for
-them, so that they use at most 1 % of the time of a slow database.
+them, so that they use at most 1 % of the time of a slow database. A collector that failed starts again after five
+minutes at the latest, unless it is a sparing one that ran for long.
 
 collector     runs when there is               seconds: interval, timeout
 database      MLFLOW_BACKEND_STORE_URI             30      10
@@ -108,7 +109,7 @@ class Cache:
         self.lock, self.samples, self.logged, self.processes = threading.Lock(), {}, {}, {}
 
     def run(self, collector):
-        """Run a collector in a process of its own, keep what it found, and return the seconds that a store worked."""
+        """Run a collector in a process of its own, keep what it found, and return the seconds until it starts again."""
         begun = time.monotonic()
         try:
             answer = self.answer(collector)
@@ -128,7 +129,7 @@ class Cache:
             self.samples[collector.name], self.logged[collector.name] = samples, sentences
         if changed:
             print(f"exporter: {collector.name}: {'; '.join(sentences) or 'works again'}", file=sys.stderr, flush=True)
-        return worked
+        return max(0, collector.pause(worked, duration if errors else None) - duration)
 
     def answer(self, collector):
         """What the process of a collector prints.
@@ -159,9 +160,7 @@ class Cache:
         """Run a collector for ever."""
         time.sleep(delay)
         while True:
-            begun = time.monotonic()
-            worked = self.run(collector)
-            time.sleep(max(0, begun + collector.pause(worked) - time.monotonic()))
+            time.sleep(self.run(collector))
 
     def text(self):
         """All samples in Prometheus' text format, one family after the other."""

@@ -564,6 +564,15 @@ def test_a_slow_collector_waits_longer():
     assert counts.pause(3) == 300
 
 
+def test_a_collector_that_failed_starts_again_soon():
+    known = {collector.name: collector for collector in collectors.COLLECTORS}
+    assert known["database"].pause(0, failed_after=10) == 30
+    assert known["certificates"].pause(0, failed_after=30) == 300
+    assert known["artifacts"].pause(0, failed_after=1) == 300
+    # What was killed after its timeout would take most of the time of the store.
+    assert known["artifacts"].pause(0, failed_after=600) == 3600
+
+
 def runs(process):
     """Whether a process has not ended; what ended stays listed until its parent has looked."""
     try:
