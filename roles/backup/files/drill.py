@@ -168,9 +168,12 @@ def _await(server, port, output):
         with contextlib.suppress(OSError, urllib.error.URLError):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
             return
-        if server.poll() is not None or time.monotonic() > deadline:
+        ended = server.poll() is not None
+        if ended or time.monotonic() > deadline:
             output.seek(0)
             reason = databases.last_line(output.read().decode(errors="replace"))
+            if not ended:
+                reason = f"no answer within {START_SECONDS} s; {reason or 'it wrote nothing'}"
             raise BackupError(f"MLflow's server does not start on the restored database: {reason}")
         time.sleep(0.5)
 
