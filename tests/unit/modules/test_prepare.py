@@ -146,3 +146,22 @@ def test_artifacts_at_a_uri_that_only_mlflow_knows(server_files, tmp_path, uri):
                                "MLFLOW_ARTIFACTS_DESTINATION": uri}, capture_output=True, check=False)
     assert done.returncode == 0 and "so only MLflow looks at it" in done.stdout, done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("uri", "settings"), [
+    ("postgresql+psycopg2://u%40x:p%25@db:5433/mlflow?sslmode=require&options=-csearch_path%3Da",
+     {"DIALECT": "postgresql", "DATABASE": "mlflow", "PGDATABASE": "mlflow", "PGHOST": "db", "PGPORT": 5433,
+      "PGSSLMODE": "require", "PGOPTIONS": "-csearch_path=a"}),
+    ("mysql+pymysql://u%40x:p%25@db/mlflow", {"DIALECT": "mysql", "DATABASE": "mlflow", "PORT": 3306}),
+])
+def test_the_programs_of_a_backup_have_the_login_of_a_uri(monkeypatch, uri, settings):
+    for folder in ("roles/backup/files", "plugins/module_utils"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
+    import databases
+
+    for name in ("PGUSER", "DATABASE_USER"):
+        monkeypatch.delenv(name, raising=False)
+    variables, _files = databases.open_database(uri).settings("mlflow")
+    assert variables == {**settings, "DATABASE_USER": "u@x", "DATABASE_PASSWORD": "p%"}
+    monkeypatch.setenv("DATABASE_USER", "of-the-secret")
+    assert databases.open_database(uri).settings("mlflow")[0] == settings
