@@ -24,6 +24,8 @@ if not link.exists():
     link.symlink_to("../../../..")
 sys.path.insert(0, str(COLLECTIONS))
 
+LOCALHOST = "localhost ansible_connection=local ansible_python_interpreter='{{ ansible_playbook_python }}'"
+"""An inventory with the controller alone."""
 ENVIRONMENT = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
                "LC_ALL": "C.UTF-8", "ANSIBLE_NOCOLOR": "1"}
 
@@ -51,7 +53,7 @@ class Job:
 
 
 def run_job(folder: pathlib.Path, playbook: str, answers: dict, *,
-            inventory: str = "localhost ansible_connection=local", **settings) -> Job:
+            inventory: str = LOCALHOST, **settings) -> Job:
     """Run a playbook of the collection as a job: the project is the clone, the answers are extra variables in a file,
     which AWX marks so that Ansible takes none for a template.
 
