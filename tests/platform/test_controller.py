@@ -32,6 +32,8 @@ INSTANCE = {"mlflow_instance": "platform-job", "mlflow_image_source": "build", "
 GIVEN = {
     "MLflow backup": {"mlflow_verify_backup": "true"},
     "MLflow restore": {"mlflow_restore_set": "latest", "mlflow_restore_from": ""},
+    "MLflow rehearse upgrade": {"mlflow_upgrade_to": ""},
+    "MLflow upgrade": {"mlflow_upgrade_to": ""},
     "MLflow uninstall": {"mlflow_purge_data": "true", "mlflow_purge_confirm": "platform-job"},
 }
 """Answers of other surveys, as the user interface gives them: an empty text where nothing was entered."""
@@ -43,6 +45,11 @@ NOT_DEPLOYED = {
     "MLflow backup": (2, "are not deployed; run playbooks/site.yml"),
     "MLflow restore": (2, "Look up the keys of the backup"),
     "MLflow service levels": (2, "is not installed"),
+    "MLflow rehearse upgrade": (2, "is not deployed; run playbooks/site.yml"),
+    "MLflow upgrade": (2, "is not deployed; run playbooks/site.yml"),
+    "MLflow roll back": (2, "is not deployed; run playbooks/site.yml"),
+    "MLflow restart": (2, "runs no pods of mlflow_server"),
+    "MLflow maintain": (2, "has no programs for maintenance yet"),
     "MLflow uninstall": (0, "changed=0"),
 }
 """Exit code and a text of a job for an instance that is not deployed."""
@@ -177,5 +184,7 @@ def run_template(folder: pathlib.Path, template: dict, answers: dict, **settings
     hosts = LOCALHOST if "survey" in template["name"] else inventory({})
     own = {name: value for name, value in (template.get("extra_vars") or {}).items()
            if not name.startswith("mlflow_controller_")}
+    if template.get("job_tags"):
+        settings["cmdline"] = f"{settings.get('cmdline', '')} --tags {template['job_tags']}".strip()
     playbook = template["playbook"].removeprefix("playbooks/")
     return run_job(folder, playbook, {**own, **extra}, inventory=hosts, **settings)
