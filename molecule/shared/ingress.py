@@ -93,6 +93,17 @@ def page(url: str, ca_file: str) -> None:
     assert refused.status_code == 421, refused.status_code
 
 
+def origins(url: str, ca_file: str) -> None:
+    """A page of another site can neither write nor read, with a user's login; one of the ingress' own host can."""
+    own = "{0.scheme}://{0.netloc}".format(urllib.parse.urlsplit(url))
+    for origin, status in (("https://elsewhere.test", 403), (own, 200)):
+        answer = requests.post(f"{url}/api/2.0/mlflow/experiments/search", json={"max_results": 1}, auth=LOGIN,
+                               headers={"Origin": origin}, verify=ca_file, timeout=30)
+        assert answer.status_code == status, (origin, answer.status_code, answer.text)
+        allowed = answer.headers.get("Access-Control-Allow-Origin")
+        assert (allowed == origin) is (status == 200), (origin, allowed)
+
+
 def browser(url: str, address: str, ca_file: str, *words: str) -> None:
     """Log in by the browser's dialog and wait for a page with the words."""
     chromium = Chromium(LOGIN, ca_file, urllib.parse.urlsplit(url).hostname, address)
@@ -112,6 +123,7 @@ def main(url: str, address: str, ca_file: str, size: str) -> None:
         return tag()
     experiment, run_id = client(int(size))
     page(url, ca_file)
+    origins(url, ca_file)
     browser(f"{url}/#/experiments/{experiment}/runs/{run_id}", address, ca_file, RUN, "accuracy")
     print(f"{size} MiB uploaded and downloaded; the browser shows {RUN}")
 

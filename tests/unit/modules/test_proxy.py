@@ -67,16 +67,47 @@ def ask(port: int, path: str, accept: str = "gzip, deflate, br, zstd", method: s
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """Port of a proxy before a real MLflow, both below the path /team, and names of the page's script and style."""
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "mlflow").mkdir()
-    with mlflow_running(folder / "mlflow", "--static-prefix=/team", f"--allowed-hosts={HOST},127.0.0.1:*",
-                        prefix="/team") as url:
-        with proxied(folder, url.removesuffix("/team"), ingress_path="/team") as port:
-            page = ask(port, "/team/", accept="identity").content.decode()
-            yield port, *(urllib.parse.urljoin("/team/", path)
-                          for path in re.findall(r'(?:src|href)="([^"]+main[^"]+)"', page))
+def upstream(tmp_path_factory):
+    """The address of a real MLflow, which serves below the path /team."""
+    with mlflow_running(tmp_path_factory.mktemp("mlflow"), "--static-prefix=/team",
+                        f"--allowed-hosts={HOST},127.0.0.1:*", prefix="/team") as url:
+        yield url.removesuffix("/team")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, upstream):
+    """Port of a proxy before it, both below the path /team, and names of the page's script and style."""
+    with proxied(tmp_path_factory.mktemp("site"), upstream, ingress_path="/team") as port:
+        page = ask(port, "/team/", accept="identity").content.decode()
+        yield port, *(urllib.parse.urljoin("/team/", path)
+                      for path in re.findall(r'(?:src|href)="([^"]+main[^"]+)"', page))
+
+
+@pytest.fixture(scope="module", params=["", "/outer"], ids=["root", "path"])
+def rewritten(request, tmp_path_factory, upstream):
+    """A proxy before the same MLflow, at another path than the server's own: its port and its path."""
+    variables = {"ingress_rewrite": True, "ingress_path": request.param, "mlflow_server_path_prefix": "/team"}
+    with proxied(tmp_path_factory.mktemp("rewritten"), upstream, **variables) as port:
+        yield port, request.param
+
+
+def test_a_rewritten_path(rewritten):
+    """The page with its files, the API, and an artifact with characters that are quoted in a URL."""
+    port, path = rewritten
+    page = ask(port, f"{path}/", accept="identity")
+    assert page.status == 200, page.content
+    files = re.findall(r'(?:src|href)="([^"]+main[^"]+)"', page.content.decode())
+    assert len(files) == 2, page.content
+    for file in files:
+        answer = ask(port, urllib.parse.urljoin(f"{path}/", file), accept="identity")
+        assert answer.status == 200 and not answer.content.startswith(b"<!doctype"), file
+    found = ask(port, f"{path}/api/2.0/mlflow/experiments/get?experiment_id=0", accept="identity")
+    assert json.loads(found.content)["experiment"]["name"] == "Default"
+    artifact = f"{path}/api/2.0/mlflow-artifacts/artifacts/0/a%20b%2B%C3%A4.bin"
+    assert ask(port, artifact, method="PUT", body=b"content" * 1000).status == 200
+    assert ask(port, artifact, accept="identity").content == b"content" * 1000
+    for unknown in ("/elsewhere/health", f"{path}/metrics", *(["/team/health"] if path else [])):
+        assert ask(port, unknown).status == 404, unknown
 
 
 @pytest.mark.parametrize("variables", [
