@@ -34,8 +34,9 @@ def probe(checks, parameters):
     Args:
         checks: collects the results.
         parameters: dialect, host, port, database, user, password, path, connect_timeout, samples, write, environment
-            (take what is missing from the server's own environment), connections (workers, pods, and most: how many
-            the server may open).
+            (take what is missing from the server's own environment), connections (workers, pods, most: how many
+            the server may open, and variable: which sets the limit), read_replica_connections (the same to the read
+            replica).
     """
     dialect = database_of(parameters)
     checks.facts.update(latency_p95_ms=None, size_bytes=None, connections_used=None, connections_max=None,
@@ -81,7 +82,7 @@ def probe(checks, parameters):
         replica = type(dialect)({**parameters, **replica_host})
         server = retry(replica.connect, transient)
         used, most = replica.connections()
-        checks.facts["messages"] += too_many("The read replica", most, parameters.get("connections"))
+        checks.facts["messages"] += too_many("The read replica", most, parameters.get("read_replica_connections"))
         return f"{server}, {used} of {most} in use"
 
     for name, function in (("latency", latency), ("size", size), ("connections", connections), ("schema", schema)):
@@ -105,12 +106,12 @@ def too_many(what, allowed, connections):
     Args:
         what: how to call it.
         allowed: connections that it allows.
-        connections: workers, pods, most; or nothing, where they are not known.
+        connections: workers, pods, most, variable; or nothing, where they are not known.
     """
     if not connections or not allowed or connections["most"] <= allowed:
         return []
     return [f"{what} allows {allowed} connections, and {connections['workers']} workers in up to "
-            f"{connections['pods']} pods may open {connections['most']}; set database_max_connections to what it "
+            f"{connections['pods']} pods may open {connections['most']}; set {connections['variable']} to what it "
             f"allows this instance, so that the pools fit, or raise its limit to {connections['most']}."]
 
 

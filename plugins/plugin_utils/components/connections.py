@@ -6,7 +6,8 @@
 
 SQLAlchemy has one pool for each engine, and MLflow opens several engines in each worker: one for runs, one for models,
 and more for users, workspaces and jobs. A pool keeps up to ``pool_size`` connections, and opens up to ``max_overflow``
-more, which it closes after use.
+more, which it closes after use. A read replica has engines of its own, beside those of the primary server: one for
+reading runs, and one for reading models.
 
 Source: mlflow/store/db/utils.py (create_sqlalchemy_engine) and its callers; measured with MLflow 3.17.2 by a server
 under load against PostgreSQL.
@@ -56,6 +57,8 @@ MAX_CONNECTIONS, MOST_CONNECTIONS = 200, 100000
 BESIDE = 12
 """Connections beside the server's pods: 3 that PostgreSQL reserves for superusers, 2 of the migration, 2 of gc, and the
 rest for the exporter, probes, backups and people."""
+READ_ENGINES = 2
+"""Engines of each worker to a read replica; users, workspaces and jobs are read from the primary server."""
 JOB_CONNECTIONS = 16
 """Connections of a pod's job execution: two of each of its eight processes, which open none while they are idle. An
 estimate."""
@@ -65,18 +68,20 @@ MEMORY_EACH, MEMORY_BESIDE = 2 * 2**20, 256 * 2**20
 
 @dataclass(frozen=True)
 class Connections:
-    """The connections that the server's pods may open.
+    """The connections that the server's pods may open to one database server.
 
     Attributes:
         workers: of each pod.
         threads: of each worker.
         pods: that may run at once, the additional one of a rolling update included.
-        engines: of each worker, to the same database.
+        engines: of each worker, to this database server.
         beside: connections of each pod beside its workers': one for each engine in `mlflow server` itself, and those
             of jobs.
         limit: connections that the database allows, or None where it is not known.
+        variable: that sets the limit.
         pool: connections that each engine keeps.
         overflow: connections that each engine may open beyond.
+        replica: the same to the read replica, if there is one.
     """
 
     workers: int
@@ -85,13 +90,20 @@ class Connections:
     engines: int
     beside: int
     limit: int | None = None
+    variable: str = "database_max_connections"
     pool: int = SMALLEST_POOL
     overflow: int = SMALLEST_OVERFLOW
+    replica: Connections | None = None
 
     @property
     def most(self) -> int:
         """What all of them may open at once."""
         return self.needed(self.pool + self.overflow)
+
+    @property
+    def figures(self) -> dict:
+        """What a probe compares with the server's own limit."""
+        return {"workers": self.workers, "pods": self.pods, "most": self.most, "variable": self.variable}
 
     def needed(self, each: int) -> int:
         """What all of them may open at once if an engine has up to ``each``."""
@@ -127,17 +139,29 @@ def resolve(v: Variables, managed: bool) -> Connections:
     limit = v.database_max_connections
     if limit is None and managed:
         limit = _default_limit(v, users)
-    each = max(DEFAULT_EACH, users.threads + SMALLEST_OVERFLOW) if limit is None else users.fitting(limit)
+    replica = None
+    if v.database_read_replica_host or v.mlflow_server_database.get("replica_uri"):
+        replica = replace(users, engines=READ_ENGINES, beside=users.beside - engines + READ_ENGINES,
+                          limit=v.database_read_replica_max_connections,
+                          variable="database_read_replica_max_connections")
+    users = replace(users, limit=limit)
+    limited = [each for each in (users, replica) if each and each.limit is not None]
+    # All engines have pools of one size.
+    each = min((known.fitting(known.limit) for known in limited), default=0)
+    if limit is None:
+        unknown = max(DEFAULT_EACH, users.threads + (v.database_pool_max_overflow or SMALLEST_OVERFLOW))
+        each = min(each, unknown) if limited else unknown
     pool = v.database_pool_size
     if not pool:
         room = each - (v.database_pool_max_overflow or SMALLEST_OVERFLOW)
         pool = max(SMALLEST_POOL, min(max(POOL, users.threads), room))
     overflow = v.database_pool_max_overflow
     if not overflow:
-        # A pool that a variable sets has SQLAlchemy's overflow, unless the database is known to allow less.
-        room = OVERFLOW if limit is None and v.database_pool_size else each - pool
+        # A pool that a variable sets has SQLAlchemy's overflow, unless a database is known to allow less.
+        room = OVERFLOW if not limited and v.database_pool_size else each - pool
         overflow = max(SMALLEST_OVERFLOW, min(OVERFLOW, room))
-    return replace(users, limit=limit, pool=pool, overflow=overflow)
+    replica = replica and replace(replica, pool=pool, overflow=overflow)
+    return replace(users, pool=pool, overflow=overflow, replica=replica)
 
 
 def server_resources(v: Variables) -> dict:
@@ -148,30 +172,37 @@ def server_resources(v: Variables) -> dict:
 
 
 def problems(v: Variables, users: Connections) -> Iterator[str]:
-    """A sentence for what cannot work of pool, threads, workers and limit.
+    """A sentence for what cannot work of pool, threads, workers and limits.
 
     Args:
         v: the variables.
         users: what ``resolve`` gives for them.
     """
     size, least = v.database_pool_size, _smallest(v)
-    limit = f"database_max_connections is {users.limit}"
-    if v.database_max_connections is None:
-        limit = f"database_max_connections can be at most {users.limit}"
-    if users.limit is not None and users.needed(least) > users.limit:
+    limited = [each for each in (users, users.replica) if each and each.limit is not None]
+    exceeded = [each for each in limited if each.needed(least) > each.limit]
+    for each in exceeded:
         given = {"database_pool_size": size, "database_pool_max_overflow": v.database_pool_max_overflow}
         pool = " and ".join(f"{name} {value}" for name, value in given.items() if value)
-        yield (f"{limit}, while {users.workers} workers in up to {users.pods} pods (one more than usual during an "
-               f"update) need {users.needed(least)}{' with ' + pool if pool else ''}; set "
-               f"{', or '.join(_remedies(v, users, least))}.")
-    elif size and size < users.threads:
+        yield (f"{_limit(v, each)}, while {each.workers} workers in up to {each.pods} pods (one more than usual during "
+               f"an update) need {each.needed(least)}{' with ' + pool if pool else ''}; set "
+               f"{', or '.join(_remedies(v, each, least))}.")
+    if exceeded:
+        return
+    if size and size < users.threads:
         yield (f"database_pool_size is {size} while {users.threads} threads of each worker answer requests; set "
                f"database_pool_size to at least {users.threads}, or mlflow_server_threads to at most {size}.")
     elif v.mlflow_server_threads > users.pool:
-        needed = users.needed(users.threads + (v.database_pool_max_overflow or SMALLEST_OVERFLOW))
-        yield (f"mlflow_server_threads is {users.threads} while {limit}, which leaves {users.pool} connections for "
-               f"each pool; set mlflow_server_threads to at most {users.pool}, or database_max_connections to at "
-               f"least {needed}.")
+        tightest = min(limited, key=lambda each: each.fitting(each.limit))
+        needed = tightest.needed(users.threads + (v.database_pool_max_overflow or SMALLEST_OVERFLOW))
+        yield (f"mlflow_server_threads is {users.threads} while {_limit(v, tightest)}, which leaves {users.pool} "
+               f"connections for each pool; set mlflow_server_threads to at most {users.pool}, or "
+               f"{tightest.variable} to at least {needed}.")
+
+
+def _limit(v: Variables, users: Connections) -> str:
+    """The limit of a database server, as the beginning of a sentence."""
+    return f"{users.variable} {'can be at most' if v[users.variable] is None else 'is'} {users.limit}"
 
 
 def _smallest(v: Variables) -> int:
@@ -194,7 +225,7 @@ def _remedies(v: Variables, users: Connections, least: int) -> Iterator[str]:
     if pods >= 1:
         yield f"mlflow_server_{'autoscaling_max' if v.mlflow_server_autoscaling else 'replicas'} to at most {pods}"
     if users.needed(least) <= MOST_CONNECTIONS:
-        yield f"database_max_connections to at least {users.needed(least)}"
+        yield f"{users.variable} to at least {users.needed(least)}"
 
 
 def _default_limit(v: Variables, users: Connections) -> int:

@@ -213,8 +213,10 @@ class Database(Component):
     def probes(self, v: Variables, model: Model) -> list[Probe]:
         pools = model.database.connections
         unknown = v.mlflow_server_database.get("pool") or model.mlflow_server.database.type == "sqlite"
-        figures = {} if unknown else {"workers": pools.workers, "pods": pools.pods, "most": pools.most}
-        return [Probe(self.role, self.title, "database", {"environment": True, "connections": figures})]
+        parameters = {"connections": {} if unknown else pools.figures}
+        if pools.replica and not unknown:
+            parameters["read_replica_connections"] = pools.replica.figures
+        return [Probe(self.role, self.title, "database", {"environment": True, **parameters})]
 
     def status(self, v: Variables, model: Model, report: dict) -> list[str]:
         if not report.get("size_bytes"):
@@ -239,8 +241,8 @@ class Database(Component):
         if v.database_type != "sqlite":
             return
         set_here = [name for name in LOGINS if v[name]]
-        for variable in ("database_host", "database_cloudsql_instance", "database_read_replica_host", "database_tls",
-                         "database_ca",
+        for variable in ("database_host", "database_cloudsql_instance", "database_read_replica_host",
+                         "database_read_replica_max_connections", "database_tls", "database_ca",
                          "database_ca_secret", "database_driver", *set_here):
             if v[variable]:
                 yield (f"{variable} is set while database_type is sqlite, which is a file; set database_type to "
@@ -276,6 +278,9 @@ class Database(Component):
         if v.database_read_replica_host and not host:
             yield ("database_read_replica_host is set while database_host is empty; only an existing server has "
                    "replicas of its own.")
+        if v.database_read_replica_max_connections is not None and not model.database.connections.replica:
+            yield ("database_read_replica_max_connections is set while there is no read replica; set "
+                   "database_read_replica_host, or leave the limit out.")
         if v.database_type == "mysql" and not external and v.mlflow_image_source == "build":
             yield ("database_type is mysql while mlflow_image_source is build, and Debian has MariaDB in its place; "
                    "set database_type "
@@ -290,9 +295,9 @@ class Database(Component):
         for variable in ("database_pool_size", "database_pool_max_overflow", "database_pool_recycle"):
             if v[variable] < 0:
                 yield f"{variable} is {v[variable]}; it must be at least 1, or 0 for the default."
-        if v.database_max_connections is not None and not 10 <= v.database_max_connections <= (
-                connections.MOST_CONNECTIONS):
-            yield f"database_max_connections is {v.database_max_connections}; it must be from 10 to 100000."
+        for variable in ("database_max_connections", "database_read_replica_max_connections"):
+            if v[variable] is not None and not 10 <= v[variable] <= connections.MOST_CONNECTIONS:
+                yield f"{variable} is {v[variable]}; it must be from 10 to 100000."
 
     def _check_uri(self, v: Variables, model: Model) -> Iterator[str]:
         if v.database_existing_secret_keys.get("uri") and not v.database_existing_secret:

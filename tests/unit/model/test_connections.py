@@ -16,6 +16,7 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, re
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.connections import SIZES
 
 EXTERNAL = {"database_host": "db.example.com", "database_password": "x"}
+REPLICA = {"database_read_replica_host": "replica.example.com"}
 FEATURES = ({}, {"mlflow_server_auth": "basic"},
             {"mlflow_server_auth": "basic", "mlflow_server_workspaces": True, "mlflow_server_jobs": True})
 SCALES = ({}, {"mlflow_server_replicas": 3}, {"mlflow_server_autoscaling": True})
@@ -76,6 +77,31 @@ def test_without_a_known_limit_no_engine_has_more_than_by_default():
     assert connections(**EXTERNAL, database_pool_max_overflow=4).pool == 11
     assert connections(**EXTERNAL, database_pool_size=9).overflow == 10
     assert connections(**EXTERNAL, mlflow_server_threads=30).pool == 30
+    assert connections(**EXTERNAL, mlflow_server_threads=12, database_pool_max_overflow=4).pool == 12
+
+
+def test_a_read_replica_has_engines_of_its_own():
+    """2 for each worker, whatever features are on; the pool of all engines is the largest that fits into both."""
+    features = {**EXTERNAL, **FEATURES[1], "mlflow_server_workspaces": True}
+    assert connections(**features).replica is None
+    found = connections(**features, **REPLICA)
+    assert (found.engines, found.replica.engines) == (4, 2) and found.replica.limit is None
+    assert found.replica.most == 2 * (2 * 2 * (found.pool + found.overflow) + 2) + 12 < found.most
+    assert of_an_engine(found) == of_an_engine(connections(**features))
+    for primary, replica in itertools.product((None, 120, 200, 400), (None, 64, 100, 400)):
+        given = {"database_max_connections": primary, "database_read_replica_max_connections": replica}
+        limits = {name: value for name, value in given.items() if value}
+        found = connections(**features, **REPLICA, **limits)
+        assert found.most <= (primary or found.most) and found.replica.most <= (replica or found.replica.most)
+        assert found.replica.pool + found.replica.overflow == sum(of_an_engine(found))
+        one_more = sum(of_an_engine(found)) + 1
+        assert (
+            of_an_engine(found) == (20, 10) or not primary and one_more == 16
+            or primary and found.needed(one_more) > primary or replica and found.replica.needed(one_more) > replica)
+
+
+def of_an_engine(found):
+    return found.pool, found.overflow
 
 
 def test_a_database_allows_more_where_workers_need_it():
@@ -107,6 +133,11 @@ REFUSED = {
                     "mlflow_server_autoscaling_max": 20},
     "external": {**EXTERNAL, "database_max_connections": 80, "mlflow_server_size": "medium"},
     "threads": {"database_max_connections": 200, "mlflow_server_threads": 60},
+    "replica": {**EXTERNAL, **REPLICA, "database_read_replica_max_connections": 60, "mlflow_server_size": "medium"},
+    "pool and replica": {**EXTERNAL, **REPLICA, "database_read_replica_max_connections": 200, "database_pool_size": 40,
+                         "database_max_connections": 1000},
+    "threads and replica": {**EXTERNAL, **REPLICA, "database_read_replica_max_connections": 100,
+                            "database_max_connections": 1000, "mlflow_server_threads": 12},
     "threads of a small pool": {"database_pool_size": 6},
     "more than PostgreSQL takes": {"mlflow_server_size": "large", "mlflow_server_replicas": 1000,
                                    "mlflow_server_auth": "basic"},
@@ -155,11 +186,16 @@ def test_a_database_that_is_described_otherwise_has_a_pool():
 
 
 def test_the_probe_knows_what_the_server_may_open():
-    def parameters(**variables):
+    def parameters(server="connections", **variables):
         model = resolved(variables)
         (probe,) = components.by_role("database").probes(model.variables, model)
-        return probe.parameters["connections"]
+        return probe.parameters.get(server)
 
-    assert parameters() == {"workers": 2, "pods": 2, "most": connections().most}
+    assert parameters() == {"workers": 2, "pods": 2, "most": connections().most, "variable": "database_max_connections"}
     assert parameters(database_type="sqlite") == {}
     assert parameters(mlflow_server_database={"type": "sqlite", "uri": "sqlite:////x"}) == {}
+    assert parameters("read_replica_connections") is None
+    features = {**EXTERNAL, **REPLICA, "mlflow_server_auth": "basic"}
+    assert parameters("read_replica_connections", **features) == {
+        "workers": 2, "pods": 2, "most": connections(**features).replica.most,
+        "variable": "database_read_replica_max_connections"}

@@ -493,6 +493,15 @@ CASES = {
         "344 with database_pool_size 40; set database_pool_size to at most 22, or mlflow_server_workers to at most 1, "
         "or database_max_connections to at least 344.",
     ),
+    "replica-limit-without-replica": (
+        {"database_host": "db.example.com", "database_password": "x", "database_read_replica_max_connections": 100},
+        "database_read_replica_max_connections is set while there is no read replica",
+    ),
+    "replica-limit-range": (
+        {"database_host": "db.example.com", "database_password": "x", "database_read_replica_host": "r.example.com",
+         "database_read_replica_max_connections": 100001},
+        "database_read_replica_max_connections is 100001; it must be from 10 to 100000.",
+    ),
     "workers-too-many": (
         {"database_max_connections": 100, "mlflow_server_workers": 4},
         "database_max_connections is 100, while 4 workers in up to 2 pods (one more than usual during an update) need "

@@ -95,11 +95,11 @@ def test_sqlite_that_cannot_be_written(tmp_path):
 
 def test_too_few_connections_are_a_warning(server):
     """The PostgreSQL of the tests allows 20."""
-    needed = {"workers": 4, "pods": 2, "most": 5000}
+    needed = {"workers": 4, "pods": 2, "most": 5000, "variable": "database_max_connections"}
     (message,) = ask(server, connections=needed)["messages"]
     allowed = ask(server)["connections_max"]
     assert f"The database allows {allowed} connections, and 4 workers in up to 2 pods may open 5000; set " in message
-    assert "database_max_connections" in message
+    assert "set database_max_connections to" in message
     assert ask(server, connections={**needed, "most": allowed})["messages"] == []
 
 
@@ -108,10 +108,15 @@ def test_the_read_replica_is_asked(postgresql, monkeypatch):
     login, place = "{user}:{password}".format(**postgresql), "{port}/{database}".format(**postgresql)
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", f"postgresql+psycopg2://{login}@127.0.0.1:{place}")
     monkeypatch.setenv("MLFLOW_READ_REPLICA_BACKEND_STORE_URI", f"postgresql+psycopg2://{login}@localhost:{place}")
-    parameters = {"environment": True, "connections": {"workers": 4, "pods": 2, "most": 21}}
+    figures = {"workers": 4, "pods": 2, "most": 21, "variable": "database_max_connections"}
+    replica = {**figures, "most": 20, "variable": "database_read_replica_max_connections"}
+    parameters = {"environment": True, "connections": figures, "read_replica_connections": replica}
     report = ask({}, **parameters)
     assert "of 20 in use" in detail(report, "read replica")
-    assert [text.split(" allows")[0] for text in report["messages"]] == ["The database", "The read replica"]
+    assert [text.split(" allows")[0] for text in report["messages"]] == ["The database"]
+    replica["most"] = 21
+    message = ask({}, **parameters)["messages"][1]
+    assert message.startswith("The read replica allows 20 ") and f"set {replica['variable']} to" in message
     monkeypatch.setenv("MLFLOW_READ_REPLICA_BACKEND_STORE_URI", f"postgresql://{login}@localhost:9/x")
     report = ask({}, **parameters)
     assert "refused" in detail(report, "read replica") and not report["healthy"]
