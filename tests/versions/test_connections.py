@@ -14,6 +14,7 @@ import mlflow_servers as servers
 import pytest
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import model
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.connections import READ_ENGINES
 
 ALL = {"mlflow_server_auth": "basic", "mlflow_server_workspaces": True}
 REQUESTS = (
@@ -24,6 +25,9 @@ REQUESTS = (
 )
 """Of each store."""
 POOL, OVERFLOW = 2, 1
+FIRST_WITH_REPLICAS = (3, 11)
+REPLICA = "replica"
+"""Connections to the read replica have this application_name; it is the same server by another address."""
 
 
 def psql(postgresql, database, command):
@@ -38,7 +42,8 @@ def psql(postgresql, database, command):
     ids=lambda value: value if isinstance(value, str) else "all" if value else "plain")
 def test_engines(version, postgresql, features, tmp_path):
     variables = {"mlflow_server_workers": 1, "mlflow_server_threads": 1, "database_pool_size": POOL,
-                 "database_pool_max_overflow": OVERFLOW, **features}
+                 "database_pool_max_overflow": OVERFLOW, "database_host": "db.example.com", "database_password": "x",
+                 **({"database_read_replica_host": "r.example.com"} if features else {}), **features}
     counted = model.resolve(variables.__getitem__, variables, "host").database.connections
     database = f"connections_{tmp_path.name}"
     psql(postgresql, "postgres", f'CREATE DATABASE "{database}"')
@@ -47,12 +52,22 @@ def test_engines(version, postgresql, features, tmp_path):
     if features:
         options = ["--app-name=basic-auth"]
         environment = {**servers.logins(), "MLFLOW_AUTH_CONFIG_PATH": servers.auth_ini(tmp_path, uri),
-                       "MLFLOW_ENABLE_WORKSPACES": "true"}
+                       "MLFLOW_ENABLE_WORKSPACES": "true",
+                       "MLFLOW_READ_REPLICA_BACKEND_STORE_URI": f"{uri.replace('127.0.0.1', 'localhost')}"
+                                                                f"?application_name={REPLICA}"}
     environment |= {
         "MLFLOW_BACKEND_STORE_URI": uri, "PGUSER": postgresql["user"], "PGPASSWORD": postgresql["password"],
         "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(POOL), "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(OVERFLOW)}
     servers.prepare(version, tmp_path, "migrate", **environment)
-    open_now = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND application_name <> 'psql'"
+    query = ("SELECT application_name, count(*) FROM pg_stat_activity "
+             f"WHERE datname = '{database}' AND application_name <> 'psql' GROUP BY 1")
+
+    def open_now():
+        """Connections to the primary server and to the replica."""
+        rows = dict(line.split("|") for line in psql(postgresql, database, query).split())
+        replica = int(rows.pop(REPLICA, 0))
+        return sum(map(int, rows.values())), replica
+
     with servers.mlflow(version, tmp_path, *options, **environment) as server:
         def ask(number):
             method, path = REQUESTS[number % len(REQUESTS)]
@@ -61,11 +76,18 @@ def test_engines(version, postgresql, features, tmp_path):
 
         for number in range(2 * len(REQUESTS)):
             ask(number)
-        # One request at a time leaves one connection in each engine, here and in `mlflow server`.
-        assert counted.engines <= int(psql(postgresql, database, open_now)) <= 2 * counted.engines
+        # One request at a time leaves one connection in each engine, here and in `mlflow server`; with a replica, these
+        # requests need none of the two engines that write runs and models.
+        primary, replica = open_now()
+        missing = server.report["behaviours"].get("read_replica")
+        assert bool(missing) == (bool(features) and servers.number(version) < FIRST_WITH_REPLICAS)
+        readers = READ_ENGINES if features and not missing else 0
+        assert readers <= replica <= 2 * readers
+        assert counted.engines - readers <= primary <= 2 * counted.engines
         with ThreadPoolExecutor(16) as clients:
             answers = [clients.submit(ask, number) for number in range(96)]
-            most = 0
+            most = [0, 0]
             while not all(answer.done() for answer in answers):
-                most = max(most, int(psql(postgresql, database, open_now)))
-        assert counted.engines < most <= counted.engines * (POOL + OVERFLOW + 1)
+                most = list(map(max, most, open_now()))
+        assert counted.engines - readers < most[0] <= counted.engines * (POOL + OVERFLOW + 1)
+        assert readers <= most[1] <= readers * (POOL + OVERFLOW + 1)

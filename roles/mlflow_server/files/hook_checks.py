@@ -31,6 +31,13 @@ def check():
     below_a_path()
     hosts()
     logins()
+    if os.environ.get("MLFLOW_READ_REPLICA_BACKEND_STORE_URI"):
+        known = "MLFLOW_READ_REPLICA_BACKEND_STORE_URI" in hooks.file_of("mlflow.environment_variables")
+        hooks.report(
+            read_replica=""
+            if known
+            else f"MLflow {hooks.version()} knows no read replica; all of its queries are sent to the primary server"
+        )
     if os.environ.get("MLFLOW_ENABLE_WORKSPACES", "false").lower() in ("true", "1"):
         known = "MLFLOW_ENABLE_WORKSPACES" in hooks.file_of("mlflow.environment_variables")
         hooks.report(workspaces="" if known else f"MLflow {hooks.version()} has no workspaces; everything is in one")
