@@ -2,6 +2,7 @@
 
 nodelay  no wait for a delayed acknowledgement (40 ms) on connections that stay open
 batch    several UPDATEs in one message to PostgreSQL
+ping     a connection to PostgreSQL that was in use a moment ago is not tested by a query before it is used again
 direct   requests of the API straight to Flask, which answers them, past the middlewares of FastAPI in front of it
 """
 
@@ -11,8 +12,11 @@ import contextvars
 import functools
 import importlib
 import os
+import select
 import socket
 import sys
+import time
+import weakref
 
 import server_hooks as hooks
 
@@ -20,6 +24,8 @@ THREADS = int(os.environ.get("MLOPS_MLFLOW_THREADS") or 8)
 """Requests that one worker answers at once on the direct way."""
 SLOW = 1.0
 """Seconds that a request waits for a thread of the direct way; then MLflow's own way, which has others, answers it."""
+RECENT = 1.0
+"""Seconds from its last use in which a connection that has received nothing since is taken to work."""
 METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 """All but HEAD and OPTIONS, which browsers send before requests of other origins."""
 APIS = ("/api/2.0/mlflow/", "/api/3.0/mlflow/")
@@ -65,6 +71,61 @@ def batch(_utils):
         return create_engine(url, **options)
 
     sqlalchemy.create_engine = create
+
+
+def ping(_utils):
+    """Test a pooled connection by a query only if it has rested, or if anything has arrived on it."""
+    sqlalchemy = importlib.import_module("sqlalchemy")
+    create_engine = sqlalchemy.create_engine
+
+    @functools.wraps(create_engine)
+    def create(url, **options):
+        engine = create_engine(url, **options)
+        if options.get("pool_pre_ping") and engine.dialect.driver == "psycopg2":
+            if hasattr(engine.dialect, "do_ping"):
+                RecentlyUsed(engine, sqlalchemy.event.listen)
+            else:
+                hooks.report(
+                    ping=f"SQLAlchemy {sqlalchemy.__version__} has no Dialect.do_ping; each connection to the "
+                    "database is tested by a query before each use"
+                )
+        return engine
+
+    sqlalchemy.create_engine = create
+
+
+class RecentlyUsed:
+    """In place of the test (pool_pre_ping) that SQLAlchemy makes of a connection of the pool before each use.
+
+    The end of a server, of a session or of a proxy arrives on the connection, as do all messages about it, so
+    that the socket can be read, and the query is sent then. What sends nothing, such as a host without power, is
+    noticed by the next statement, as it is where it happens right after a query that tested the connection.
+    """
+
+    def __init__(self, engine, listen):
+        self.ask = engine.dialect.do_ping
+        self.returned = weakref.WeakKeyDictionary()
+        engine.dialect.do_ping = self.do_ping
+        listen(engine, "checkin", self.checkin)
+
+    def checkin(self, connection, _record):
+        """A connection goes back to the pool; None: it had failed."""
+        if connection is not None:
+            self.returned[connection] = time.monotonic()
+
+    def do_ping(self, connection):
+        """Whether a connection works; the dialect's own method otherwise."""
+        rested = time.monotonic() - self.returned.get(connection, 0)
+        return (rested < RECENT and silent(connection)) or self.ask(connection)
+
+
+def silent(connection):
+    """Whether a connection of psycopg2 is open and nothing has arrived on it."""
+    if connection.closed:
+        return False
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN | select.POLLPRI)
+    return not poll.poll(0)
 
 
 def direct(fastapi_app):

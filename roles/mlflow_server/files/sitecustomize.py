@@ -31,6 +31,8 @@ if "nodelay" not in hooks.DISABLED:
     hooks.add("uvicorn.config", after="hook_serving:nodelay")
 if "batch" not in hooks.DISABLED:
     hooks.add("mlflow.store.db.utils", after="hook_serving:batch")
+if "ping" not in hooks.DISABLED:
+    hooks.add("mlflow.store.db.utils", after="hook_serving:ping")
 if "direct" not in hooks.DISABLED:
     hooks.add("mlflow.server.fastapi_app", after="hook_serving:direct")
 if "transfers" not in hooks.DISABLED:
