@@ -27,11 +27,12 @@ TIMEOUT = 60
 
 @dataclasses.dataclass
 class Answers:
-    """Kind, seconds of each request answered, and what went wrong."""
+    """Kind, seconds of each request answered, what went wrong, and seconds of processor that the clients took."""
 
     seconds: list = dataclasses.field(default_factory=list)
     errors: list = dataclasses.field(default_factory=list)
     length: float = 0
+    processor: float = 0
 
     @property
     def rate(self) -> float:
@@ -110,11 +111,13 @@ def load(port: int, seconds: float, concurrency: int) -> Answers:
                 client.requests(experiment)
             except (OSError, http.client.HTTPException):
                 continue
+        taken.append(time.thread_time())
 
+    taken: list[float] = []
     threads = [threading.Thread(target=live, daemon=True) for _number in range(concurrency)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    answers.length = time.monotonic() - begun
+    answers.length, answers.processor = time.monotonic() - begun, sum(taken)
     return answers

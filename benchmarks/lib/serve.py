@@ -74,6 +74,7 @@ WITHOUT = {
 }
 """The default deployment as it was before it had hooks for serving: MLflow's own pool, event loop and start."""
 OURS = "deployed"
+SERVER = "server"
 # What reaches the stores; the deployed server has it from its roles, the others get the same.
 STORES = (
     "PGUSER",
@@ -86,15 +87,50 @@ STORES = (
 START_TIMEOUT = 300
 
 
-class Server:
-    """A container that runs `mlflow server`, others that run while it does, and what was measured of it."""
+def processes(container: str) -> list[int]:
+    """Of this machine's processes those in a container, told by their process namespace."""
+    first = int(podman("inspect", "--format", "{{.State.Pid}}", container))
+    if not first:
+        raise Failed(f"{container} has ended:\n{podman('logs', '--tail', '20', container)}")
+    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.readlink(f"/proc/{entry}/ns/pid") == namespace:
+                found.append(int(entry))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
 
-    def __init__(self, title: str, container: str, port: int, beside: tuple[str, ...] = ()) -> None:
+
+def processor_seconds(container: str) -> float:
+    """Seconds of processor that a container's processes have taken, with those of their children that have ended."""
+    total = 0
+    for process in processes(container):
+        try:
+            fields = pathlib.Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        total += sum(map(int, fields[11:15]))
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+class Server:
+    """A container that runs `mlflow server`, others that run while it does, and what was measured of it.
+
+    Attributes:
+        stores: containers of the database and of the artifacts, by their titles.
+        spent: milliseconds of processor a request with the most clients, for each round: of this server, the clients
+            and the stores, by their titles.
+    """
+
+    def __init__(self, title: str, container: str, port: int, stores: dict[str, str],
+                 beside: tuple[str, ...] = ()) -> None:
         self.title, self.container, self.port, self.beside = title, container, port, beside
+        self.stores, self.spent = stores, []
         self.ready: list[float] = []
         self.idle: list[float] = []
         self.busy: list[float] = []
-        self.processor: list[float] = []
         self.answers: dict[int, list] = {}
 
     def start(self, cpus: list[int], settle: float) -> None:
@@ -117,54 +153,33 @@ class Server:
         # at rest is who did nothing for longer.
         deadline, quiet = time.monotonic() + settle, 0
         while quiet < 4 and time.monotonic() < deadline:
-            before = self.seconds()
+            before = processor_seconds(self.container)
             time.sleep(3)
-            quiet = quiet + 1 if self.seconds() - before < 0.3 else 0
+            quiet = quiet + 1 if processor_seconds(self.container) - before < 0.3 else 0
         if quiet < 4:
             log(f"{self.title} is still busy {settle:.0f} s after its start, without a request")
-        for process in self.processes():
+        for process in processes(self.container):
             for thread in os.listdir(f"/proc/{process}/task"):
                 os.sched_setaffinity(int(thread), cpus)
 
     def stop(self) -> None:
         podman("stop", "--time", "20", self.container, *self.beside)
 
-    def processes(self) -> list[int]:
-        """Of this machine's processes those in the container, told by their process namespace."""
-        first = int(podman("inspect", "--format", "{{.State.Pid}}", self.container))
-        if not first:
-            raise Failed(f"{self.title} has ended:\n{podman('logs', '--tail', '20', self.container)}")
-        namespace = os.readlink(f"/proc/{first}/ns/pid")
-        found = []
-        for entry in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                if os.readlink(f"/proc/{entry}/ns/pid") == namespace:
-                    found.append(int(entry))
-            except (FileNotFoundError, ProcessLookupError, PermissionError):
-                continue
-        return found
-
     def memory(self) -> tuple[float, int]:
         """MiB of its processes, what several share counted once (proportional set size), and their number."""
-        total, processes = 0, self.processes()
-        for process in processes:
+        total, found = 0, processes(self.container)
+        for process in found:
             try:
                 text = pathlib.Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii")
             except (FileNotFoundError, ProcessLookupError):
                 continue
             total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
-        return total / 1024, len(processes)
+        return total / 1024, len(found)
 
-    def seconds(self) -> float:
-        """Seconds of processor that its living processes have taken."""
-        total = 0
-        for process in self.processes():
-            try:
-                fields = pathlib.Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            total += int(fields[11]) + int(fields[12])
-        return total / os.sysconf("SC_CLK_TCK")
+    def seconds(self) -> dict[str, float]:
+        """Seconds of processor that the server and the stores have taken so far."""
+        containers = {SERVER: self.container, **self.stores}
+        return {title: processor_seconds(container) for title, container in containers.items()}
 
     def measure(self, seconds: float, clients: list[int]) -> None:
         """Memory at rest; then a load of each number of clients; memory and processor are those of the last."""
@@ -185,12 +200,18 @@ class Server:
             if answers.errors:
                 log(f"{self.title}: {len(answers.errors)} requests failed, such as {answers.errors[0]}")
             self.answers.setdefault(number, []).append(answers)
-        self.processor.append(1000 * (self.seconds() - before) / max(1, len(answers.seconds)))
+        taken, number = self.seconds(), max(1, len(answers.seconds))
+        spent = {title: 1000 * (taken[title] - before[title]) / number for title in taken}
+        self.spent.append({**spent, "clients": 1000 * answers.processor / number})
         self.busy.append(max(peak[0], self.memory()[0]))
 
     def percentile(self, clients: int, share: float, *kinds: str) -> float:
         """Milliseconds, the median of all rounds."""
         return statistics.median(answers.percentile(share, *kinds) for answers in self.answers[clients])
+
+    def processor(self, *titles: str) -> float:
+        """Milliseconds of processor a request, the median of all rounds; of all together without titles."""
+        return statistics.median(sum(spent[title] for title in titles or spent) for spent in self.spent)
 
     def figures(self) -> dict[str, float]:
         """What the tables show, by its heading."""
@@ -202,7 +223,7 @@ class Server:
             f"API p50 ms, {few}": self.percentile(few, 0.5, *REQUESTS),
             f"API p95 ms, {many}": self.percentile(many, 0.95, *REQUESTS),
             f"1 MiB p95 ms, {many}": self.percentile(many, 0.95, *TRANSFERS),
-            "processor ms/request": statistics.median(self.processor),
+            "processor ms/request": self.processor(SERVER),
             "start s": statistics.median(self.ready),
             "idle MiB": statistics.median(self.idle),
             "busy MiB": statistics.median(self.busy),
@@ -220,11 +241,14 @@ class Bench:
         self.others: list[str] = []
         self.database = self.image = ""
         self.store: dict[str, str] = {}
+        self.stores: dict[str, str] = {}
 
     def deploy(self) -> Server:
         """inventories/local under a name and a port of its own."""
         hosts = yaml.safe_load((ROOT / "inventories/local/hosts.yml").read_text(encoding="utf-8"))["all"]["hosts"]
         variables = {**next(iter(hosts.values())), "mlflow_server_publish": f"127.0.0.1:{self.options.port}"}
+        if self.options.volume:
+            variables["object_storage_type"] = "volume"
         instances = {self.instance: variables}
         if self.options.monitoring:
             instances[self.monitored] = {**variables, "mlflow_server_publish": f"127.0.0.1:{self.options.port + 1}",
@@ -233,11 +257,19 @@ class Bench:
         log("Deploying the default instance")
         run(["ansible-playbook", "--inventory", self.inventory, "playbooks/site.yml", "--skip-tags", "verify"])
         container, self.database = self.container("server"), self.container("database")
+        self.stores = self.stores_of(self.instance)
         told = json.loads(podman("inspect", container))[0]
         self.image = told["ImageName"]
         lines = podman("exec", container, "env").splitlines()
         self.store = {name: value for name, _equals, value in (line.partition("=") for line in lines)}
-        return Server("the default deployment", container, self.options.port)
+        return Server("the default deployment", container, self.options.port, self.stores)
+
+    def stores_of(self, instance: str) -> dict[str, str]:
+        """Containers of an instance's stores, by their titles."""
+        stores = {"PostgreSQL": self.container("database", instance)}
+        if not self.options.volume:
+            stores["SeaweedFS"] = self.container("object-storage", instance)
+        return stores
 
     def container(self, component: str, instance: str = "") -> str:
         labels = {
@@ -274,7 +306,8 @@ class Bench:
         )
         values = {
             "database": f"{address}/{database}",
-            "artifacts": f"{self.store['MLFLOW_ARTIFACTS_DESTINATION'].rstrip('/')}/{name}",
+            "artifacts": "/tmp/artifacts" if self.options.volume else
+            f"{self.store['MLFLOW_ARTIFACTS_DESTINATION'].rstrip('/')}/{name}",
         }
         settings = self.folder / f"{name}.env"
         settings.touch(mode=0o600)
@@ -283,7 +316,7 @@ class Bench:
                 f"{key}={value}\n"
                 for key, value in {
                     "HOME": "/tmp",
-                    **{key: self.store[key] for key in STORES},
+                    **{key: self.store[key] for key in STORES if key in self.store},
                     **{key: value.format(**values) for key, value in environment.items()},
                 }.items()
             ),
@@ -307,7 +340,7 @@ class Bench:
             "server",
             *(argument.format(**values) for argument in arguments),
         )
-        return Server(title, container, port)
+        return Server(title, container, port, self.stores)
 
     def hooks(self) -> list[str]:
         """Options of podman that give a container the files of a server's pod."""
@@ -326,7 +359,7 @@ class Bench:
             beside = tuple(self.container(f"monitoring-{part}", self.monitored)
                            for part in ("exporter", "prometheus", "alertmanager"))
             servers["monitored"] = Server("the same with monitoring", self.container("server", self.monitored),
-                                          self.options.port + 1, beside)
+                                          self.options.port + 1, self.stores_of(self.monitored), beside)
             servers["monitored"].stop()
         else:
             servers["without"] = self.add("without", WITHOUT, *self.hooks())
@@ -342,7 +375,7 @@ class Bench:
                 log(
                     f"Round {number} of {self.options.rounds}: {server.title}: "
                     f"{server.answers[max(server.answers)][-1].rate:.0f} "
-                    f"requests/s, {server.processor[-1]:.1f} ms of "
+                    f"requests/s, {server.spent[-1][SERVER]:.1f} ms of "
                     f"processor a request, {server.idle[-1]:.0f} MiB idle, {server.busy[-1]:.0f} MiB busy"
                 )
             order.append(order.pop(0))
@@ -362,6 +395,10 @@ class Bench:
         for title, row in figures.items():
             rows.append([title, *(f"{row[column] / figures[plain.title][column]:.2f}" for column in columns[:-1])])
         table([f"ratio to {plain.title}", *columns[:-1]], rows)
+        parts = list(plain.spent[0])
+        rows = [[server.title, *(f"{server.processor(part):.1f}" for part in parts), f"{server.processor():.1f}",
+                 f"{1000 * len(self.options.cpus) / server.processor():.0f}"] for server in servers]
+        table([f"processor ms/request, {max(plain.answers)} clients", *parts, "all", "requests/s at most"], rows)
         rows = []
         for clients in plain.answers:
             for kind in (*REQUESTS, *TRANSFERS):
@@ -399,7 +436,7 @@ class Bench:
                         f"{server.busy[0]:.0f}",
                         f"{server.busy[0] / workers:.0f}",
                         f"{server.figures()[next(iter(server.figures()))]:.0f}",
-                        f"{server.processor[0]:.1f}",
+                        f"{server.processor(SERVER):.1f}",
                         f"{server.ready[0]:.1f}",
                     ]
                 )
@@ -442,6 +479,8 @@ def main() -> None:
                          help="compare the default deployment with and without monitoring, and nothing else")
     instead.add_argument("--sizes", action="store_true",
                          help="measure memory by number of workers instead of comparing")
+    parser.add_argument("--volume", action="store_true",
+                        help="store artifacts on a volume of this machine instead of SeaweedFS")
     parser.add_argument(
         "--rounds", type=int, default=3, help="how often each server is measured; medians are shown (%(default)s)"
     )
