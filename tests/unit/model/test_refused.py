@@ -521,7 +521,8 @@ CASES = {
     "threads-negative": ({"mlflow_server_threads": -1}, "mlflow_server_threads is -1; it must be at least 1 and at"),
     "unknown-hook": (
         {"mlflow_server_disabled_hooks": ["direct", "turbo"]},
-        "mlflow_server_disabled_hooks holds 'turbo'; each must be one of nodelay, batch, ping, direct, preload, transfers.",
+        "mlflow_server_disabled_hooks holds 'turbo'; each must be one of nodelay, batch, ping, direct, preload, "
+        "transfers.",
     ),
     "store-twice": (
         {
