@@ -112,7 +112,14 @@ def postgresql(tmp_path_factory):
     """Options of a PostgreSQL whose user mlflow may log in by password."""
     folder = tmp_path_factory.mktemp("postgresql")
     command, options, client = new_postgresql(folder)
-    with running(command, answers(client["port"]), folder / "log", **options):
+    is_ready = program("/usr/lib/postgresql/*/bin/pg_isready", package="postgresql-client")
+
+    def ready():
+        """It accepts connections before it lets anybody in."""
+        if subprocess.run([is_ready, "-q", "-h", "127.0.0.1", "-p", str(client["port"])], check=False).returncode:
+            raise ConnectionError("PostgreSQL is starting")
+
+    with running(command, ready, folder / "log", **options):
         yield client
 
 
