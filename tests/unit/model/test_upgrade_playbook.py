@@ -1,0 +1,146 @@
+# Copyright: mlops.mlflow contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The order of upgrade.yml and rollback.yml, and with which version each of their steps runs, in success and failure.
+
+In the place of the actions that change an instance stand some that record how they were called and return what a test
+says; what the real ones do is tested by tests/versions, Molecule and by hand (docs/upgrade.md).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+
+import yaml
+
+ROOT = pathlib.Path(__file__).parents[3]
+REPLACED = ("apply", "mlflow_backup", "mlflow_backup_info", "instance_health", "mlflow_upgrade_info")
+ACTION = '''
+import json, os, pathlib
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import ModelAction
+
+class ActionModule(ModelAction):
+    def run(self, tmp=None, task_vars=None):
+        super().run(tmp, task_vars)
+        folder, arguments = pathlib.Path(os.environ["RECORD"]), self._task.args
+        model = self.resolve(task_vars)
+        call = " ".join(filter(None, [
+            "NAME", arguments.get("command"), arguments.get("kind"), arguments.get("set"),
+            model.instance.version, "old-image" if model.mlflow_server.image == "old:3.10.0" else "",
+            "closed" if model.mlflow_server.closed_because else "",
+            ",".join(arguments.get("components") or [])]))
+        with open(folder / "calls", "a") as file:
+            file.write(call + "\\n")
+        for beginning, result in json.loads((folder / "results").read_text()).items():
+            if call.startswith(beginning):
+                return result
+        return {"changed": True}
+'''
+OLD, NEW = "3.10.0 old-image", "3.17.2"
+INFO = {"installed": {"version": "3.10.0", "image": "old:3.10.0"}, "target": "3.17.2", "needed": True, "older": False,
+        "messages": []}
+DOWNGRADE = {"possible": True, "reason": "", "longer_columns": []}
+
+
+def results(closed=False, downgrade=True, **more):
+    rehearsal = {"prepopulated": {"spans": 1}, "downgrade": {**DOWNGRADE, "possible": downgrade}}
+    return {
+        **more,
+        "mlflow_upgrade_info": INFO,
+        "mlflow_backup create before-upgrade": {"backup": {"id": "SET"}},
+        "mlflow_backup before-upgrade": {"backup": {"id": "SET"}},
+        "mlflow_backup rehearse": {"rehearsal": rehearsal, "closed": closed, "lines": ["rehearsed"]},
+        "mlflow_backup state": {"unchanged": False, "more": {"runs": 2}, "rehearsal": rehearsal},
+        "instance_health": {"connect": ["connected"]},
+    }
+
+
+def play(folder, found, playbook="upgrade.yml", *arguments, **variables):
+    """A run of a playbook: its output, and the calls that were recorded."""
+    collection = folder / "collections/ansible_collections/mlops/mlflow"
+    (collection / "plugins/action").mkdir(parents=True)
+    for path in ROOT.iterdir():
+        if path.name not in ("plugins", ".cache", ".venv", ".git"):
+            (collection / path.name).symlink_to(path)
+    for path in (ROOT / "plugins").iterdir():
+        if path.name != "action":
+            (collection / "plugins" / path.name).symlink_to(path)
+    for path in (ROOT / "plugins/action").glob("*.py"):
+        target = collection / "plugins/action" / path.name
+        if path.stem in REPLACED:
+            target.write_text(ACTION.replace("NAME", path.stem))
+        else:
+            target.symlink_to(path)
+    (folder / "results").write_text(json.dumps(found))
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"team": {
+        "ansible_connection": "local", "backup_type": "volume", "mlflow_version": "3.17.2", **variables}}}}))
+    done = subprocess.run(["ansible-playbook", "-i", folder / "hosts.yml", f"playbooks/{playbook}", *arguments],
+                          cwd=collection, capture_output=True, text=True, check=False,
+                          env={**os.environ, "RECORD": str(folder),
+                               "ANSIBLE_COLLECTIONS_PATH": str(folder / "collections")})
+    calls = (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
+    return done, [call for call in calls if not call.startswith("mlflow_upgrade_info")]
+
+
+PREPARED = [f"apply {OLD} backup", f"mlflow_backup before-upgrade {OLD}", f"mlflow_backup rehearse SET {NEW}",
+            f"mlflow_backup prepopulate {NEW}"]
+ROLLED_BACK = [f"mlflow_backup state SET {OLD}", f"apply {OLD} closed mlflow_server",
+               f"mlflow_backup downgrade SET {NEW}", f"apply {OLD}", f"instance_health {OLD}"]
+
+
+def test_where_a_migration_cannot_be_undone_the_server_is_closed_and_backed_up_again(tmp_path):
+    done, calls = play(tmp_path, results(closed=True))
+    assert done.returncode == 0, done.stdout
+    assert calls == [*PREPARED, f"apply {OLD} closed mlflow_server", f"mlflow_backup before-upgrade {OLD}",
+                     f"apply {NEW}", f"instance_health {NEW}"]
+
+
+def test_a_rehearsal_that_fails_changes_nothing(tmp_path):
+    failed = {"failed": True, "msg": "The migration fails on a copy of the data: no."}
+    done, calls = play(tmp_path, {**results(), "mlflow_backup rehearse": failed})
+    assert done.returncode and "fails on a copy of the data" in done.stdout
+    assert calls == PREPARED[:3]
+
+
+def test_what_fails_later_is_undone_and_what_was_logged_stays(tmp_path):
+    failed = {f"instance_health {NEW}": {"failed": True, "msg": "The new version is bad."}}
+    done, calls = play(tmp_path, {**failed, **results()})
+    assert done.returncode and calls == [*PREPARED, f"apply {NEW}", f"instance_health {NEW}", *ROLLED_BACK]
+    text = " ".join(done.stdout.split())
+    assert "3.10.0 is in use again. The migration was undone, and what was logged meanwhile is there." in text
+    assert "The new version is bad." in text
+
+
+def test_where_no_downgrade_works_the_backup_is_restored(tmp_path):
+    failed = {f"apply {NEW}": {"failed": True, "msg": "bad"}, "mlflow_backup downgrade": {"failed": True, "msg": "no"}}
+    done, calls = play(tmp_path, {**failed, **results()})
+    assert done.returncode
+    assert calls[-5:] == [f"mlflow_backup restore SET {OLD}", f"mlflow_backup promote {OLD}", f"apply {OLD}",
+                          f"instance_health {OLD}", f"mlflow_backup finish {OLD}"]
+    assert "what was logged after it is lost (2 rows)" in " ".join(done.stdout.split())
+
+
+BACKUPS = {"backups": [{"id": "SET", "kind": "before-upgrade", "rehearsed_to": "3.17.2", "mlflow_version": "3.10.0",
+                        "image": "old:3.10.0"},
+                       {"id": "OTHER", "kind": "scheduled", "rehearsed_to": "", "mlflow_version": "3.17.2",
+                        "image": "new"}]}
+NOW = {"mlflow_upgrade_info": {**INFO, "installed": {"version": "3.17.2", "image": "new:3.17.2"}, "needed": False},
+       "mlflow_backup_info": BACKUPS}
+
+
+def test_a_rollback_undoes_the_migration(tmp_path):
+    done, calls = play(tmp_path, {**results(), **NOW}, "rollback.yml")
+    assert done.returncode == 0, done.stdout
+    assert calls == [f"mlflow_backup_info {NEW}", f"mlflow_backup state SET {NEW}",
+                     f"mlflow_backup before-rollback {NEW}", *ROLLED_BACK]
+    assert "MLflow 3.10.0 is in use again." in done.stdout
+
+
+def test_a_rollback_that_would_lose_data_must_be_asked_for(tmp_path):
+    done, calls = play(tmp_path, {**results(downgrade=False), **NOW}, "rollback.yml")
+    assert done.returncode and "accept that by mlflow_rollback_restore=true" in " ".join(done.stdout.split())
+    assert "(runs: 2 rows)" in " ".join(done.stdout.split()) and len(calls) == 2
