@@ -19,7 +19,7 @@ DEBIAN_PACKAGES := python3-venv podman runc netavark aardvark-dns iptables catat
 	$(if $(filter-out 0,$(shell id -u)),containers-storage)
 # Additional packages for tests: databases (programs only, no service), a linter, a browser with the tool for its CA certificates, and
 # promtool and amtool with their servers.
-DEBIAN_TEST_PACKAGES := postgresql docker-registry mariadb-server-core mariadb-client-core shellcheck chromium libnss3-tools \
+DEBIAN_TEST_PACKAGES := postgresql docker-registry mariadb-server-core mariadb-client shellcheck chromium libnss3-tools \
 	prometheus prometheus-alertmanager prometheus-postgres-exporter prometheus-mysqld-exporter prometheus-node-exporter
 
 # Tools, collection and configuration of the clone, whatever the environment is. Ansible does not run in a locale other than UTF-8,
@@ -34,7 +34,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LINK := .cache/collections/ansible_collections/mlops/mlflow
 PLAY := ansible-playbook --inventory $(INVENTORY)
 
-.PHONY: help quickstart wizard status verify service-levels open uninstall backup restore upgrade rollback restart maintain logs clean venv test lint sanity unit versions upgrades manifests ansible-versions molecule molecule-ssh build platform \
+.PHONY: help quickstart wizard status verify service-levels open uninstall backup restore migrate upgrade rollback restart maintain logs clean venv test lint sanity unit versions upgrades manifests ansible-versions molecule molecule-ssh build platform \
 	benchmark-converge benchmark-serve benchmark-ui benchmark-exporter changelog lock tools test-tools packages test-packages
 
 help: ## List the targets
@@ -58,12 +58,13 @@ open: tools ## Forward a port to the user interface and show its URL
 uninstall: tools ## Remove an instance and keep its data (ARGS='-e mlflow_purge_data=true': remove that too)
 backup: tools ## Make a backup, verify it, and list all backups
 restore: tools ## Restore the latest backup (ARGS='-e mlflow_restore_set=ID': another one)
+migrate: tools ## Move to another kind of database or store (ARGS: see playbooks/migrate.yml)
 upgrade: tools ## Upgrade MLflow after a backup and a rehearsal (ARGS='-e mlflow_upgrade_to=VERSION')
 rollback: tools ## Go back to the version before the last upgrade
 restart: tools ## Restart the server, one pod after the other
 maintain: tools ## Report on database and artifacts, and clean them (ARGS=--check: only report)
 logs: tools ## Gather logs, events and objects without secrets into support/
-status verify service-levels open uninstall backup restore upgrade rollback restart maintain logs:
+status verify service-levels open uninstall backup restore migrate upgrade rollback restart maintain logs:
 	@$(PLAY) playbooks/$(subst -,_,$@).yml $(ARGS)
 
 # Removes instances of the local inventories only, with their data. Those of other inventories may be in production and are listed.

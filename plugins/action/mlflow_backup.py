@@ -25,6 +25,8 @@ class ActionModule(EngineAction):
         "source": {"type": "str", "default": ""},
         "kind": {"type": "str", "default": "manual"},
         "verify": {"type": "bool", "default": False},
+        "portable": {"type": "bool", "default": False},
+        "empty": {"type": "bool", "default": False},
     }
 
     def run(self, tmp=None, task_vars=None):
@@ -40,8 +42,10 @@ class ActionModule(EngineAction):
         return {"changed": True, **backups.run(engine, model, options["command"])}
 
     def _create(self, engine: Engine, model: Model, options: dict) -> dict:
-        arguments = [f"--kind={options['kind']}", *(["--verify"] if options["verify"] else [])]
-        found = backups.run(engine, model, "create", arguments, ["dump", *(["drill"] if options["verify"] else [])])
+        arguments = [f"--kind={options['kind']}", *_switches(options, "verify", "portable")]
+        # Rows of a portable dump are read by backup.py itself.
+        modes = [*([] if options["portable"] else ["dump"]), *(["drill"] if options["verify"] else [])]
+        found = backups.run(engine, model, "create", arguments, modes)
         summary = backups.summary({**found["set"], "verified": found.get("verified")}) if found["set"] else None
         return {"changed": True, "backup": summary, "removed": found["removed"]}
 
@@ -69,7 +73,7 @@ class ActionModule(EngineAction):
         return {"changed": bool(found["removed"]), **found}
 
     def _restore(self, engine: Engine, model: Model, options: dict) -> dict:
-        found = backups.run(engine, model, "restore", _chosen(options))
+        found = backups.run(engine, model, "restore", [*_chosen(options), *_switches(options, "empty")])
         return {"changed": True, "backup": backups.summary(found["set"]), "artifacts": found["artifacts"]}
 
     def _keys(self, engine: Engine, model: Model, options: dict) -> dict:
@@ -87,6 +91,10 @@ class ActionModule(EngineAction):
                 "leave it empty to restore without the keys."
             ) from None
         return result
+
+
+def _switches(options: dict, *names: str) -> list[str]:
+    return [f"--{name}" for name in names if options[name]]
 
 
 def _chosen(options: dict) -> list[str]:

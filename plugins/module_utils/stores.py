@@ -179,6 +179,9 @@ class Bucket:
         """Names up to the next slash, and with it, of what begins so; ``beginning`` is empty or ends with a slash."""
         raise NotImplementedError
 
+    def tidy(self, name):
+        """Remove a folder that is empty; a bucket has none."""
+
 
 class S3(Bucket):
     """AWS S3 and other S3 endpoints, by boto3.
@@ -268,6 +271,12 @@ class S3(Bucket):
         with self.errors():
             self.client.upload_fileobj(stream, self.bucket, self.key(name), Config=parts,
                                        ExtraArgs=self.parameters.get("save_arguments") or None)
+
+    def lock(self, name, until):
+        """Let nobody delete an object before a datetime (Object Lock); a lock is never shortened."""
+        with self.errors():
+            self.client.put_object_retention(Bucket=self.bucket, Key=self.key(name),
+                                             Retention={"Mode": "COMPLIANCE", "RetainUntilDate": until})
 
     def folders(self, beginning=""):
         with self.errors():
@@ -572,6 +581,10 @@ class Volume:
                 raise
             found = []
         yield from found
+
+    def tidy(self, name):
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.join(self.path, name))
 
     def delete(self, name):
         os.unlink(os.path.join(self.path, name))

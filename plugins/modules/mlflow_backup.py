@@ -62,6 +62,17 @@ options:
     description: For V(create) - whether to verify the backup after it was made.
     type: bool
     default: false
+  portable:
+    description:
+      - For V(create) - whether the dump is all rows in a SQLite file, which can be restored into every kind of database,
+        such as from MariaDB into PostgreSQL. It needs room for that file, and is slower than the dump of the database.
+      - The dump of a SQLite database always is such a file. Not together with O(verify).
+    type: bool
+    default: false
+  empty:
+    description: For V(restore) - whether to refuse a database in which users have written anything.
+    type: bool
+    default: false
 seealso:
   - module: mlops.mlflow.mlflow_backup_info
 attributes:

@@ -52,6 +52,9 @@ class ModelAction(ActionBase):
             foreign = variables.COMMON_NAMES if self._task._role else frozenset()
             host_vars = {name: value for name, value in task_vars.items() if name not in foreign}
             try:
+                given = value_of(variables.INSTEAD, host_vars.pop(variables.INSTEAD, {}), self._templar)
+                if given:
+                    host_vars = variables.instead(host_vars, given)
                 self._model = resolve(self._templar, host_vars, task_vars["inventory_hostname"], self.latest)
             except variables.VariableError as error:
                 raise templating.Failure(str(error)) from None

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import Variables
 
-FILES = ("backup.py", "sets.py", "artifacts.py", "databases.py", "drill.py", "database.sh", "sealed.py",
-         "schema.py", "rehearsal.py")
+FILES = ("backup.py", "sets.py", "artifacts.py", "exchange.py", "databases.py", "database_postgresql.py",
+         "database_mysql.py", "database_sqlite.py", "convert.py", "locations.py", "schema.py", "rehearsal.py",
+         "drill.py", "database.sh", "sealed.py")
 """Programs in the pod, besides those of the server's ConfigMap."""
 MOUNT_PATH = "/backups"
 S3_VARIABLES = ("backup_bucket", "backup_url", "backup_region", "backup_access_key", "backup_secret_key",
@@ -87,7 +88,7 @@ class Backup(Component):
     def templates(self, v: Variables, model: Model) -> list[str]:
         if v.backup_type == "none":
             return []
-        return ["config.yaml.j2", *(["schedule.yaml.j2"] if v.backup_schedule else [])]
+        return ["config.yaml.j2", *(["schedule.yaml.j2"] if v.backup_schedule or v.backup_verify_schedule else [])]
 
     def context(self, v: Variables, model: Model) -> dict[str, Any]:
         return {"deployment": json.dumps(deployment(v, model), sort_keys=True, default=list)}
@@ -141,10 +142,9 @@ class Backup(Component):
             yield f"backup_prefix is {v.backup_prefix!r}; it must be a path in the bucket or volume, such as backups."
 
     def _check_schedule(self, v: Variables, model: Model) -> Iterator[str]:
-        if v.backup_schedule and not common.cron(v.backup_schedule):
-            yield (
-                f"backup_schedule is {v.backup_schedule!r}; it must be cron's five fields, such as 0 2 * * *, or empty."
-            )
+        for variable in ("backup_schedule", "backup_verify_schedule"):
+            if v[variable] and not common.cron(v[variable]):
+                yield f"{variable} is {v[variable]!r}; it must be cron's five fields, such as 0 2 * * *, or empty."
         for variable, least, most in (("backup_keep_days", 1, 36500), ("backup_keep_daily", 0, 3650),
                                       ("backup_keep_weekly", 0, 520), ("backup_keep_monthly", 0, 1200),
                                       ("backup_verify_sample", 0, 10**9), ("backup_timeout", 60, LONGEST_TIMEOUT),

@@ -35,11 +35,14 @@ PLAYBOOK_VARIABLES = frozenset(("mlflow_hosts", "mlflow_open_port", "mlflow_open
                                 "mlflow_upgrade_to", "mlflow_upgrade_serial", "mlflow_rollback_set",
                                 "mlflow_rollback_restore", "mlflow_logs_dir", "mlflow_logs_lines",
                                 "mlflow_restart_components", "mlflow_maintain_tasks",
-                                "mlflow_maintain_older_than_days"))
+                                "mlflow_maintain_older_than_days", "mlflow_migrate_from"))
 """Variables of playbooks and facts that they set, which no role declares."""
 INTERNAL = ("_database_login", "_mlflow_server_closed", "_mlflow_server_keys", "_mlflow_server_image",
             "_mlflow_version")
 """Facts by which a role passes a value to its own templates."""
+INSTEAD = "_mlflow_instead"
+"""Variable of a task: variables by which it describes the instance instead of those of the host, see ``instead``."""
+STORES = ("database_", "object_storage_")
 CONTROL = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029]")
 INVISIBLE = re.compile(r"[\u00a0\u00ad\u200b-\u200f\u202a-\u202e\u2060\u3000\ufeff]")
 """Blanks other than the usual one, and characters that are not seen, which text copied from a page may have."""
@@ -48,6 +51,18 @@ INT32 = 2**31 - 1
 
 class VariableError(ValueError):
     """Wrong variables; the message has one sentence for each."""
+
+
+def instead(host_vars: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The variables of a host with others in their place.
+
+    Args:
+        host_vars: of the host.
+        given: the others. Where one of them is about the database, none of the host's about the database is used;
+            likewise with the object store.
+    """
+    replaced = tuple(prefix for prefix in STORES if any(name.startswith(prefix) for name in given))
+    return {**{name: value for name, value in host_vars.items() if not name.startswith(replaced)}, **given}
 
 
 class Variables(Mapping):

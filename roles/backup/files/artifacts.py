@@ -15,7 +15,7 @@ import tempfile
 import time
 
 import stores
-from sets import BackupError, Hashed
+from sets import BackupError, Hashed, opened
 
 COPIERS = 8
 LIST = "artifacts.jsonl.gz"
@@ -81,7 +81,7 @@ def listed(source, excluded=""):
         return
 
 
-def back_up(source, sets, set_id, previous, excluded, log):
+def back_up(source, sets, set_id, previous, excluded, locked_until, log):
     """Copy what the sets do not have yet, and write the list of all.
 
     Args:
@@ -90,14 +90,20 @@ def back_up(source, sets, set_id, previous, excluded, log):
         set_id: the set that is being made.
         previous: manifest of the set before, or None.
         excluded: path in the source that holds backups, or empty.
+        locked_until: until when the store must not delete contents that an earlier set copied, too; None where it locks
+            nothing.
         log: takes a line of progress.
 
     Returns:
         What the manifest has about artifacts.
     """
     known = {}
-    for name, size, version, sha256 in (read_list(sets, previous) if previous else ()):
-        known[name, version] = (size, sha256)
+    try:
+        for name, size, version, sha256 in (read_list(sets, previous) if previous else ()):
+            known[name, version] = (size, sha256)
+    except BackupError as error:
+        known = {}
+        log(f"all artifacts are copied anew: {error}")
     here = {entry.name: entry.size for entry in sets.store.entries("artifacts/")} if known else {}
     entries = list(listed(source, excluded))
 
@@ -105,6 +111,8 @@ def back_up(source, sets, set_id, previous, excluded, log):
         version = version_of(entry)
         size, sha256 = known.get((entry.name, version), (None, None))
         if size is not None and here.get(content_name(entry.name, version)) == size:
+            if locked_until:
+                sets.store.lock(content_name(entry.name, version), locked_until)
             return entry.name, size, version, sha256, False
         try:
             with source.open(entry.name) as stream:
@@ -146,7 +154,7 @@ def read_list(sets, manifest):
     wanted = manifest["artifacts"].get("list")
     if not wanted:
         return
-    with sets.store.open(sets.path(manifest["id"], LIST)) as stream, tempfile.TemporaryFile() as file:
+    with sets.open(manifest["id"], LIST) as stream, tempfile.TemporaryFile() as file:
         hashed = Hashed(stream)
         for data in iter(lambda: hashed.read(2**20), b""):
             file.write(data)
@@ -185,12 +193,9 @@ def verify(sets, manifest, sample, log):
 
     def compare(entry):
         name, size, version, sha256 = entry
-        with sets.store.open(content_name(name, version)) as stream:
-            hashed = Hashed(stream)
-            while hashed.read(2**20):
-                pass
+        found = _digest(sets.store, content_name(name, version))
         progress.add(size)
-        return None if hashed.sha256 == sha256 else name
+        return None if found == sha256 else name
 
     _refuse(manifest, [name for name in _each(compare, chosen) if name], "damaged (another SHA-256)")
     return {"count": len(wanted), "read": len(chosen)}
@@ -221,17 +226,20 @@ def restore(sets, manifest, target, log):
     Raises:
         BackupError: naming an artifact that is damaged in the backup.
     """
-    there = {entry.name: entry.size for entry in listed(target)}
+    there = {entry.name: (entry.size, version_of(entry)) for entry in listed(target)}
     total = manifest["artifacts"].get("count", 0)
     progress = Progress("restored", total, log)
     numbers = {"count": 0, "written": 0, "kept": 0}
 
     def put(entry):
         name, size, version, sha256 = entry
-        if there.get(name) == size and _digest(target, name) == sha256:
+        # What has the version of the backup was not written since, and need not be read.
+        size_there, version_there = there.get(name, (None, None))
+        if version_there == version or size_there == size and _digest(target, name) == sha256:
             return name, size, False
-        with sets.store.open(content_name(name, version)) as stream:
-            target.save(name, Checked(Hashed(stream), sha256, f"Backup {manifest['id']}: artifact {name!r}"))
+        what = f"Backup {manifest['id']}: artifact {name!r}"
+        with opened(sets.store, content_name(name, version), what) as stream:
+            target.save(name, Checked(Hashed(stream), sha256, what))
         return name, size, True
 
     restored = set()

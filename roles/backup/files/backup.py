@@ -1,17 +1,18 @@
 """Backups of an MLflow instance: made, listed, verified and restored in pods that have the server's image and
 environment.
 
-usage: backup.py create [--kind KIND] [--verify]    make a set; then verify it, and remove sets that are no longer
-    wanted
+usage: backup.py create [--kind KIND] [--verify] [--portable]   make a set; then verify it, and remove sets that are no
+                                                    longer wanted
        backup.py list                               complete sets, and what retention would remove
        backup.py verify [--set ID]                  restore a set into a throw-away database and compare
-       backup.py restore [--set ID]                 load a set into a database beside the current one, and its artifacts
+       backup.py restore [--set ID] [--empty]       load a set into a database beside the current one, and its artifacts
        backup.py rehearse [--set ID]                migrate a restored copy to this version of MLflow, and undo it
        backup.py state [--set ID]                   whether the schema is still that of a set
        backup.py prepopulate                        fill columns before the migration, while the older server runs
        backup.py downgrade [--set ID]               bring the schema back to that of a set, as it was rehearsed
        backup.py promote | revert | finish          put that database in the place of the current one; undo that; make
-       it final backup.py prune [--dry-run]                  remove sets that are no longer wanted
+                                                    it final
+       backup.py prune [--dry-run]                  remove sets that are no longer wanted
 
 The output ends with lines that begin with RESULT: JSON, in base64. Reads, besides the environment of the server:
 
@@ -30,8 +31,11 @@ import io
 import json
 import os
 import pathlib
+import re
 import sys
+import tempfile
 import time
+import traceback
 
 import artifacts
 import databases
@@ -39,6 +43,7 @@ import drill
 import maintenance_lock
 import sealed
 import stores
+from exchange import Exchange
 from sets import FORMAT, BackupError, Sets, expired, new_id
 
 FOLDER = pathlib.Path(__file__).parent
@@ -46,6 +51,10 @@ KEYS = {"gateway": "MLFLOW_CRYPTO_KEK_PASSPHRASE", "webhooks": "MLFLOW_WEBHOOK_S
 LOGINS = {"admin_user": "MLFLOW_AUTH_ADMIN_USERNAME", "admin_password": "MLFLOW_AUTH_ADMIN_PASSWORD",
           "secret_key": "MLFLOW_FLASK_SERVER_SECRET_KEY", "proxy_secret": "AUTH_PROXY_SECRET"}
 LOCK_SECONDS = 600
+USED = {"experiments": 1, "runs": 0, "logged_models": 0, "registered_models": 0, "trace_info": 0}
+"""Tables by which a database is known to be used, with the number of rows that MLflow itself writes."""
+EXPECTED = (BackupError, stores.StoreError, maintenance_lock.Locked, maintenance_lock.LostError, OSError)
+"""What a sentence tells all about."""
 INCOMPLETE_SECONDS = 86400
 """After which a set without a manifest is one that was interrupted."""
 
@@ -67,7 +76,15 @@ def open_sets(source=""):
             parameters[name] = value
     if parameters["type"] == "volume":
         pathlib.Path(parameters["path"]).mkdir(parents=True, exist_ok=True)
+    if parameters.pop("lock_days", 0):
+        parameters["save_arguments"] = {"ObjectLockMode": "COMPLIANCE", "ObjectLockRetainUntilDate": locked_until()}
     return Sets(stores.open_store({**parameters, "attempts": 4}))
+
+
+def locked_until():
+    """When the bucket gives up what is written now: a datetime, None where it locks nothing."""
+    days = json.loads(os.environ["BACKUP_STORE"]).get("lock_days")
+    return datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days) if days else None
 
 
 def open_artifacts():
@@ -100,11 +117,12 @@ class Backup:
         if self.options.kind == "before-restore" and not databases.open_database().has_tables():
             log("there is nothing to back up")
             return {"set": None, "removed": []}
+        database = databases.open_database()
         try:
             if self.options.kind == "before-upgrade":
                 self._refuse_migrated()
-            with maintenance_lock.held(os.environ["MLFLOW_BACKEND_STORE_URI"], "a backup", LOCK_SECONDS):
-                manifest = self._create()
+            with held("a backup") as lock:
+                manifest = self._create(database, lock)
                 removed = self._prune(dry_run=False)
         except Exception:
             self._record_failure()
@@ -133,30 +151,35 @@ class Backup:
         except Exception as error:  # the store itself may be what failed
             log(f"the failure could not be recorded: {error}")
 
-    def _create(self):
+    def _create(self, database, lock):
+        before = self.sets.ids()
         begun = datetime.datetime.now(datetime.timezone.utc)
-        set_id, before = new_id(begun), self.sets.ids()
-        if set_id in before:
-            raise BackupError(f"There is a backup {set_id} already; begin another one a second later.")
+        while new_id(begun) in before:  # of the same second
+            time.sleep(0.1)
+            begun = datetime.datetime.now(datetime.timezone.utc)
+        set_id = new_id(begun)
         complete = self.sets.complete()
         log(f"backup {set_id} to {self.sets.store.location}")
-        database = databases.open_database()
-        dumps = {"database": self._dump(set_id, "database", database)}
-        users = databases.users_database(database)
-        if users and os.path.exists(users.name):
-            dumps["users"] = self._dump(set_id, "users", users)
+        if self.options.portable and database.dialect != "sqlite":
+            dialect, dumps = "sqlite", {"database": self._dump_rows(set_id, database)}
+        else:
+            dialect, dumps = database.dialect, {"database": self._dump(set_id, "database", database)}
+            users = databases.users_database(database)
+            if users and os.path.exists(users.name):
+                dumps["users"] = self._dump(set_id, "users", users)
         source = open_artifacts()
         copied = artifacts.back_up(source, self.sets, set_id, complete[-1] if complete else None,
-                                   path_of_backups(source, self.sets.store), log)
+                                   path_of_backups(source, self.sets.store), locked_until(), log)
         log(f"{copied['count']} artifacts, {copied['bytes'] / 2**20:.1f} MiB; {copied['copied']} of them were new")
         manifest = {
             "format": FORMAT, "id": set_id, "kind": self.options.kind, "begun": begun.isoformat(timespec="seconds"),
             **self.settings["manifest"],
-            "database": {"dialect": database.dialect, "server": dumps["database"].pop("server"), "dumps": dumps},
+            "database": {"dialect": dialect, "server": dumps["database"].pop("server"), "dumps": dumps},
             "artifacts": {**copied, "root": os.environ["MLFLOW_ARTIFACTS_DESTINATION"]},
             "keys": self._save_keys(set_id), "deployment": self._save_deployment(set_id),
             "ended": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         }
+        lock.check()
         self.sets.save_json(set_id, "manifest.json", manifest)
         self.sets.status(last=int(begun.timestamp()))
         log(f"backup {set_id} is complete")
@@ -168,6 +191,17 @@ class Backup:
             saved = self.sets.save(set_id, f"{name}.{suffix}", stream)
         log(f"{saved['name']}: {saved['bytes'] / 2**20:.1f} MiB, {sum(described['counts'].values())} rows")
         return {**saved, **described}
+
+    def _dump_rows(self, set_id, database):
+        """A dump that every kind of database can be restored from: all rows, in a SQLite file."""
+        import convert
+
+        with tempfile.TemporaryDirectory(dir=self.exchange.folder) as folder:
+            copy = databases.open_database(f"sqlite:///{folder}/rows.db")
+            described = database.described()
+            convert.portable(database, copy, described)
+            drill.compare({**described, "exact": True}, copy.described(), set_id)
+            return self._dump(set_id, "database", copy)
 
     def _save_keys(self, set_id):
         """Fingerprints of the keys, and with a passphrase the keys themselves."""
@@ -188,7 +222,7 @@ class Backup:
 
     def prune(self):
         """Remove what is no longer wanted."""
-        with maintenance_lock.held(os.environ["MLFLOW_BACKEND_STORE_URI"], "removing old backups", LOCK_SECONDS):
+        with held("removing old backups"):
             return {"removed": self._prune(self.options.dry_run)}
 
     def _prune(self, dry_run):
@@ -202,10 +236,17 @@ class Backup:
         if removed and not dry_run:
             for set_id in removed:
                 self.sets.remove(set_id)
-            for name in list(artifacts.unused(self.sets, left)):
-                self.sets.store.delete(name)
+            self._remove_unused(left)
             log(f"removed {len(removed)} sets that are no longer wanted: {', '.join(removed)}")
         return removed
+
+    def _remove_unused(self, left):
+        try:
+            for name in list(artifacts.unused(self.sets, left)):
+                self.sets.store.delete(name)
+                self.sets.store.tidy(name.rpartition("/")[0])
+        except BackupError as error:
+            log(f"contents of artifacts that no set needs any more stay: {error}")
 
     # -- look ------------------------------------------------------------------------------------------------------
 
@@ -227,8 +268,8 @@ class Backup:
         found = {"at": now, "version": self.settings["manifest"]["mlflow_version"]}
         try:
             found.update(drill.run(self.sets, manifest, self.exchange, self.settings["sample"], log), ok=True)
-        except BackupError as error:
-            self.sets.save_json(manifest["id"], "verified.json", {**found, "ok": False, "reason": str(error)})
+        except Exception as error:
+            self.sets.save_json(manifest["id"], "verified.json", {**found, "ok": False, "reason": sentence_of(error)})
             self.sets.status(last_failed=now)
             raise
         self.sets.save_json(manifest["id"], "verified.json", found)
@@ -281,7 +322,7 @@ class Backup:
             raise BackupError(f"The schema cannot be brought back to that of backup {manifest['id']}: {reason}")
         database = databases.open_database()
         users = databases.users_database(database) or database
-        with maintenance_lock.held(os.environ["MLFLOW_BACKEND_STORE_URI"], "a downgrade", LOCK_SECONDS):
+        with held("a downgrade"):
             rehearsal.undo(database.engine(), users.engine() if schema.has_users() else None, rehearsed["revisions"])
         before = self.sets.read_json(manifest["id"], "structure.json")
         differing = schema.differences(before, schema.structure(database.engine()))
@@ -304,15 +345,13 @@ class Backup:
         """Load a set beside what there is, and its artifacts into the store."""
         manifest = self._to_restore()
         database = databases.open_database()
+        if self.options.empty:
+            refuse_rows(database)
         log(f"restoring backup {manifest['id']} of {manifest['instance']}")
-        for name, dump in manifest["database"]["dumps"].items():
-            target = database if name == "database" else databases.users_database(database)
-            if target is None:
-                log(f"{dump['name']} is left out: this instance has no users of its own")
-                continue
-            self._load(manifest, name, dump, target)
-        target = open_artifacts()
-        numbers = artifacts.restore(self.sets, manifest, target, log)
+        database.prepare()
+        with held("a restore"):
+            self._load(manifest, database)
+            numbers = artifacts.restore(self.sets, manifest, open_artifacts(), log)
         log(f"{numbers['count']} artifacts: {numbers['written']} written, {numbers['kept']} were there")
         return {"set": manifest, "artifacts": numbers}
 
@@ -327,18 +366,55 @@ class Backup:
             )
         return manifest
 
-    def _load(self, manifest, name, dump, target):
-        if target.dialect != manifest["database"]["dialect"]:
-            import convert
-
-            convert.load(self.sets, manifest, dump, target, self.exchange, log)
+    def _load(self, manifest, database):
+        """Load the dumps of a set into the databases ``new``, and compare."""
+        users = databases.users_database(database)
+        if users:
+            users.prepare()
+        dumps, dialect = manifest["database"]["dumps"], manifest["database"]["dialect"]
+        if dialect != database.dialect or "users" not in dumps and users and dumps["database"]["users_schema"]:
+            self._load_rows(manifest, database, users)
         else:
-            target.prepare()
-            drill.load(self.sets, manifest, dump, target, self.exchange)
-        drill.compare(dump, target.described(target.new), manifest["id"])
-        if name == "database":
-            self._rewrite(manifest, target)
-        log(f"{dump['name']} is loaded, and has the {sum(dump['counts'].values())} rows of the backup")
+            for name, dump in dumps.items():
+                target = database if name == "database" else users
+                if target is None:
+                    log(f"{dump['name']} is left out: this instance has no users of its own")
+                    continue
+                drill.load(self.sets, manifest, dump, target, self.exchange)
+                drill.compare(dump, target.described(target.new), manifest["id"])
+        self._rewrite(manifest, database)
+        rows = sum(sum(dump["counts"].values()) for dump in dumps.values())
+        log(f"the database is loaded, and has the {rows} rows of the backup")
+
+    def _load_rows(self, manifest, database, users):
+        """The same from a database of another kind, row by row."""
+        import convert
+
+        if manifest["database"]["dialect"] != "sqlite":
+            raise BackupError(
+                f"Backup {manifest['id']} is of {manifest['database']['dialect']}, and the database of this instance is"
+                f" of {database.dialect}; rows move from one to the other by playbooks/migrate.yml."
+            )
+        dumps = manifest["database"]["dumps"]
+        schema = dumps["database"]["schema"]
+        users_schema = next(filter(None, (dump["users_schema"] for dump in dumps.values())), "")
+        if users:
+            convert.create_tables(database.engine(database.new), schema, "")
+            convert.create_tables(users.engine(users.new), "", users_schema)
+        else:
+            convert.create_tables(database.engine(database.new), schema, users_schema)
+        targets = [(each, each.new) for each in filter(None, (database, users))]
+        with tempfile.TemporaryDirectory(dir=self.exchange.folder) as folder:
+            for name, dump in dumps.items():
+                file = databases.open_database(f"sqlite:///{folder}/{name}.db")
+                drill.load(self.sets, manifest, dump, file, self.exchange, file.name)
+                convert.copy(file, file.name, targets)
+        counts = {}
+        for target, new in targets:
+            counts |= target.described(new)["counts"]
+        for dump in dumps.values():
+            wanted = {table: number for table, number in dump["counts"].items() if number}
+            drill.compare({**dump, "counts": wanted}, {"schema": dump["schema"], "counts": counts}, manifest["id"])
 
     def _rewrite(self, manifest, target):
         """Direct artifact URIs name the store in which the artifacts were."""
@@ -374,9 +450,37 @@ class Backup:
         return {}
 
 
+def held(purpose):
+    """The lock of the instance's maintenance, as a context."""
+    return maintenance_lock.held(os.environ["MLFLOW_BACKEND_STORE_URI"], purpose, LOCK_SECONDS)
+
+
+def refuse_rows(database):
+    """Raise BackupError where users have written to a database."""
+    counts = database.described()["counts"] if database.has_tables() else {}
+    written = [f"{number} {table}" for table, number in counts.items()
+               if table in USED and number > USED[table]]
+    if written:
+        raise BackupError(
+            f"The database {database.name} is not empty ({', '.join(written)}); a migration fills an empty one. Remove "
+            "its data or name another database, and repeat."
+        )
+
+
+def sentence_of(error):
+    """One sentence of an exception."""
+    import sqlalchemy
+
+    if isinstance(error, sqlalchemy.exc.DBAPIError):
+        return f"The database answers: {' '.join(str(error.orig).split())}"
+    return str(error) or type(error).__name__
+
+
 def _numbers(version):
     """A version as numbers that can be compared; a release candidate is less than its release."""
-    return [int(part) for part in version.split("rc")[0].split(".")] + [0 if "rc" in version else 1]
+    found = re.match(r"[0-9]+(\.[0-9]+)*", version)
+    rest = version[found.end():] if found else version
+    return [int(part) for part in found.group().split(".")] + [0 if rest else 1] if found else []
 
 
 def main(arguments):
@@ -389,14 +493,16 @@ def main(arguments):
     parser.add_argument("--set", default="latest")
     parser.add_argument("--source", default="")
     parser.add_argument("--kind", default="manual")
-    parser.add_argument("--verify", action="store_true")
-    parser.add_argument("--dry-run", action="store_true")
+    for switch in ("--verify", "--portable", "--empty", "--dry-run"):
+        parser.add_argument(switch, action="store_true")
     options = parser.parse_args(arguments)
     try:
-        with databases.Exchange(os.environ["EXCHANGE"]) as exchange:
+        with Exchange(os.environ["EXCHANGE"]) as exchange:
             result = getattr(Backup(exchange, options), options.command)()
-    except (BackupError, stores.StoreError, maintenance_lock.Locked, OSError) as error:
-        print(f"backup: {options.command} failed: {error}", file=sys.stderr, flush=True)
+    except Exception as error:
+        if not isinstance(error, EXPECTED):
+            traceback.print_exc()
+        print(f"backup: {options.command} failed: {sentence_of(error)}", file=sys.stderr, flush=True)
         return 1
     # In short lines, since runtimes of containers break long ones.
     text = base64.b64encode(json.dumps(result).encode()).decode()

@@ -5,9 +5,10 @@
 #   database.sh drill     the same into a new server on 127.0.0.1, which runs until backup.py has ended
 # Several of them are done one after the other. Both containers share the folder EXCHANGE. For each program backup.py
 # makes a folder there, called 1, 2 and so on, with a pipe, and with variables in database.env; this script answers with
-# `status` and `errors`. DATABASE_USER and DATABASE_PASSWORD are the login.
+# `status` and `errors`. DATABASE_USER and DATABASE_PASSWORD are the login, DRILL the folder of the new server.
 set -eu
 exchange=${EXCHANGE:-/exchange}
+drill=${DRILL:-/drill}
 number=0
 umask 000
 trap 'touch "$exchange/database-ended"' EXIT
@@ -60,7 +61,7 @@ serve() {
     case $DIALECT in
         postgresql)
             export POSTGRES_USER="$DATABASE_USER" POSTGRES_PASSWORD="$DATABASE_PASSWORD" POSTGRES_DB="$DATABASE"
-            export PGDATA=/drill/data
+            export PGDATA="$drill/data"
             # Its own client connects to the socket.
             # shellcheck disable=SC2086  # two words where the file is not executable
             env -u PGHOST -u PGDATABASE $entrypoint postgres -c port="$PGPORT" -c fsync=off \
@@ -75,8 +76,8 @@ serve() {
                     "${product}_ROOT_PASSWORD=$DATABASE_PASSWORD" "${product}_DATABASE=$DATABASE"
             done
             # shellcheck disable=SC2086
-            $entrypoint "$(basename "$(command -v mariadbd || command -v mysqld)")" --datadir=/drill/data \
-                --port="$PORT" --character-set-server=utf8mb4 --collation-server=utf8mb4_bin --skip-name-resolve \
+            $entrypoint "$(basename "$(command -v mariadbd || command -v mysqld)")" --datadir="$drill/data" \
+                --socket="$drill/socket" --pid-file="$drill/pid" --port="$PORT" --character-set-server=utf8mb4 --collation-server=utf8mb4_bin --skip-name-resolve \
                 >"$folder/server.log" 2>&1 &
             ready() { echo "SELECT 1" | load >/dev/null 2>&1; }
             ;;

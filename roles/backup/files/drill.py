@@ -17,13 +17,15 @@ import urllib.request
 
 import artifacts
 import databases
+from exchange import last_line
 from sets import BackupError
 
 START_SECONDS = 600
 PORTS = {"postgresql": 15432, "mysql": 13306}
 """Of the throw-away server, in the pod's own network."""
 PAGE = 1000
-KEPT = ("PATH", "LANG", "TMPDIR", "MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY")
+KEPT = ("PATH", "LANG", "TMPDIR", "MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
+        "MLFLOW_ENABLE_WORKSPACES")
 """Variables that the server of the drill has of the pod's."""
 
 
@@ -35,7 +37,7 @@ def throw_away(main, folder):
         folder: for a SQLite file.
     """
     if main.dialect == "sqlite":
-        return databases.Sqlite(main.url.set(database=str(folder / "drill.db"))), {}
+        return type(main)(main.url.set(database=str(folder / "drill.db"))), {}
     password = secrets.token_hex(16)
     url = main.url.set(username="drill", password=password, host="127.0.0.1", port=PORTS[main.dialect], query={})
     return type(main)(url), {"DATABASE_USER": "drill", "DATABASE_PASSWORD": password}
@@ -82,7 +84,7 @@ def run(sets, manifest, exchange, sample, log):
 def load(sets, manifest, dump, database, exchange, target=None, variables=None):
     """Load a dump of a set, and raise BackupError if it is not what the backup wrote."""
     what = f"Backup {manifest['id']}: {dump['name']}"
-    with sets.store.open(sets.path(manifest["id"], dump["name"])) as stream:
+    with sets.open(manifest["id"], dump["name"]) as stream:
         hashed = artifacts.Hashed(stream)
         try:
             database.load(exchange, hashed, target, variables)
@@ -171,7 +173,7 @@ def _await(server, port, output):
         ended = server.poll() is not None
         if ended or time.monotonic() > deadline:
             output.seek(0)
-            reason = databases.last_line(output.read().decode(errors="replace"))
+            reason = last_line(output.read().decode(errors="replace"))
             if not ended:
                 reason = f"no answer within {START_SECONDS} s; {reason or 'it wrote nothing'}"
             raise BackupError(f"MLflow's server does not start on the restored database: {reason}")

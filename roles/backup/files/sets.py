@@ -17,6 +17,7 @@ ID is the UTC time at which the backup began, such as 20261124T020000Z.
 """
 
 import concurrent.futures
+import contextlib
 import datetime
 import hashlib
 import io
@@ -28,6 +29,8 @@ import stores
 ID = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 FORMAT = 1
 READERS = 8
+BEFORE_RESTORE = "before-restore"
+"""The kind of a set of what a restore was to replace."""
 
 
 class BackupError(Exception):
@@ -42,6 +45,28 @@ def new_id(moment):
 def moment_of(set_id):
     """The datetime at which a set began."""
     return datetime.datetime.strptime(set_id, "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.timezone.utc)
+
+
+@contextlib.contextmanager
+def opened(store, name, what):
+    """A context with a stream of an object, of which the store's own message would not say what it is.
+
+    Args:
+        store: of stores.py.
+        name: of the object.
+        what: it is, for the message.
+
+    Raises:
+        BackupError: it is gone.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stream = stack.enter_context(store.open(name))
+        except (FileNotFoundError, stores.StoreError) as error:
+            if isinstance(error, stores.StoreError) and not error.missing:
+                raise
+            raise BackupError(f"{what} is missing in the backup; choose another backup.") from error
+        yield stream
 
 
 class Hashed:
@@ -90,6 +115,12 @@ class Sets:
             return list(self.store.folders("sets/"))
         except FileNotFoundError:
             return []
+
+    @contextlib.contextmanager
+    def open(self, set_id, name):
+        """A context with a stream of a file of a set; BackupError where it is gone."""
+        with opened(self.store, self.path(set_id, name), f"Backup {set_id}: {name}") as stream:
+            yield stream
 
     def save(self, set_id, name, stream):
         """Write a file of a set; returns its name, bytes and SHA-256."""
@@ -156,7 +187,7 @@ class Sets:
     @staticmethod
     def _fits(manifest, wanted):
         # What a restore was to replace is asked for by its ID or its moment only.
-        ordinary = manifest["kind"] != "before-restore"
+        ordinary = manifest["kind"] != BEFORE_RESTORE
         if wanted == "latest":
             return ordinary
         if wanted == "verified":
@@ -179,6 +210,7 @@ class Sets:
         names = [entry.name for entry in self.store.entries(f"sets/{set_id}/")]
         for name in sorted(names, key=lambda name: not name.endswith("/manifest.json")):
             self.store.delete(name)
+        self.store.tidy(f"sets/{set_id}")
 
     def status(self, **changes):
         """Change status.json: Unix times ``last``, ``last_verified``, ``last_failed``."""
@@ -190,7 +222,8 @@ def expired(manifests, now, days, daily=0, weekly=0, monthly=0):
     """Which sets are no longer wanted.
 
     A set is kept for ``days`` days, and beyond that while it is the last one of its day, week or month among as many
-    days, weeks or months that have sets. The newest set, and the newest that a drill restored, are always kept.
+    days, weeks or months that have sets; what a restore was to replace is none of these. The newest set, the newest
+    of another kind than before-restore, and the newest that a drill restored, are always kept.
 
     Args:
         manifests: complete sets, the oldest first.
@@ -200,11 +233,12 @@ def expired(manifests, now, days, daily=0, weekly=0, monthly=0):
     Returns:
         Manifests of those that go, the oldest first.
     """
-    kept = {entry["id"] for entry in manifests[-1:]}
+    ordinary = [entry for entry in manifests if entry["kind"] != BEFORE_RESTORE]
+    kept = {entry["id"] for entry in [*manifests[-1:], *ordinary[-1:]]}
     kept |= {entry["id"] for entry in [e for e in manifests if (e.get("verified") or {}).get("ok")][-1:]}
     kept |= {entry["id"] for entry in manifests if now - moment_of(entry["id"]) <= datetime.timedelta(days=days)}
     for number, period in ((daily, "%Y-%m-%d"), (weekly, "%G-%V"), (monthly, "%Y-%m")):
-        last_of = {moment_of(entry["id"]).strftime(period): entry["id"] for entry in manifests}
+        last_of = {moment_of(entry["id"]).strftime(period): entry["id"] for entry in ordinary}
         newest = sorted(last_of, reverse=True)[:number]
         kept |= {last_of[name] for name in newest}
     return [entry for entry in manifests if entry["id"] not in kept]
