@@ -6,8 +6,8 @@
 
 usage: forks.py FOLDER...    FOLDERs are those of backup.py and of the modules that it imports.
 
-Reads lines of JSON: ``environment``, ``arguments``, ``output`` (a path). Answers each by the process' number, and by its
-exit code when it has ended.
+Reads lines of JSON: ``environment``, ``arguments``, ``output`` (a path). Answers each by the process' number, and by
+its exit code when it has ended.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ ENTRYPOINTS = {"postgresql": "postgresql-entrypoint.sh", "mysql": "mariadb-entry
 USERS = {"postgresql": "postgres", "mysql": "nobody"}
 """Who runs the programs of the database where the tests run as root, which these refuse."""
 PASSPHRASE = "correct horse battery staple"
-KEYS = {"MLFLOW_CRYPTO_KEK_PASSPHRASE": "of-the-gateway", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(b"w" * 32).decode(),
+KEYS = {"MLFLOW_CRYPTO_KEK_PASSPHRASE": "of-the-gateway",
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(b"w" * 32).decode(),
         "MLFLOW_AUTH_ADMIN_USERNAME": "chief", "MLFLOW_AUTH_ADMIN_PASSWORD": "of-the-chief"}
 
 
@@ -113,7 +114,8 @@ class Pods:
             target.chmod(0o755)
         self.forks = subprocess.Popen(
             [sys.executable, ROOT / "tests/unit/backup/forks.py", folder / "backup", folder / "config"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
         unit.unprivileged(folder)
         folder.chmod(0o755)
 

@@ -43,7 +43,7 @@ def fill(uri: str) -> None:
     served = store.create_experiment("served")
     direct = store.create_experiment("direct", artifact_location="s3://former/path/2")
     for number in range(5):
-        run = store.create_run(served if number else direct, "anna", number, [RunTag("mlflow.note", "é 漢字 \\ ' \" \n")],
+        run = store.create_run(served if number else direct, "anna", number, [RunTag("note", "é 漢字 \\ ' \" \n")],
                                f"run {number}")
         metrics = [Metric("loss", value, 10**12 + step, step)
                    for step, value in enumerate((0.1, math.inf, -math.inf, math.nan, 1 / 3, 1e-300))]

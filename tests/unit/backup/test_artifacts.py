@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Artifacts: copied once, in the version of their set, restored, and found when they are damaged; in folders and buckets."""
+"""Artifacts: copied once, in the version of their set, restored, and found when they are damaged; in folders and
+buckets."""
 
 from __future__ import annotations
 

@@ -859,7 +859,7 @@ CASES = {
         ("prefix", {"backup_prefix": "../x"}, "backup_prefix is '../x'; it must be a path in the bucket"),
         ("ephemeral", {"backup_type": "volume", "object_storage_type": "ephemeral"},
          "object_storage_type is ephemeral while backup_type is set"),
-        ("database-name", {"database_name": "d" * 60}, "must have at most 54 characters, since a restore appends to it"),
+        ("database-name", {"database_name": "d" * 60}, "must have at most 54 characters, since a restore appends"),
     )},
     **{f"monitoring-alerts-{name}": ({"monitoring_type": "prometheus", **variables}, sentence)
        for name, variables, sentence in (
