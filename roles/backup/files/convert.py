@@ -67,20 +67,29 @@ def copy(source, source_name, targets):
     Raises:
         BackupError: naming a table or a row that the target does not take.
     """
-    import sqlalchemy
-
     raw = {"json_serializer": lambda value: value, "json_deserializer": _as_written}
-    theirs, known = sqlalchemy.MetaData(), set(REVISIONS)
-    # By engines of their own, since SQLAlchemy itself asks for JSON there.
-    theirs.reflect(source.engine(source_name))
+    theirs, known = _tables(source, source_name), set(REVISIONS)
     with source.engine(source_name, **raw, **source.snapshot).connect() as rows:
         for target, name in targets:
-            ours = sqlalchemy.MetaData()
-            ours.reflect(target.engine(name))
+            ours = _tables(target, name)
             with target.engine(name, **raw).begin() as out:
                 _copy_tables(rows, theirs, target, out, ours)
             known |= set(ours.tables)
         _refuse_others(rows, theirs, known)
+
+
+def _tables(database, name):
+    """The tables of a database as sqlalchemy.MetaData."""
+    import sqlalchemy
+
+    found = sqlalchemy.MetaData()
+    # By an engine of its own, since SQLAlchemy itself asks for JSON there.
+    found.reflect(database.engine(name))
+    for table in found.tables.values():
+        for column in table.columns:
+            if isinstance(column.type, sqlalchemy.types.Float):
+                column.type.asdecimal = False  # MariaDB's would be rounded to ten digits
+    return found
 
 
 def _as_written(value):

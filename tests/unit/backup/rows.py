@@ -131,6 +131,9 @@ def digest(uri: str, login: dict | None = None, database: str = "") -> dict[str,
         for table in tables.sorted_tables:
             if table.name in REVISIONS:
                 continue
+            for column in table.columns:
+                if isinstance(column.type, sqlalchemy.types.Float):
+                    column.type.asdecimal = False  # MariaDB's would be rounded
             rows = sorted(json.dumps({name: _plain(table.c[name].type, value) for name, value in row.items()},
                                      sort_keys=True)
                           for row in connection.execute(sqlalchemy.select(table)).mappings())

@@ -137,7 +137,7 @@ def test_object_lock(bucket, moto):
     bucket.store["lock_days"] = 10
     assert bucket.create()["artifacts"]["copied"] == 0
     (content,) = [key for key in keys if f"/{NAME}/" in key]
-    until = store.get_object_retention(Bucket="locked", Key=content)["Retention"]["RetainUntilDate"]
+    until = store.head_object(Bucket="locked", Key=content)["ObjectLockRetainUntilDate"]
     assert (until.replace(tzinfo=None) - _moment(first)).days >= 9  # contents of earlier sets are locked for longer
 
 
