@@ -852,7 +852,7 @@ CASES = {
          "backup_existing_secret and backup_access_key are both set"),
         ("url", {"backup_url": "https://s3.example.com/bucket"}, "it must be the endpoint alone"),
         ("schedule", {"backup_schedule": "daily"}, "backup_schedule is 'daily'; it must be cron's five fields"),
-        ("verify-schedule", {"backup_verify_schedule": "@weekly"}, "backup_verify_schedule is '@weekly'"),
+        ("verify-schedule", {"backup_verify_schedule": "weekly"}, "backup_verify_schedule is 'weekly'"),
         ("keep", {"backup_keep_days": 0}, "backup_keep_days is 0; it must be from 1"),
         ("lock", {"backup_object_lock_days": 31}, "what is locked cannot be removed, so raise backup_keep_days"),
         ("passphrase", {"backup_passphrase": "too short"}, "backup_passphrase is shorter than 12 characters"),
