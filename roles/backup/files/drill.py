@@ -25,8 +25,8 @@ PORTS = {"postgresql": 15432, "mysql": 13306}
 """Of the throw-away server, in the pod's own network."""
 PAGE = 1000
 KEPT = ("PATH", "LANG", "TMPDIR", "MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
-        "MLFLOW_ENABLE_WORKSPACES")
-"""Variables that the server of the drill has of the pod's."""
+        "MLFLOW_ENABLE_WORKSPACES", "MLFLOW_SQL_TRACE_ROLLUPS_ENABLED")
+"""Variables that the server of the drill has of the pod's; without the last ones it refuses rows that they made."""
 
 
 def throw_away(main, folder):

@@ -61,7 +61,8 @@ def sqlite(pods, sqlite_template, artifacts, tmp_path):
     (tmp_path / "auth.ini").write_text(f"[mlflow]\ndatabase_uri = sqlite:///{data}/users.db\n")
     return instances.Instance(pods, f"sqlite:///{data}/mlflow.db", str(artifacts),
                               {"type": "volume", "path": str(tmp_path / "backups/n/a")},
-                              MLFLOW_AUTH_CONFIG_PATH=str(tmp_path / "auth.ini"))
+                              MLFLOW_AUTH_CONFIG_PATH=str(tmp_path / "auth.ini"),
+                              MLFLOW_SQL_TRACE_ROLLUPS_ENABLED="true")
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +82,8 @@ def on_postgresql(pods, postgresql, postgresql_template, artifacts, tmp_path):
     rows.administer(postgresql, f"CREATE DATABASE {name} TEMPLATE {postgresql_template}")
     uri = f"postgresql+psycopg://127.0.0.1:{postgresql['port']}/{name}"
     yield instances.Instance(pods, uri, str(artifacts), {"type": "volume", "path": str(tmp_path / "backups/n/a")},
-                             {"user": postgresql["user"], "password": postgresql["password"]})
+                             {"user": postgresql["user"], "password": postgresql["password"]},
+                             MLFLOW_SQL_TRACE_ROLLUPS_ENABLED="true")
     for each in (name, f"{name}_restore", f"{name}_before"):
         rows.administer(postgresql, f"DROP DATABASE IF EXISTS {each} WITH (FORCE)")
 
@@ -94,7 +96,8 @@ def on_mariadb(pods, mariadb, artifacts, tmp_path):
     uri = rows.uri_of({**mariadb, "database": name})
     rows.fill(uri)
     yield instances.Instance(pods, uri, str(artifacts), {"type": "volume", "path": str(tmp_path / "backups/n/a")},
-                             {"user": mariadb["user"], "password": mariadb["password"]})
+                             {"user": mariadb["user"], "password": mariadb["password"]},
+                             MLFLOW_SQL_TRACE_ROLLUPS_ENABLED="true")
     for each in (name, f"{name}_restore", f"{name}_before"):
         rows.administer(mariadb, f"DROP DATABASE IF EXISTS {each}")
 
