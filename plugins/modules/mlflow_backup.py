@@ -64,8 +64,8 @@ options:
     default: false
   portable:
     description:
-      - For V(create) - whether the dump is all rows in a SQLite file, which can be restored into every kind of database,
-        such as from MariaDB into PostgreSQL. It needs room for that file, and is slower than the dump of the database.
+      - For V(create) - whether the dump is all rows in a SQLite file, which can be restored into every kind of
+        database, such as from MariaDB into PostgreSQL. It needs room for that file, and is slower than other dumps.
       - The dump of a SQLite database always is such a file. Not together with O(verify).
     type: bool
     default: false

@@ -69,21 +69,6 @@ def test_each_set_has_its_version(sqlite, artifacts):
     assert (artifacts / "later").exists()
 
 
-def test_versioned_bucket(bucket):
-    first = bucket.create()
-    assert first["artifacts"]["copied"] == 3
-    key = f"{bucket.prefix}/{NAME}"
-    bucket.client.put_object(Bucket="versioned", Key=key, Body=b"other")
-    second = bucket.create()
-    assert second["artifacts"]["copied"] == 1
-    bucket.client.delete_object(Bucket="versioned", Key=key)
-    assert bucket.run("verify")["verified"]["artifacts"] == 3
-    bucket.restore(f"--set={first['id']}")
-    assert bucket.client.get_object(Bucket="versioned", Key=key)["Body"].read() == rows.ARTIFACTS[NAME]
-    listed = bucket.client.list_objects_v2(Bucket="backups", Prefix=f"{bucket.prefix}/n/a/artifacts/{NAME}/")
-    assert len(listed["Contents"]) == 2
-
-
 def test_a_damaged_and_a_missing_artifact_are_named(sqlite):
     sqlite.create()
     (path,) = sqlite.path(f"artifacts/{NAME}").iterdir()

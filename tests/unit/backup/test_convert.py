@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import json
-
 import instances
 import pytest
 import rows
@@ -64,24 +62,6 @@ def test_sqlite_to_mariadb(sqlite, mariadb, pods, execute):
     rows.administer(mariadb, "DROP DATABASE from_sqlite")
 
 
-def test_a_row_that_the_new_database_does_not_take(sqlite, postgresql, pods, execute):
-    execute(sqlite, "UPDATE runs SET name = 'x' || CHAR(0) || 'y'")
-    before = rows.digest(sqlite.uri)
-    target = emptied(sqlite, "refusing", postgresql, pods)
-    sqlite.create()
-    with pytest.raises(instances.CommandFailed, match="The new database does not take a row of table runs: .*NUL"):
-        target.restore("--empty")
-    assert rows.digest(target.uri, target.login) == {}
-    assert rows.digest(sqlite.uri) == before
-
-
-def test_a_set_of_a_server_needs_the_playbook(on_postgresql, sqlite):
-    on_postgresql.create()
-    sqlite.store = on_postgresql.store
-    with pytest.raises(instances.CommandFailed, match="move from one to the other by playbooks/migrate.yml"):
-        sqlite.restore()
-
-
 def test_from_a_folder_to_a_bucket_and_back(sqlite, seaweedfs, execute, tmp_path):
     sqlite.create()
     old = sqlite.artifacts
@@ -107,12 +87,3 @@ def test_from_a_folder_to_a_bucket_and_back(sqlite, seaweedfs, execute, tmp_path
         assert (tmp_path / "again" / name).read_bytes() == content
     uris = dict(execute(sqlite, "SELECT name, artifact_uri FROM runs"))
     assert uris["run 0"] == "mlflow-artifacts:/1/run/artifacts"
-
-
-def test_another_instance_of_the_store(on_postgresql, postgresql, pods):
-    before = rows.digest(on_postgresql.uri, on_postgresql.login)
-    on_postgresql.create()
-    target = emptied(on_postgresql, "of_another_name", postgresql, pods)
-    target.store = json.loads(json.dumps(on_postgresql.store).replace("n/a", "m/b"))
-    target.restore("--source=n/a")
-    assert rows.digest(target.uri, target.login) == before

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import re
 import signal
 import time
 
@@ -56,58 +55,12 @@ def test_what_was_lost_comes_back(instance, execute):
     assert digest(instance) == before
 
 
-@pytest.mark.parametrize("instance", SERVERS, indirect=True)
-def test_interrupted_between_two_renames(instance, execute):
-    before = digest(instance)
-    instance.create()
-    name = sqlalchemy.engine.make_url(instance.uri).database
-    instance.restore(until="restore")
-    if instance.dialect == "postgresql":
-        execute_outside(instance, f"ALTER DATABASE {name} RENAME TO {name}_before")
-    else:
-        tables = [row[0] for row in execute(instance, "SHOW TABLES")]
-        execute_outside(instance, f"CREATE DATABASE {name}_before")
-        moves = ", ".join(f"{name}.{table} TO {name}_before.{table}" for table in tables)
-        triggers = [row[0] for row in execute(instance, "SHOW TRIGGERS")]
-        for trigger in triggers:
-            execute(instance, f"DROP TRIGGER {trigger}")
-        execute(instance, f"RENAME TABLE {moves}")
-    # The playbook's next run begins with `restore`, which puts back what was there.
-    instance.run("restore", modes=("restore",))
-    assert digest(instance) == before
-    instance.run("promote")
-    instance.run("finish")
-    assert digest(instance) == before
-
-
 def execute_outside(instance, statement: str) -> None:
     url = sqlalchemy.engine.make_url(instance.uri).set(
         username=instance.login["user"], password=instance.login["password"],
         database="postgres" if instance.dialect == "postgresql" else "mlflow")
     with sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
         connection.execute(sqlalchemy.text(statement))
-
-
-def test_triggers_of_mariadb_are_kept(on_mariadb, execute):
-    execute(on_mariadb, "CREATE TRIGGER own BEFORE UPDATE ON runs FOR EACH ROW SET NEW.name = CONCAT(NEW.name, '%!')")
-    before = {row[0] for row in execute(on_mariadb, "SHOW TRIGGERS")}
-    on_mariadb.create()
-    on_mariadb.restore(until="promote")
-    assert {row[0] for row in execute(on_mariadb, "SHOW TRIGGERS")} == before
-    on_mariadb.run("revert")
-    assert {row[0] for row in execute(on_mariadb, "SHOW TRIGGERS")} == before
-    execute(on_mariadb, "UPDATE runs SET name = 'x'")
-    assert {row[0] for row in execute(on_mariadb, "SELECT name FROM runs")} == {"x%!"}
-
-
-def test_logins_of_sqlite_are_in_a_file_of_their_own(sqlite, tmp_path):
-    users = rows.digest(f"sqlite:///{tmp_path}/data/users.db")
-    manifest = sqlite.create()
-    assert set(manifest["database"]["dumps"]) == {"database", "users"}
-    (tmp_path / "data/users.db").unlink()
-    (tmp_path / "data/mlflow.db").unlink()
-    sqlite.restore()
-    assert rows.digest(f"sqlite:///{tmp_path}/data/users.db") == users
 
 
 @pytest.mark.parametrize("instance", SERVERS, indirect=True)
@@ -141,88 +94,3 @@ def kill_child(shell: int, name: str) -> None:
                 return
         time.sleep(0.005)
     pytest.fail(f"{name} never ran")
-
-
-def test_login_that_may_not_create_databases(on_postgresql, postgresql):
-    on_postgresql.create()
-    name = sqlalchemy.engine.make_url(on_postgresql.uri).database
-    rows.administer(postgresql, "CREATE ROLE humble LOGIN PASSWORD 'humble'")
-    rows.administer(postgresql, f"ALTER DATABASE {name} OWNER TO humble")
-    before = digest(on_postgresql)
-    owner, on_postgresql.login = on_postgresql.login, {"user": "humble", "password": "humble"}
-    with pytest.raises(instances.CommandFailed, match="may not create a database beside .* give it CREATEDB"):
-        on_postgresql.run("restore", modes=("restore",))
-    on_postgresql.login = owner
-    assert digest(on_postgresql) == before
-    rows.administer(postgresql, f"ALTER DATABASE {name} OWNER TO {owner['user']}")
-
-
-@pytest.mark.parametrize("instance", SERVERS, indirect=True)
-def test_no_secrets_in_arguments_or_output(instance):
-    login = instance.login["password"]
-    secrets = {instances.PASSPHRASE, *instances.KEYS.values()} - {"chief"}
-    running = instance.start("create", "--verify", modes=("dump", "drill"))
-    seen: set[str] = set()
-    while running.database.poll() is None:
-        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-            except OSError:
-                continue
-        time.sleep(0.01)
-    log = running.wait() + (running.output.parent / "database-output").read_text()
-    program = "pg_restore" if instance.dialect == "postgresql" else "mariadb --defaults-file"
-    assert any(program in line for line in seen), sorted(seen)
-    assert any("mlflow" in line and "server" in line for line in seen)
-    # Words of the tests' own servers are in their command lines, so the password is looked for as a word of these.
-    ours = [line for line in seen if str(running.output.parent) in line or "dump" in line or "restore" in line]
-    for text in [*ours, log]:
-        assert not [secret for secret in secrets if secret in text], text
-        assert not re.search(rf"(?<![\w]){login}(?![\w])", text), text
-    verified = instances.parse(log)["verified"]
-    assert verified["ok"] and verified["rows"] == total(instance) and verified["artifacts"] == len(rows.ARTIFACTS)
-    assert verified["experiments"] == 3 and verified["registered_models"] == 1
-
-
-def test_a_damaged_dump_is_named_by_the_drill(sqlite):
-    manifest = sqlite.create()
-    path = sqlite.path(f"sets/{manifest['id']}/database.sqlite.gz")
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 255
-    path.write_bytes(content)
-    with pytest.raises(instances.CommandFailed, match=r"database\.sqlite\.gz is damaged \(another SHA-256"):
-        sqlite.run("verify", modes=("drill",))
-    (found,) = sqlite.run("list")["sets"]
-    assert not found["verified"]["ok"] and "database.sqlite.gz is damaged" in found["verified"]["reason"]
-    before = digest(sqlite)
-    with pytest.raises(instances.CommandFailed, match="is damaged"):
-        sqlite.run("restore", modes=("restore",))
-    assert digest(sqlite) == before
-
-
-@pytest.mark.parametrize("instance", SERVERS, indirect=True)
-def test_a_truncated_dump_is_named(instance):
-    manifest = instance.create()
-    path = instance.path(f"sets/{manifest['id']}/{manifest['database']['dumps']['database']['name']}")
-    path.write_bytes(path.read_bytes()[:-2000])
-    before = digest(instance)
-    with pytest.raises(instances.CommandFailed, match="is damaged"):
-        instance.run("restore", modes=("restore",))
-    assert digest(instance) == before
-    instance.run("revert")
-    assert digest(instance) == before
-
-
-def test_a_database_that_is_down(on_postgresql):
-    on_postgresql.uri = re.sub(r":\d+/", ":9/", on_postgresql.uri)
-    with pytest.raises(instances.CommandFailed, match="The database answers: .*refused"):
-        on_postgresql.run("create", modes=("dump",))
-    assert '"last_failed"' in on_postgresql.path("status.json").read_text()
-
-
-def test_no_room_for_a_copy_of_sqlite(sqlite, monkeypatch, tmp_path):
-    with instances.small_folder(tmp_path / "small", "200k") as small:
-        monkeypatch.setattr(sqlite.pods, "exchanges", small)
-        with pytest.raises(instances.CommandFailed, match="There is no room for a copy of .*mlflow.db"):
-            sqlite.create()
-

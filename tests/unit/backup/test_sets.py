@@ -85,28 +85,6 @@ def test_a_moment_or_an_id(sqlite):
         chosen("yesterday")
 
 
-def test_removal_and_its_dry_run(sqlite, artifacts):
-    old = sqlite.create()
-    (artifacts / "1/run/artifacts/notes.txt").write_text("written again")
-    newest = sqlite.create()
-    age = datetime.timedelta(days=40)
-    aged = sets.new_id(sets.moment_of(old["id"]) - age)
-    folder = sqlite.path(f"sets/{old['id']}").rename(sqlite.path(f"sets/{aged}"))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "id": aged}))
-    contents = sqlite.path("artifacts/1/run/artifacts/notes.txt")
-    assert len(list(contents.iterdir())) == 2
-
-    assert sqlite.run("list")["expired"] == [aged]
-    assert sqlite.run("prune", "--dry-run")["removed"] == [aged]
-    assert folder.exists() and len(list(contents.iterdir())) == 2
-    assert sqlite.run("prune")["removed"] == [aged]
-    assert not folder.exists() and len(list(contents.iterdir())) == 1
-    found = sqlite.run("list")
-    assert [entry["id"] for entry in found["sets"]] == [newest["id"]] and found["incomplete"] == []
-    assert sqlite.run("verify")["verified"]["ok"]
-
-
 def test_keys_are_sealed(sqlite):
     manifest = sqlite.create()
     folder = sqlite.path(f"sets/{manifest['id']}")
