@@ -15,8 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from packaging.version import Version
-
 from ansible_collections.mlops.mlflow.plugins.module_utils import versions
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import components
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common, resolve, variables
@@ -233,8 +231,9 @@ def version_choices(found: Iterable[str]) -> list[str]:
         found: versions that can be installed; none where no package index answers.
     """
     default = str(variables.SPECS["mlflow_version"]["default"])
-    supported = {version for version in [*found, default] if Version(version) >= Version(versions.SUPPORTED[0])}
-    return [versions.LATEST, *sorted(supported, key=Version, reverse=True)]
+    number = versions.Version
+    supported = {version for version in [*found, default] if number(version) >= number(versions.SUPPORTED[0])}
+    return [versions.LATEST, *sorted(supported, key=number, reverse=True)]
 
 
 def given(answers: Mapping[str, Any]) -> Iterator[tuple[Question, Any]]:

@@ -487,8 +487,9 @@ def main(arguments):
     """Run a command; returns the exit code."""
     parser = argparse.ArgumentParser()
     parser.add_argument(
-        "command", choices=["create", "list", "verify", "keys", "restore", "promote", "revert", "finish", "prune",
-                    "rehearse", "state", "prepopulate", "downgrade"]
+        "command",
+        choices=["create", "list", "verify", "keys", "restore", "promote", "revert", "finish", "prune", "rehearse", "state",
+                 "prepopulate", "downgrade"],
     )
     parser.add_argument("--set", default="latest")
     parser.add_argument("--source", default="")

@@ -192,9 +192,9 @@ class Maintenance:
             inside = RUN.search(source or "")
             ends = aliases.get((name, str(version)))
             shown = f"{name} {version}" + (f" (alias {', '.join(sorted(ends))})" if ends else "")
-            for each in {run, source_run.get(logged.group(1)) if logged else None, inside and inside.group()}:
-                if each:
-                    found.setdefault(each, []).append(shown)
+            runs = {run, source_run.get(logged.group(1)) if logged else None, inside and inside.group()}
+            for each in filter(None, sorted(runs, key=str)):
+                found.setdefault(each, []).append(shown)
         return found
 
     def gc(self):

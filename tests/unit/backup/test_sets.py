@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import gzip
-import json
 import sys
 
 import instances

@@ -296,4 +296,3 @@ def _fill(tracking: type, auth: type, uri: str, folder: pathlib.Path, users: str
         of_users.init_db(users)
         for index in range(3):
             of_users.create_user(f"user{index}", "a-long-password")
-
