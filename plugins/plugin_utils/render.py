@@ -78,9 +78,14 @@ def unpatched(component: Component, model: Model) -> list[dict]:
     texts = [environment.get_template(NETWORK_POLICY).render(policy=policy) for policy in _policies(component, model)]
     texts += [environment.get_template(name).render(context) for name in names]
     objects = manifests.load([text for text in texts if text.strip()], f"The templates of role {component.role}")
-    manifests.schedule_pods(objects, v[f"{component.role}_scheduling"])
-    manifests.complete_pods(objects, model.instance.pod_spec)
+    _complete(objects, component, model)
     return objects
+
+
+def _complete(objects: list[dict], component: Component, model: Model) -> None:
+    """Set what all pods have. A component may lack a variable for where its pods run."""
+    manifests.schedule_pods(objects, model.variables.get(f"{component.role}_scheduling", {}))
+    manifests.complete_pods(objects, model.instance.pod_spec)
 
 
 def _context(component: Component, model: Model) -> dict[str, Any]:
@@ -101,8 +106,7 @@ def render_one(component: Component, model: Model, labels: dict[str, str], templ
     v = model.variables
     text = _environment(component.role).get_template(template).render({**_context(component, model), **more})
     objects = manifests.load([text], f"The template {template} of role {component.role}")
-    manifests.schedule_pods(objects, v[f"{component.role}_scheduling"])
-    manifests.complete_pods(objects, model.instance.pod_spec)
+    _complete(objects, component, model)
     manifests.patch(objects, v.mlflow_patches, "mlflow_patches", required=False)
     manifests.label(objects, {**v.mlflow_labels, **labels}, v.mlflow_annotations)
     return objects[0]
