@@ -34,7 +34,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LINK := .cache/collections/ansible_collections/mlops/mlflow
 PLAY := ansible-playbook --inventory $(INVENTORY)
 
-.PHONY: help quickstart wizard status verify service-levels open uninstall backup restore migrate upgrade rollback restart maintain logs clean venv test lint sanity unit versions upgrades manifests ansible-versions molecule molecule-ssh build platform \
+.PHONY: help quickstart wizard status verify service-levels open uninstall backup restore migrate upgrade rollback restart maintain logs clean venv test lint sanity unit versions upgrades manifests ansible-versions molecule molecule-ssh build platform ee \
 	benchmark-converge benchmark-serve benchmark-ui benchmark-exporter changelog lock tools test-tools packages test-packages
 
 help: ## List the targets
@@ -143,8 +143,8 @@ $(LINK):
 	@mkdir -p $(@D)
 	@ln -sfn ../../../.. $@
 
-lock: test-tools ## Renew requirements.txt, requirements-test.txt and tests/azurite/package-lock.json
-	@for each in requirements requirements-test; do \
+lock: test-tools ## Renew requirements.txt, requirements-test.txt, requirements-ee.txt and tests/azurite/package-lock.json
+	@for each in requirements requirements-test requirements-ee; do \
 		$(uv) pip compile --quiet --upgrade --python-version 3.11 --custom-compile-command 'make lock' \
 			--output-file $$each.txt $$each.in; \
 	done
@@ -226,6 +226,9 @@ build: test-tools ## Build the collection's archive, install it elsewhere and re
 		ansible-doc --type $$type --json $$plugins >/dev/null; \
 		echo "Documented: $$plugins"; \
 	done
+
+ee: test-tools ## Build the execution environment and run site.yml in it (ARGS='-e ee_base=IMAGE': on another base)
+	@ansible-playbook --inventory localhost, tools/execution_environment.yml $(ARGS)
 
 platform: test-tools ## The wizard, the survey, and each job template as Ansible Automation Platform runs it
 	@pytest tests/platform
