@@ -57,6 +57,15 @@ def test_every_variable_has_a_default_or_says_what_it_is():
                 assert option.get("default") == default, (name, option.get("default"), default)
 
 
+def test_ansible_finds_no_templates_in_descriptions():
+    """Ansible evaluates argument specs before a role starts."""
+    for role in ROLES:
+        options = yaml.safe_load((ROOT / "roles" / role / "meta" / "argument_specs.yml").read_text())["argument_specs"][
+            "main"
+        ]["options"]
+        assert not [name for name, option in options.items() if "{{" in str(option["description"])], role
+
+
 def test_defaults_of_the_action_group_suit_all_its_modules():
     """Roles of the collection run in plays that set them."""
     group = yaml.safe_load((ROOT / "meta/runtime.yml").read_text())["action_groups"]["all"]
