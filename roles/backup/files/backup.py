@@ -488,8 +488,8 @@ def main(arguments):
     parser = argparse.ArgumentParser()
     parser.add_argument(
         "command",
-        choices=["create", "list", "verify", "keys", "restore", "promote", "revert", "finish", "prune", "rehearse", "state",
-                 "prepopulate", "downgrade"],
+        choices=["create", "list", "verify", "keys", "restore", "promote", "revert", "finish", "prune", "rehearse",
+                 "state", "prepopulate", "downgrade"],
     )
     parser.add_argument("--set", default="latest")
     parser.add_argument("--source", default="")
