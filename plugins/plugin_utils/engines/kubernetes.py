@@ -19,7 +19,7 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import kubern
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import Api, ApiError, label_selector
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_kinds import LISTED, STATIC, Resource
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_status import (
-    condition, containers, describe, progress, ready)
+    condition, containers, describe, progress, ready, without_repeated)
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_wait import Watcher, WorkloadError
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref, quantity
 
@@ -311,7 +311,7 @@ class KubernetesEngine(Engine):
     # -- pods ------------------------------------------------------------------------------------------------------
 
     def pods(self) -> list[dict]:
-        return [describe(pod) for pod in self._own_pods()]
+        return [describe(pod) for pod in without_repeated(self._own_pods())]
 
     def _own_pods(self) -> list[dict]:
         return self._list_pods({"app.kubernetes.io/instance": self.scope.instance,

@@ -80,6 +80,16 @@ def pod_state(pod: dict) -> str:
     return f"pod {pod['metadata']['name']}: {', '.join(parts) or pod['status'].get('phase')}"
 
 
+def without_repeated(pods: list[dict]) -> list[dict]:
+    """The pods without the failed ones of a Job that has succeeded with a later one."""
+    done = {_job(pod) for pod in pods if pod["status"].get("phase") == "Succeeded"} - {""}
+    return [pod for pod in pods if pod["status"].get("phase") != "Failed" or _job(pod) not in done]
+
+
+def _job(pod: dict) -> str:
+    return (pod["metadata"].get("labels") or {}).get("batch.kubernetes.io/job-name", "")
+
+
 def describe(pod: dict) -> dict:
     """A pod in the few words of a status panel."""
     statuses = containers(pod)

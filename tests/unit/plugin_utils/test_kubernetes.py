@@ -504,3 +504,16 @@ def test_a_namespace_that_may_not_be_looked_at_stays(server, engine):
     converge(engine, configmap())
     engine.leave()
     assert "/api/v1/namespaces/team" in server.objects
+
+
+def test_a_failed_pod_counts_until_its_job_succeeds(server, engine):
+    def pod(name, phase, job):
+        labels = {**SCOPE.labels("server"), **({"batch.kubernetes.io/job-name": job} if job else {})}
+        server.add({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "team", "labels": labels},
+                    "spec": {"containers": [{"name": "main", "image": "image"}]}, "status": {"phase": phase}})
+
+    for name, phase, job in (("first", "Failed", "migrate"), ("other", "Failed", "other"), ("alone", "Failed", "")):
+        pod(name, phase, job)
+    assert {found["name"] for found in engine.pods()} == {"first", "other", "alone"}
+    pod("second", "Succeeded", "migrate")
+    assert {found["name"] for found in engine.pods()} == {"second", "other", "alone"}
