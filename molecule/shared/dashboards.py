@@ -76,4 +76,4 @@ def overview(url: str, namespace: str, instance: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]) or 0)
