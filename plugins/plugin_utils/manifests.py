@@ -46,6 +46,8 @@ KIND_ORDER = (
     "PrometheusRule", "GrafanaDashboard",
 )
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
+POSTGRESQL_CLUSTER = ("postgresql.cnpg.io", "Cluster")
+"""API group and kind of CloudNativePG's Cluster."""
 
 # Kubernetes' own merge keys of the lists that a patch may want to reach into; every other list is replaced whole.
 # Source: x-kubernetes-patch-merge-key in the API server's OpenAPI document.
@@ -216,6 +218,16 @@ def _pod_templates(obj: dict) -> list[dict]:
     if obj["kind"] == "CronJob":
         spec = (spec.get("jobTemplate") or {}).get("spec") or {}
     return [spec["template"]] if isinstance(spec.get("template"), dict) else []
+
+
+def becomes_ready(obj: dict) -> bool:
+    """Whether the object runs pods, for which an apply waits."""
+    return obj["kind"] in WORKLOADS or is_postgresql_cluster(obj)
+
+
+def is_postgresql_cluster(obj: dict) -> bool:
+    """Whether the object is a Cluster of CloudNativePG."""
+    return (obj["apiVersion"].rpartition("/")[0], obj["kind"]) == POSTGRESQL_CLUSTER
 
 
 def pod_template(obj: dict) -> dict | None:

@@ -120,7 +120,7 @@ def _policies(component: Component, model: Model) -> list[Policy]:
 
 
 def _policy(component: Component, model: Model, network: Network) -> Policy:
-    selector: dict = {"matchLabels": model.instance.selector(component.name)}
+    selector: dict = {"matchLabels": network.pods or model.instance.selector(component.name)}
     if network.components:
         selector = {"matchLabels": model.instance.labels, "matchExpressions": [
             {"key": "app.kubernetes.io/component", "operator": "In", "values": list(network.components)}]}

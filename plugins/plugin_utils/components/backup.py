@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Iterator
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import database, mlflow_server
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import cloudnativepg, database, mlflow_server
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common
@@ -233,6 +233,8 @@ def _database_image(v: Variables, model: Model) -> str:
     if model.mlflow_server.database.type in ("sqlite", "other"):
         return ""
     kind = v.database_type
+    if model.database.cluster:
+        return cloudnativepg.OFFICIAL_IMAGE.format(major=cloudnativepg.major(v))
     return model.database.image or (
         built(v)[kind] if model.instance.build and kind in built(v) else database.IMAGES[kind]
     )

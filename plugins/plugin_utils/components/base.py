@@ -29,6 +29,7 @@ class Network:
         components: labels of the pods that it is for, where they are more than the component's own.
         egress_closed: whether connections from the pods are restricted at all.
         always: whether the policy is rendered without mlflow_network_policy, too.
+        pods: labels of the pods that it is for, where an operator makes them.
     """
 
     ingress: list[dict] = field(default_factory=list)
@@ -37,6 +38,7 @@ class Network:
     egress_closed: bool = True
     always: bool = False
     name: str = ""
+    pods: dict = field(default_factory=dict)
 
 
 class Component:

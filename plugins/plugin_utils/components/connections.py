@@ -140,7 +140,7 @@ def resolve(v: Variables, managed: bool) -> Connections:
     if limit is None and managed:
         limit = _default_limit(v, users)
     replica = None
-    if v.database_read_replica_host or v.mlflow_server_database.get("replica_uri"):
+    if v.database_read_replica_host or v.database_read_replica or v.mlflow_server_database.get("replica_uri"):
         replica = replace(users, engines=READ_ENGINES, beside=users.beside - engines + READ_ENGINES,
                           limit=v.database_read_replica_max_connections,
                           variable="database_read_replica_max_connections")

@@ -6,22 +6,20 @@
 
 from __future__ import annotations
 
-import re
 import urllib.parse
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Iterator
+from typing import TYPE_CHECKING, Any, Iterator
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import connections
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import cloudnativepg, connections
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common, variables
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.program import Probe
 
 if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import Variables
 
-MAJOR = re.compile(r":v?([0-9]{2})(?:[.-][^/]*)?$")
 IMAGES = {
     "postgresql": "docker.io/library/postgres:17.6-bookworm",
     "mariadb": "docker.io/library/mariadb:11.8.3",
@@ -106,6 +104,8 @@ class DatabasePart:
         max_connections: that a database of the collection allows.
         connections: that the server may open to its database, this one or that of mlflow_server_database.
         major: PostgreSQL's major version by the tag of its image, or empty.
+        cluster: Cluster of CloudNativePG, or empty; such a database is not managed.
+        reader: Secret with a login in it that may only read, or empty.
     """
 
     name: str
@@ -123,6 +123,8 @@ class DatabasePart:
     max_connections: int
     connections: connections.Connections
     major: str
+    cluster: str = ""
+    reader: str = ""
 
 
 class Database(Component):
@@ -134,12 +136,13 @@ class Database(Component):
 
     def resolve(self, v: Variables, model: Model) -> DatabasePart:
         kind, name = v.database_type, f"{model.instance.name}-database"
-        managed = kind not in ("sqlite", "other") and not (
+        cluster = (v.database_cluster or name) if cloudnativepg.runs(v) else ""
+        managed = not cluster and kind not in ("sqlite", "other") and not (
             v.database_host or v.database_cloudsql_instance or _by_uri(v))
-        own_secret = f"{name}-{kind if managed else 'external'}"
+        own_secret = f"{cluster}-app" if cluster else f"{name}-{kind if managed else 'external'}"
         port = v.database_port if v.database_port is not None else PORTS.get(kind, 0)
-        pools = connections.resolve(v, managed and not v.mlflow_server_database)
-        endpoint = self._endpoint(v, name, managed, own_secret, port, pool(v, pools))
+        pools = connections.resolve(v, bool(managed or cluster) and not v.mlflow_server_database)
+        endpoint = self._endpoint(v, name, managed, own_secret, port, pool(v, pools), cluster)
         # A value given here wins over the one in the Secret; a rotation gives a whole login.
         login = v.get("_database_login") or (
             {"username": v.database_user,
@@ -148,16 +151,20 @@ class Database(Component):
         if "root_password" in endpoint.secret_keys:
             generated.append("root-password")
         image = v.database_image
-        if image is None:
+        if image is None and cluster:
+            image = cloudnativepg.IMAGE
+        elif image is None:
             image = built(v)[kind] if model.instance.build and kind in built(v) else IMAGES.get(kind, "")
-        return DatabasePart(name, managed, port, v.database_existing_claim or f"{name}-{kind}",
-                            v.database_persistence and not v.database_existing_claim, own_secret, image,
+        volume = "" if cluster else v.database_existing_claim or f"{name}-{kind}"
+        return DatabasePart(name, managed, port, volume,
+                            not cluster and v.database_persistence and not v.database_existing_claim, own_secret, image,
                             v.database_user, login, generated, endpoint, _not_rotatable(v),
                             pools.limit or connections.MAX_CONNECTIONS, pools,
-                            postgresql_major(image) if managed and kind == "postgresql" else "")
+                            postgresql_major(image) if managed and kind == "postgresql" else "",
+                            cluster, f"{name}-reader" if cloudnativepg.reads(v) else "")
 
     def _endpoint(self, v: Variables, name: str, managed: bool, own_secret: str, port: int,
-                  pool: dict[str, int]) -> Endpoint:
+                  pool: dict[str, int], cluster: str) -> Endpoint:
         kind = v.database_type
         dialect = _dialect(kind)
         if kind == "sqlite":
@@ -182,12 +189,13 @@ class Database(Component):
                             proxy=proxy)
         # Cloud SQL's proxy listens in the server's pod.
         host = "127.0.0.1" if v.database_cloudsql_instance else v.database_host or name
+        host = f"{cluster}-rw" if cluster else host
         scheme = f"{dialect}+{v.database_driver or DRIVERS[dialect][0]}"
         query = [*_tls_query(v, dialect), *(f"{urllib.parse.quote(key)}={urllib.parse.quote(str(value), safe='')}"
                                             for key, value in v.database_query.items())]
         rest = f":{port}/{v.database_name}{'?' + '&'.join(query) if query else ''}"
         user = f"{urllib.parse.quote(v.database_user, safe='')}@" if _passwordless(v) else ""
-        replica = v.database_read_replica_host
+        replica = f"{cluster}-ro" if cluster and v.database_read_replica else v.database_read_replica_host
         return Endpoint(
             dialect, host, port, v.database_name, uri=f"{scheme}://{user}{host}{rest}",
             replica_uri=f"{scheme}://{user}{replica}{rest}" if replica else "",
@@ -196,15 +204,29 @@ class Database(Component):
             ca=ca, pool=pool, proxy=proxy)
 
     def templates(self, v: Variables, model: Model) -> list[str]:
+        if model.database.cluster:
+            return ["credentials.yaml.j2", "cloudnativepg.yaml.j2"]
         more = (
             ["sqlite.yaml.j2"] if v.database_type == "sqlite" else ["server.yaml.j2"] if model.database.managed else []
         )
         return ["credentials.yaml.j2", *more]
 
+    def context(self, v: Variables, model: Model) -> dict[str, Any]:
+        if not model.database.cluster:
+            return {}
+        parameters = {**v.database_parameters, "max_connections": model.database.max_connections}
+        return {"archive": cloudnativepg.archive(v, model), "bootstrap": cloudnativepg.bootstrap(v, model),
+                "external_clusters": cloudnativepg.external_clusters(v, model),
+                "managed_roles": cloudnativepg.roles(v, model), "scheduling": cloudnativepg.scheduling(v, model),
+                "parameters": {name: str(value) for name, value in parameters.items()},
+                "plugin": cloudnativepg.PLUGIN, "instance_label": cloudnativepg.INSTANCE_LABEL}
+
     def images(self, v: Variables, model: Model) -> list[str]:
         return [v.database_type] if model.database.managed else []
 
     def network(self, v: Variables, model: Model) -> Network | None:
+        if model.database.cluster:
+            return cloudnativepg.network(v, model)
         if not model.database.managed:
             return None
         return Network(ingress=[{"from": [{"podSelector": {"matchLabels": model.instance.labels}}],
@@ -233,9 +255,16 @@ class Database(Component):
             yield ("database_cloudsql_instance is set while mlflow_engine is podman; run the proxy on that machine "
                    "and give its address "
                    "in database_host.")
+        if v.database_operator:
+            yield ("database_operator is set while mlflow_engine is podman, where no operator runs; leave it empty, or "
+                   "deploy to a cluster.")
         if v.database_external_secret:
             yield ("database_external_secret is set while mlflow_engine is podman, where no operator runs; use "
                    "Ansible Vault there.")
+
+    def _check_operator(self, v: Variables, model: Model) -> Iterator[str]:
+        yield from cloudnativepg.check(
+            v, model, lambda name: v[name] == variables.default_of(variables.SPECS[name]))
 
     def _check_sqlite(self, v: Variables, model: Model) -> Iterator[str]:
         if v.database_type != "sqlite":
@@ -329,6 +358,8 @@ class Database(Component):
             yield f"{login} is set while {why}, by which the user has no password; keep one of them."
 
     def _check_volume(self, v: Variables, model: Model) -> Iterator[str]:
+        if v.database_operator:
+            return
         if v.database_type != "sqlite" and not model.database.managed:
             for variable, given in (("database_existing_claim", bool(v.database_existing_claim)),
                                     ("database_persistence", not v.database_persistence)):
@@ -426,7 +457,7 @@ class Database(Component):
 
 def postgresql_major(image: str) -> str:
     """PostgreSQL's major version by the tag of an image, such as 17 of postgres:17.2-alpine; empty without one."""
-    found = MAJOR.search(image)
+    found = cloudnativepg.MAJOR.search(image)
     return found.group(1) if found else ""
 
 
@@ -457,7 +488,10 @@ def _secret_keys(v: Variables, managed: bool) -> dict[str, str]:
 
 def _not_rotatable(v: Variables) -> str:
     """Only a server that the collection runs has a generated password; an existing one needs a login in variables."""
-    if v.database_type == "sqlite":
+    if v.database_operator:
+        reason = ("CloudNativePG made it; put another one into the Secret of the Cluster (its name with -app), which "
+                  "the operator then sets in the database, and run site.yml")
+    elif v.database_type == "sqlite":
         reason = "database_type is sqlite, which has none"
     elif v.database_password:
         reason = "it comes from database_password; change it there"

@@ -385,7 +385,7 @@ class Monitoring(Component):
         if v.monitoring_exporters and v.monitoring_type == "none":
             yield ("monitoring_exporters is set while monitoring_type is none; set monitoring_type, or leave "
                    "monitoring_exporters empty.")
-        elif "database" in v.monitoring_exporters and not model.monitoring.login_database:
+        elif "database" in v.monitoring_exporters and not (model.monitoring.login_database or model.database.reader):
             yield ("monitoring_exporters holds database while the collection runs no database server with a login of "
                    "the monitoring's; leave database out, or monitoring_database_existing_secret.")
         if "node" in v.monitoring_exporters and v.mlflow_engine == "kubernetes":
@@ -543,6 +543,9 @@ def _login(v: Variables, model: Model, name: str) -> dict[str, Any]:
     if v.monitoring_database_existing_secret:
         keys = {"user": "username", "password": "password", **v.monitoring_database_existing_secret_keys}
         return {"login": v.monitoring_database_existing_secret, "login_keys": keys, "login_database": {}}
+    if model.database.reader:
+        return {"login": model.database.reader, "login_keys": {"user": "username", "password": "password"},
+                "login_database": {}}
     if not model.database.managed or v.mlflow_server_database:
         return {"login": "", "login_keys": {}, "login_database": {}}
     database = model.database

@@ -293,7 +293,7 @@ class Convergence:
         self.current: dict[Ref, dict] = {}
         """What there is by now."""
         self.awaited: set[Ref] = set()
-        """Secrets that are not there yet, and that an ExternalSecret will make."""
+        """Secrets that are not there yet, and that an operator will make."""
 
     def run(self, stages: list[list[dict]], prune: bool) -> Outcome:
         """All steps in turn."""
@@ -353,7 +353,7 @@ class Convergence:
         if sentence:
             raise EngineError(sentence)
         missing = self._missing_references()
-        self.awaited = self._made_by_external_secrets(set(missing))
+        self.awaited = self._made_by_operators(set(missing))
         for ref, reader in missing.items():
             # In check mode the Secret may be one that an earlier task of the same run would have made.
             if ref not in self.awaited and not self.dry_run:
@@ -371,14 +371,17 @@ class Convergence:
                     missing.setdefault(ref, obj)
         return missing
 
-    def _made_by_external_secrets(self, missing: set[Ref]) -> set[Ref]:
-        """Those of the missing Secrets that an ExternalSecret makes, of this apply or of an earlier one."""
+    def _made_by_operators(self, missing: set[Ref]) -> set[Ref]:
+        """Those of the missing Secrets that an ExternalSecret makes, of this apply or of an earlier one, or that
+        CloudNativePG makes for a Cluster of this one."""
         if not missing:
             return set()
         targets = set()
         for obj in self.wanted.values():
             if obj["kind"] == "ExternalSecret":
                 targets.add(obj["spec"].get("target", {}).get("name", obj["metadata"]["name"]))
+            elif manifests.is_postgresql_cluster(obj):
+                targets.add(f"{obj['metadata']['name']}-app")
         awaited = {ref for ref in missing if ref.kind == "Secret" and ref.name in targets}
         others = missing - awaited
         if others:
@@ -400,7 +403,7 @@ class Convergence:
         """Put workloads after everything that they read, so that their revisions are known."""
         early, late = [], []
         for obj in wave:
-            (late if manifests.references(obj) or obj["kind"] in manifests.WORKLOADS else early).append(obj)
+            (late if manifests.references(obj) or manifests.becomes_ready(obj) else early).append(obj)
         for batch in filter(None, (early, late)):
             self._await_secrets(batch)
             self._put(batch)
@@ -451,7 +454,7 @@ class Convergence:
         if not refs or not self.waits:
             return
         deadline = min(self.deadline, time.monotonic() + SECRET_TIMEOUT)
-        self.engine.log(f"Waiting for the External Secrets Operator to make {', '.join(sorted(map(str, refs)))}")
+        self.engine.log(f"Waiting for an operator to make {', '.join(sorted(map(str, refs)))}")
         while True:
             found = self.engine.read(refs | set(map(_external_secret_of, refs)), set())
             missing = sorted(refs - set(found))
@@ -463,7 +466,7 @@ class Convergence:
             time.sleep(1)
 
     def _wait(self, wave: list[dict]) -> None:
-        workloads = [self.current[Ref.of(obj)] for obj in wave if obj["kind"] in manifests.WORKLOADS]
+        workloads = [self.current[Ref.of(obj)] for obj in wave if manifests.becomes_ready(obj)]
         if workloads and self.waits:
             self.engine.wait(workloads, self.deadline)
 
@@ -525,7 +528,9 @@ def _external_secret_of(ref: Ref) -> Ref:
 
 
 def _not_made(ref: Ref, external_secret: dict | None) -> str:
-    """The sentence for a Secret that the External Secrets Operator has not made in time."""
+    """The sentence for a Secret that an operator has not made in time."""
+    if external_secret is None:
+        return f"{ref} was not made by the operator that makes it; look at the log of the operator."
     reason = "no operator has looked at it"
     for condition in ((external_secret or {}).get("status") or {}).get("conditions") or []:
         if condition.get("status") != "True" and condition.get("message"):
@@ -579,7 +584,7 @@ def _split_off_data(objects: list[dict], outcome: Outcome) -> list[dict]:
 def _deletion_order(obj: dict) -> tuple[int, int]:
     """First what leads requests to workloads or watches them, then workloads, then what workloads need."""
     kind = obj["kind"]
-    is_workload = kind in manifests.WORKLOADS or kind == "CronJob"
+    is_workload = manifests.becomes_ready(obj) or kind == "CronJob"
     if kind == "Service" or (not is_workload and manifests.rank(kind) > manifests.rank("Deployment")):
         step = 0
     else:

@@ -17,7 +17,8 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import (
     Engine, EngineError, Put, Scope, in_the_way, last_line)
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import kubernetes_stream
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import Api, ApiError, label_selector
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_kinds import LISTED, STATIC, Resource
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_kinds import (
+    LISTED, PROVIDERS, STATIC, Resource)
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_status import (
     condition, containers, describe, progress, ready, without_repeated)
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_wait import Watcher, WorkloadError
@@ -74,9 +75,9 @@ class KubernetesEngine(Engine):
     def namespaced(self, obj: dict) -> bool:
         resource = self.resource(obj["apiVersion"], obj["kind"])
         if not resource:
-            raise EngineError(
-                f"The cluster does not know {obj['kind']} of {obj['apiVersion']}; install what provides it (its "
-                f"CustomResourceDefinition), or turn off the variable that asks for it.")
+            remedy = PROVIDERS.get(obj["apiVersion"].rpartition("/")[0]) or (
+                "install what provides it (its CustomResourceDefinition), or turn off the variable that asks for it")
+            raise EngineError(f"The cluster does not know {obj['kind']} of {obj['apiVersion']}; {remedy}.")
         return resource.namespaced
 
     def finds_by_label(self, obj: dict) -> bool:

@@ -40,15 +40,22 @@ LISTED = {
     ("monitoring.coreos.com/v1", "PodMonitor"): "podmonitors",
     ("monitoring.coreos.com/v1", "PrometheusRule"): "prometheusrules",
     ("monitoring.coreos.com/v1", "ServiceMonitor"): "servicemonitors",
+    ("postgresql.cnpg.io/v1", "Cluster"): "clusters",
 }
 """(apiVersion, kind) → plural of the kinds that every read lists for objects of the scope, and that templates render.
 
 Objects of any other kind are found again by the annotation ``mlops.mlflow/kinds`` of the objects beside them.
 """
 
-CUSTOM_GROUPS = ("external-secrets.io", "gateway.networking.k8s.io", "monitoring.coreos.com",
+CUSTOM_GROUPS = ("external-secrets.io", "gateway.networking.k8s.io", "monitoring.coreos.com", "postgresql.cnpg.io",
                  "route.openshift.io")
 """Groups of LISTED that a cluster may lack: whether it has them must be asked before something of them is applied."""
+
+PROVIDERS = {
+    "postgresql.cnpg.io": "install CloudNativePG, or leave database_operator empty",
+    "barmancloud.cnpg.io": "install the Barman Cloud plugin of CloudNativePG, or set database_backup to false",
+}
+"""What to do about a missing API group that one variable asks for."""
 
 STATIC = {
     **{key: Resource(plural, True) for key, plural in LISTED.items() if key[0].rpartition("/")[0] not in CUSTOM_GROUPS},

@@ -6,6 +6,15 @@
 
 from __future__ import annotations
 
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
+
+HEALTHY = "Cluster in healthy state"
+"""The phase of a Cluster of CloudNativePG that works."""
+FATAL_PHASES = ("Cluster is unrecoverable and needs manual intervention", "Invalid cluster definition",
+                "Cluster has incomplete or invalid image catalog",
+                "Cluster cannot proceed to reconciliation due to an unknown plugin being required")
+"""Phases in which it stays until somebody changes something."""
+
 
 def progress(obj: dict) -> str:
     """What a workload still lacks, in words; empty when it is ready."""
@@ -14,6 +23,8 @@ def progress(obj: dict) -> str:
         if condition(obj, "Complete"):
             return ""
         return f"{status.get('succeeded', 0)} of {spec.get('completions', 1)} completions"
+    if manifests.is_postgresql_cluster(obj):
+        return _cluster_progress(obj)
     wanted = status.get("desiredNumberScheduled", 0) if obj["kind"] == "DaemonSet" else spec.get("replicas", 1)
     if status.get("observedGeneration", 0) < obj["metadata"].get("generation", 1):
         return "change not yet seen by its controller"
@@ -29,6 +40,27 @@ def progress(obj: dict) -> str:
         return f"{available} of {wanted} pods ready"
     if obj["kind"] == "Deployment" and status.get("replicas", 0) > wanted:
         return "old pods still ending"
+    return ""
+
+
+def _cluster_progress(obj: dict) -> str:
+    """What a Cluster of CloudNativePG still lacks."""
+    spec, status = obj["spec"], obj.get("status") or {}
+    phase, reason = status.get("phase"), status.get("phaseReason")
+    if not phase:
+        return "its operator has not looked at it"
+    if phase != HEALTHY:
+        return f"{phase} ({reason})" if reason else phase
+    wanted, available = spec.get("instances", 1), status.get("readyInstances", 0)
+    if available != wanted:
+        return f"{available} of {wanted} instances ready"
+    found = condition(obj, "Ready")
+    if not found or found.get("observedGeneration", obj["metadata"].get("generation", 1)) < obj["metadata"].get(
+            "generation", 1):
+        return "change not yet seen by its operator"
+    # A new image is in the specification before the phase changes.
+    if spec.get("imageName") and status.get("image", spec["imageName"]) != spec["imageName"]:
+        return f"image {status['image']} still runs"
     return ""
 
 

@@ -10,10 +10,11 @@ import time
 from typing import TYPE_CHECKING, Iterator
 from urllib.parse import quote
 
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import EngineError
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import ApiError, label_selector
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_status import (
-    condition, containers, last_end, memory_limit, pod_state, progress, ready, template_revision)
+    FATAL_PHASES, condition, containers, last_end, memory_limit, pod_state, progress, ready, template_revision)
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 FATAL_REASONS = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 """Waiting reasons that time alone does not resolve (a first ErrImagePull may pass, a back-off is the second)."""
 MISCONFIGURED = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
-GRACE_PERIODS = {"misconfigured": 15, "unschedulable": 45}
+GRACE_PERIODS = {"misconfigured": 15, "unschedulable": 45, "phase": 30}
 """Seconds that a state may last before it counts as the cause: controllers and volumes may be a little late."""
 CRASHES = 3
 LOG_LINES = 15
@@ -90,7 +91,13 @@ class Watcher:
             raise self._error(obj, f"cannot create its pods: {found.get('message')}")
         if found := condition(obj, "Failed"):
             raise self._error(obj, f"failed ({found.get('reason')})")
-        observed = (obj.get("status") or {}).get("observedGeneration", 0)
+        status = obj.get("status") or {}
+        if manifests.is_postgresql_cluster(obj) and self.inspector.stays_in_fatal_phase(obj):
+            reason = status.get("phaseReason")
+            raise self._error(obj, f"cannot become ready: {status['phase']}{f' ({reason})' if reason else ''}")
+        # A Cluster has no generation in its status.
+        observed = obj["metadata"].get("generation", 1) if manifests.is_postgresql_cluster(obj) else status.get(
+            "observedGeneration", 0)
         if obj["kind"] != "Job" and observed < obj["metadata"].get("generation", 1):
             return  # its pods are those of the generation before
         for pod in self.inspector.unready_pods(obj):
@@ -150,6 +157,11 @@ class Inspector:
             yield (f"{what} ended {status['restartCount']} times, last with exit code {end.get('exitCode')} "
                    f"({end.get('reason')})")
 
+    def stays_in_fatal_phase(self, cluster: dict) -> bool:
+        """Whether a Cluster of CloudNativePG is in a phase that time alone does not end, for some time."""
+        name, phase = cluster["metadata"]["name"], cluster.get("status", {}).get("phase")
+        return phase in FATAL_PHASES and self._lasts((name, phase), GRACE_PERIODS["phase"])
+
     def _lasts(self, key: tuple, seconds: float) -> bool:
         return time.monotonic() - self._since.setdefault(key, time.monotonic()) >= seconds
 
@@ -165,10 +177,14 @@ class Inspector:
         Of a Deployment only those of its newest template; of a Job those that have not succeeded.
         """
         labels = (obj["spec"].get("selector") or {}).get("matchLabels") or {}
+        if manifests.is_postgresql_cluster(obj):
+            labels = {"cnpg.io/cluster": obj["metadata"]["name"]}
         items = self._optional_list(obj["metadata"]["namespace"], "/api/v1", "pods", label_selector(labels))
         pods = []
         for pod in items:
-            done = pod["status"].get("phase") == "Succeeded" if obj["kind"] == "Job" else ready(pod)
+            # Pods of a Cluster's own Jobs end, too.
+            ended = obj["kind"] == "Job" or manifests.is_postgresql_cluster(obj)
+            done = ended and pod["status"].get("phase") == "Succeeded" or obj["kind"] != "Job" and ready(pod)
             if not done and not pod["metadata"].get("deletionTimestamp"):
                 pods.append(pod)
         pods.sort(key=lambda pod: pod["metadata"]["creationTimestamp"], reverse=True)
