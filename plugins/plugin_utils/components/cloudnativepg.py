@@ -146,7 +146,9 @@ def scheduling(v: Variables, model: Model) -> dict:
 
 
 def roles(v: Variables, model: Model) -> list[dict]:
-    """Logins that the operator makes besides the owner's."""
+    """Logins that the operator makes besides the owner's. What is no longer listed, it would leave there."""
+    if v.monitoring_type == "none":
+        return [{"name": logins.READER, "ensure": "absent"}]
     if not model.database.reader:
         return []
     return [{"name": logins.READER, "ensure": "present", "login": True, "connectionLimit": logins.READER_CONNECTIONS,
@@ -214,7 +216,8 @@ def check(v: Variables, model: Model, is_default) -> Iterator[str]:
         yield ("database_persistence is false while database_operator is set, whose instances have volumes; set it to "
                "true, or leave database_operator empty.")
     if v.database_port not in (None, PORT):
-        yield f"database_port is {v.database_port} while database_operator is set, with which it is {PORT}; leave it out."
+        yield (f"database_port is {v.database_port} while database_operator is set, with which it is {PORT}; leave it "
+               "out.")
     if not runs(v):
         return
     yield from _numbers(v, model)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""PostgreSQL by CloudNativePG: which variable sets which field, what others of the instance use, and what is refused."""
+"""PostgreSQL by CloudNativePG: which variable sets which field, what the instance uses, and what is refused."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def test_the_cluster_of_the_defaults():
         'ALTER ROLE "mlflow" CREATEDB']}
     expected = resolved(OPERATOR).database.max_connections
     assert found["postgresql"]["parameters"] == {"max_connections": str(expected)} and expected >= 200
-    assert "plugins" not in found and "managed" not in found and "affinity" not in found
+    assert "plugins" not in found and "affinity" not in found
+    # The login of a monitoring that was turned off goes.
+    assert found["managed"] == {"roles": [{"name": "mlflow_exporter", "ensure": "absent"}]}
 
 
 @pytest.mark.parametrize(("variable", "value", "path", "expected"), [
@@ -214,6 +216,11 @@ def test_the_exporter_has_a_login_that_the_operator_makes():
     assert "Secret sound-monitoring-database" not in names
 
 
+def test_a_login_of_ones_own_for_the_exporter():
+    found = spec({**OPERATOR, "monitoring_type": "annotations", "monitoring_database_existing_secret": "theirs"})
+    assert "managed" not in found
+
+
 def test_the_prometheus_operator_scrapes_its_pods():
     objects = rendered(FULL)
     monitor = objects["PodMonitor sound-database"]
@@ -244,7 +251,7 @@ def test_the_password_is_the_operators():
 @pytest.mark.parametrize(("variables", "sentence"), [
     ({"mlflow_engine": "podman"}, "database_operator is set while mlflow_engine is podman"),
     ({"database_type": "mariadb"}, "database_operator is cloudnativepg while database_type is mariadb"),
-    ({"database_host": "db", "database_password": "p"}, "database_host is set while database_operator is cloudnativepg"),
+    ({"database_host": "db", "database_password": "p"}, "database_host is set while database_operator is cloud"),
     ({"database_password": "p"}, "database_password is set while database_operator is cloudnativepg"),
     ({"database_existing_secret": "s"}, "database_existing_secret is set while database_operator"),
     ({"database_existing_claim": "c"}, "database_existing_claim is set while database_operator"),

@@ -27,6 +27,7 @@ KINDS = {
     "jobs": ("batch/v1", "Job"),
     "widgets": ("example.org/v1", "Widget"),
     "sealedsecrets": ("bitnami.com/v1", "SealedSecret"),
+    "clusters": ("postgresql.cnpg.io/v1", "Cluster"),
 }
 
 
@@ -142,8 +143,9 @@ class Server:
             return 200, "first line\nlast line\n"
         if path in ("/api", "/apis"):
             return 200, self.discovery(path)
-        if path == "/apis/example.org/v1":
-            return 200, {"resources": [{"name": "widgets", "kind": "Widget", "namespaced": True}]}
+        if path in ("/apis/example.org/v1", "/apis/postgresql.cnpg.io/v1"):
+            return 200, {"resources": [{"name": plural, "kind": kind, "namespaced": True}
+                                       for plural, (version, kind) in KINDS.items() if path.endswith(version)]}
         plural = path.rpartition("/")[2]
         if plural in KINDS or plural.endswith("s") and "/namespaces/" in path and "/apis/" in path:
             if plural in ("externalsecrets", "httproutes", "podmonitors", "prometheusrules", "servicemonitors"):
