@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import http.server
 import json
@@ -15,6 +16,9 @@ import socket
 import struct
 import threading
 import urllib.parse
+
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import kubernetes_api
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
 
 KINDS = {
     "configmaps": ("v1", "ConfigMap"),
@@ -220,6 +224,22 @@ class Server:
             send(handler.wfile, channel + number)
         while data := receive(handler.rfile):
             send(handler.wfile, b"\0" + data[1:].upper())
+
+
+@contextlib.contextmanager
+def engine_of(server, scope, folder, monkeypatch):
+    """An engine that speaks to a server, with short pauses; it has the ``lines`` that it logs."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(kubernetes_api, "RETRY_PAUSES", (0.01, 0.05))
+    monkeypatch.setattr(kubernetes_api, "RETRY_TIMEOUT", 2)
+    monkeypatch.setattr(kubernetes_api, "FIRST_RETRY_TIMEOUT", 0.3)
+    lines = []
+    opened = KubernetesEngine(scope, lines.append, server.kubeconfig(folder / "kubeconfig"))
+    opened.lines = lines
+    server.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": scope.namespace}})
+    yield opened
+    opened.close()
 
 
 def merged(before, change):

@@ -16,12 +16,11 @@ import sys
 
 import pytest
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import kubernetes_api, kubernetes_wait
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import kubernetes_wait
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_status import HEALTHY, progress
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from kubernetes_server import Server  # noqa: E402
+from kubernetes_server import Server, engine_of  # noqa: E402
 
 SCOPE = engines.Scope("team", "mlflow", ("database",))
 PLACE = "/apis/postgresql.cnpg.io/v1/namespaces/team/clusters/db"
@@ -37,15 +36,8 @@ def server():
 
 @pytest.fixture
 def engine(server, tmp_path, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(kubernetes_api, "RETRY_PAUSES", (0.01, 0.05))
-    lines = []
-    opened = KubernetesEngine(SCOPE, lines.append, server.kubeconfig(tmp_path / "kubeconfig"))
-    opened.lines = lines
-    server.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}})
-    yield opened
-    opened.close()
+    with engine_of(server, SCOPE, tmp_path, monkeypatch) as opened:
+        yield opened
 
 
 def cluster(**spec):
@@ -59,7 +51,8 @@ def reader():
     env = [{"name": "PGPASSWORD", "valueFrom": {"secretKeyRef": {"name": "db-app", "key": "password"}}}]
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "server"}, "spec": {
         "replicas": 1, "selector": {"matchLabels": {"app": "server"}}, "template": {
-            "metadata": {"labels": {"app": "server"}}, "spec": {"containers": [{"name": "c", "image": "i", "env": env}]}}}}
+            "metadata": {"labels": {"app": "server"}},
+            "spec": {"containers": [{"name": "c", "image": "i", "env": env}]}}}}
 
 
 def converge(engine, *stages, timeout=5, dry_run=False):
@@ -90,7 +83,8 @@ class Operator:
                 obj["status"] = {"phase": self.left.pop(0), "readyInstances": 1}
             else:
                 healthy(obj)
-                self.server.add({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db-app", "namespace": "team"},
+                self.server.add({"apiVersion": "v1", "kind": "Secret",
+                                 "metadata": {"name": "db-app", "namespace": "team"},
                                  "data": {"password": base64.b64encode(b"theirs").decode()}})
         return None
 
@@ -132,8 +126,8 @@ def test_no_operator(server, engine):
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {}}
     with pytest.raises(engines.EngineError) as caught:
         converge(engine, [config, cluster()])
-    assert str(caught.value) == ("The cluster does not know Cluster of postgresql.cnpg.io/v1; install CloudNativePG, or "
-                                 "leave database_operator empty.")
+    assert str(caught.value) == ("The cluster does not know Cluster of postgresql.cnpg.io/v1; install CloudNativePG, "
+                                 "or leave database_operator empty.")
     assert not [request for request in server.requests if request[0] != "GET"]
 
 

@@ -15,12 +15,11 @@ import time
 
 import pytest
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import kubernetes_api
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from kubernetes_server import KINDS, Server, fault, status  # noqa: E402
+from kubernetes_server import KINDS, Server, engine_of, fault, status  # noqa: E402
 
 SCOPE = engines.Scope("team", "mlflow", ("server",))
 BUSY = status(429, "Too many requests, please try again later.", "TooManyRequests", retry_after=0)
@@ -35,17 +34,8 @@ def server():
 
 @pytest.fixture
 def engine(server, tmp_path, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(kubernetes_api, "RETRY_PAUSES", (0.01, 0.05))
-    monkeypatch.setattr(kubernetes_api, "RETRY_TIMEOUT", 2)
-    monkeypatch.setattr(kubernetes_api, "FIRST_RETRY_TIMEOUT", 0.3)
-    lines = []
-    opened = KubernetesEngine(SCOPE, lines.append, server.kubeconfig(tmp_path / "kubeconfig"))
-    opened.lines = lines
-    server.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}})
-    yield opened
-    opened.close()
+    with engine_of(server, SCOPE, tmp_path, monkeypatch) as opened:
+        yield opened
 
 
 def converge(engine, *objects, timeout=5, dry_run=False):
