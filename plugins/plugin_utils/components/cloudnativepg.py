@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Iterator
+from typing import TYPE_CHECKING, Callable, Iterator
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import logins
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Network
@@ -190,7 +190,7 @@ def network(v: Variables, model: Model) -> Network:
     return Network(ingress=ingress, egress_closed=False, pods=own)
 
 
-def check(v: Variables, model: Model, is_default) -> Iterator[str]:
+def check(v: Variables, model: Model, is_default: Callable[[str], bool]) -> Iterator[str]:
     """A sentence for each combination that cannot work.
 
     Args:
