@@ -499,7 +499,8 @@ def test_a_namespace_that_may_not_be_looked_at_stays(server, engine):
 def test_a_failed_pod_counts_until_its_job_succeeds(server, engine):
     def pod(name, phase, job):
         labels = {**SCOPE.labels("server"), **({"batch.kubernetes.io/job-name": job} if job else {})}
-        server.add({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "team", "labels": labels},
+        metadata = {"name": name, "namespace": "team", "labels": labels}
+        server.add({"apiVersion": "v1", "kind": "Pod", "metadata": metadata,
                     "spec": {"containers": [{"name": "main", "image": "image"}]}, "status": {"phase": phase}})
 
     for name, phase, job in (("first", "Failed", "migrate"), ("other", "Failed", "other"), ("alone", "Failed", "")):
