@@ -1264,7 +1264,8 @@ def test_connections_that_have_ended_are_replaced(stored):
             new_run(server)
             with psycopg.connect(server.database) as connection:
                 ended = connection.execute(
-                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                    # When it returns, the server has closed them.
+                    "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity "
                     "WHERE datname = current_database() AND pid <> pg_backend_pid()").fetchone()[0]
             assert ended
             for _each in range(4):

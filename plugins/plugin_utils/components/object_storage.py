@@ -254,8 +254,8 @@ class ObjectStorage(Component):
             return
         uri, scheme = v.object_storage_uri, v.object_storage_uri.partition(":")[0]
         if not common.matches(r"[a-z][a-z0-9+.-]*:/*[^\s?#/][^\s?#]*", uri):
-            yield (f"object_storage_uri is {common.hidden(uri)}; it must be a URI that MLflow takes, such as "
-                   "abfss://container@account.dfs.core.windows.net/mlflow.")
+            yield (f"object_storage_uri is {common.hidden(uri)} while object_storage_type is uri; it must be a URI "
+                   "that MLflow takes, such as abfss://container@account.dfs.core.windows.net/mlflow.")
         elif scheme in TYPES_OF_SCHEMES:
             yield (f"object_storage_uri begins with {scheme}: while object_storage_type is uri; set "
                    f"object_storage_type to {TYPES_OF_SCHEMES[scheme]}, which has variables for such a store.")

@@ -400,8 +400,9 @@ def test_a_uri_of_artifacts_goes_through_as_it_is(uri):
 
 
 @pytest.mark.parametrize(("variables", "sentence"), [
-    ({"object_storage_type": "uri"}, "object_storage_uri is ''; it must be a URI"),
-    ({"object_storage_type": "uri", "object_storage_uri": "/data"}, "object_storage_uri is '/data'; it must be a URI"),
+    ({"object_storage_type": "uri"}, "object_storage_uri is '' while object_storage_type is uri; it must be a URI"),
+    ({"object_storage_type": "uri", "object_storage_uri": "/data"},
+     "object_storage_uri is '/data' while object_storage_type is uri; it must be a URI"),
     ({"object_storage_type": "uri", "object_storage_uri": "s3://b/x"}, "object_storage_uri begins with s3:"),
     ({"object_storage_type": "uri", "object_storage_uri": "ftp://u:secret@host/x"}, "object_storage_uri holds a pass"),
     ({"object_storage_uri": "hdfs://n/x"}, "object_storage_uri is set while object_storage_type is seaweedfs"),

@@ -194,7 +194,8 @@ def backup_sets(store: dict, credentials: dict[str, str]) -> Any:
     keys = {name.removeprefix("BACKUP_").lower(): text for name, text in credentials.items()}
     path = pathlib.Path(store.get("path", "."))
     path.mkdir(exist_ok=True)
-    return sets.Sets(stores.open_store({**store, **keys}))
+    # By the modules that it has imported itself, whose exceptions it catches.
+    return sets.Sets(sets.stores.open_store({**store, **keys}))
 
 
 def parsed(text: str) -> Families:
