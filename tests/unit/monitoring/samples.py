@@ -151,6 +151,14 @@ class Prometheus:
         with urllib.request.urlopen(url, timeout=30) as answer:
             return json.load(answer)["data"]
 
+    def result(self, query: str, patience: float = 20) -> list[dict]:
+        """The result of a query, once there is one, or none after so many seconds: on a busy machine a scrape may take
+        longer than the second that it has, and leave a gap."""
+        deadline = time.monotonic() + patience
+        while not (found := self.get("query", query=query)["result"]) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return found
+
 
 @contextlib.contextmanager
 def prometheus(folder: pathlib.Path, port: int, rule_file: dict, consoles: pathlib.Path, *, history: float = 0,
@@ -198,7 +206,8 @@ def own_jobs(target: str) -> list[dict]:
 
 
 READY = ('instance_name:mlflow_slo_errors:ratio{slo="api-latency",window="30d"} >= 0', 'ALERTS{alertstate="firing"}',
-         "rate(mlflow_http_request_total[1m])", "mlflow_database_up")
+         "rate(mlflow_http_request_total[1m])", "mlflow_database_up",
+         "instance_name:mlflow_upload_bytes_per_second:rate5m")
 
 
 def ready(found: Prometheus, process: subprocess.Popen) -> bool:

@@ -134,7 +134,7 @@ def test_rules_are_evaluated_without_errors(live):
 
 @pytest.mark.parametrize("name, panel, target", TARGETS, ids=identity)
 def test_query_has_data(live, name, panel, target):
-    result = live.get("query", query=of_instance(target["expr"]))["result"]
+    result = live.result(of_instance(target["expr"]))
     if panel["title"] in ("Failed collections",):
         assert {sample["value"][1] for sample in result} == {"0"}
     assert result, target["expr"]
