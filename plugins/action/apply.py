@@ -6,14 +6,13 @@
 
 from __future__ import annotations
 
-import pathlib
 from typing import Callable
 
-import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.loader import lookup_loader
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, deployed, engines, manifests, render
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import (
+    components, deployed, engines, gitops, health, manifests, render, templating)
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import INSTANCE_OPTIONS, EngineAction
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
@@ -36,12 +35,14 @@ class ActionModule(EngineAction):
         "prune": {"type": "bool", "default": True},
         "purge": {"type": "bool", "default": False},
         "render_dir": {"type": "path"},
+        "render_secrets": {"type": "str", "choices": ["omit", "plain"], "default": "omit"},
         "wait": {"type": "bool", "default": True},
         "wait_timeout": {"type": "int", "default": 600},
     }
 
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
+        self._task_vars = task_vars
         described = self._task.args.get("components") is not None
         options = self.options(task_vars, described, required_one_of=[("component", "components")],
                                mutually_exclusive=[("manifests", "template", "components"),
@@ -88,7 +89,7 @@ class ActionModule(EngineAction):
     def _apply(self, options: dict, scope: engines.Scope, stages: list[list[dict]],
                refusal: Callable[[dict[Ref, dict]], str] | None = None) -> dict:
         if options["render_dir"]:
-            return self._render(options["render_dir"], scope, stages)
+            return self._render(options, scope, stages)
         with self.engine(options, scope) as engine:
             if options["state"] == "present":
                 outcome = engines.converge(engine, stages, self._task.check_mode, options["wait"],
@@ -103,30 +104,40 @@ class ActionModule(EngineAction):
             result["diff"] = outcome.diff
         return result
 
-    def _render(self, folder: str, scope: engines.Scope, stages: list[list[dict]]) -> dict:
-        """Write what would be applied to a file of each component, on the controller, and remove those with nothing in
-        them."""
-        names = scope.components or tuple(component.name for component in components.COMPONENTS)
-        files: dict[pathlib.Path, list[dict]] = {_rendered(folder, scope, name): [] for name in names}
-        for stage in stages:
-            for wave in manifests.waves(stage):
-                for obj in wave:
-                    obj["metadata"].setdefault("namespace", scope.namespace)
-                    files[_rendered(folder, scope, engines.component_of(obj))].append(obj)
-        result: dict = {"changed": False, "objects": [], "messages": []}
-        for path, objects in files.items():
-            before = path.read_text(encoding="utf-8") if path.exists() else ""
-            text = yaml.safe_dump_all(objects, sort_keys=False) if objects else ""
-            result["changed"] |= text != before
-            if text != before and not self._task.check_mode:
-                _write(path, text)
-            for obj in objects:
-                result["objects"].append({"kind": obj["kind"], "name": obj["metadata"]["name"],
-                                          "namespace": scope.namespace,
-                                          "action": "rendered"})
-            if text or before:
-                result["messages"].append(f"{'Rendered to' if text else 'Removed'} {path}; nothing was applied.")
-        return result
+    def _render(self, options: dict, scope: engines.Scope, stages: list[list[dict]]) -> dict:
+        """Write what would be applied to a repository on the controller."""
+        objects = [obj for stage in stages for obj in stage]
+        for obj in objects:
+            if obj["kind"] not in engines.Engine.default_namespace_kinds:
+                obj["metadata"].setdefault("namespace", scope.namespace)
+        described = options["components"] is not None
+        settings = gitops.Settings(options["render_dir"], options["render_secrets"])
+        live, verification = None, None
+        if described:
+            model = self.resolve(self._task_vars)
+            settings = gitops.settings(model)
+            live = self._live(options, scope) if model.variables.mlflow_render_adopt else None
+            if "server" in (scope.components or ("server",)):
+                present = options["state"] == "present" and not model.mlflow_server.closed_because
+                verification = health.verification(model, scope.labels("verification")) if present else []
+        repository = gitops.Repository(settings, scope, live)
+        try:
+            changed = repository.write(objects, verification, self._task.check_mode)
+        except (gitops.GitopsError, manifests.ManifestError) as error:
+            raise templating.Failure(str(error)) from None
+        verb = "Rendered to" if objects else "Removed from"
+        messages = [f"{verb} {repository.folder}; nothing was applied.", *repository.messages]
+        return {"changed": changed, "messages": messages if objects or changed else [], "objects": [
+            {"kind": obj["kind"], "name": obj["metadata"]["name"], "namespace": scope.namespace, "action": "rendered"}
+            for obj in objects]}
+
+    def _live(self, options: dict, scope: engines.Scope) -> Callable[[set[Ref]], dict[Ref, dict]]:
+        """Reads objects of the running instance."""
+        def read(refs: set[Ref]) -> dict[Ref, dict]:
+            with self.engine(options, scope) as engine:
+                return engine.read(refs, set())
+
+        return read
 
     def _given(self, options: dict, scope: engines.Scope, task_vars: dict) -> list[dict]:
         """The objects that the task gives, with what it says about all of them."""
@@ -149,20 +160,3 @@ class ActionModule(EngineAction):
         variables = {**task_vars, "ansible_search_path": self._task.get_search_path()}
         texts = lookup.run(names, variables=variables, trim_blocks=True, lstrip_blocks=True)
         return [str(text) for text in texts if text]  # a template that renders nothing gives None
-
-
-def _rendered(folder: str, scope: engines.Scope, component: str) -> pathlib.Path:
-    """The file of a component's manifests."""
-    return pathlib.Path(folder) / scope.namespace / f"{scope.instance}-{component}.yaml"
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    """Make the file hold the text; without text there is no file."""
-    if not text:
-        path.unlink()
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Secrets whose values variables gave are in it.
-    path.touch(mode=0o600)
-    path.chmod(0o600)
-    path.write_text(text, encoding="utf-8")

@@ -119,10 +119,16 @@ options:
   render_dir:
     description:
       - Directory on the controller to which the objects are written instead of being applied, one file for each
-        component, C(DIR/NAMESPACE/INSTANCE-COMPONENT.yaml).
-      - Generated values are not written, but values of variables are. The files have mode V(0600).
+        component and sync wave, C(DIR/NAMESPACE/INSTANCE/wave-WAVE/COMPONENT.yaml), with a C(kustomization.yaml).
       - With O(state=absent) the files are removed, and nothing else.
     type: path
+  render_secrets:
+    description:
+      - Whether Secrets are left out of O(render_dir) and listed, or written as plain text, with the generated values
+        that the files have already. For O(components), O(ignore:mlflow_render_secrets) says so.
+    type: str
+    choices: [omit, plain]
+    default: omit
   wait:
     description: Whether to wait until workloads are ready and Jobs have succeeded.
     type: bool

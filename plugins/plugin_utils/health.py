@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.mlops.mlflow.plugins.module_utils import versions
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, engines, program
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, engines, manifests, program, render
 
 if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
@@ -71,6 +71,40 @@ def _complete(engine: engines.Engine, probe: program.Probe, roundtrip: bool, fac
     if probe.name == "mlflow_server":
         parameters["roundtrip"] = roundtrip
     return replace(probe, parameters=parameters)
+
+
+def verification(model: Model, labels: dict[str, str], timeout: int = 240) -> list[dict]:
+    """The probes of all components as objects that a GitOps tool applies last: a ConfigMap and a Job, which fails when
+    the instance is not healthy.
+
+    Args:
+        model: the instance.
+        labels: the owner's labels.
+        timeout: seconds for all probes together.
+    """
+    listed, ca_secret = [], ""
+    for component in components.COMPONENTS:
+        for probe in component.probes(model.variables, model):
+            if probe.local:
+                continue
+            parameters = dict(probe.parameters)
+            if parameters.pop("ca_secret", ""):
+                ca_secret = probe.parameters["ca_secret"]
+                parameters["ca_file"] = "/etc/mlflow-verification-ca/ca.crt"
+            if probe.name == "mlflow_server":
+                parameters["roundtrip"] = True
+            if "metrics" in parameters:  # those of the server are on its own loopback address
+                parameters["metrics"] = {job: url for job, url in parameters["metrics"].items()
+                                         if not url.startswith("http://127.")}
+            listed.append(replace(probe, parameters=parameters))
+    parameters = {**program.parameters_of(listed, timeout), "titles": {probe.name: probe.title for probe in listed}}
+    name = f"{model.instance.name}-verification"
+    files = program.files("verification", "verify", parameters, program.modules(parameters))
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": files}
+    manifests.label([config], {**model.variables.mlflow_labels, **labels}, model.variables.mlflow_annotations)
+    job = render.render_one(components.by_role("mlflow_server"), model, labels, "verification.yaml.j2",
+                            verification={"name": name, "ca_secret": ca_secret})
+    return [config, job]
 
 
 def not_installed(model: Model) -> dict[str, Any]:

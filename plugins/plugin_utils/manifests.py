@@ -26,6 +26,8 @@ PUBLISH = f"{MANAGER}/publish"
 RECORD = f"{MANAGER}/record"
 """On what a run has recorded about an instance: no component renders it, and it goes when the instance is removed."""
 REVISION = f"{MANAGER}/revision"
+RENDERED = f"{MANAGER}/rendered"
+"""On a workload of a repository: the fingerprint from which ``REVISION`` of its pods was rendered."""
 KINDS = f"{MANAGER}/kinds"
 VERSION = f"{MANAGER}/version"
 """On the server's ConfigMap: the version that ``mlflow_version: latest`` was resolved to."""
@@ -421,6 +423,12 @@ def revision(sources: Iterable[dict]) -> str:
         payload = json.dumps([obj.get("data"), obj.get("binaryData")], sort_keys=True).encode()
         digest.update(hmac.new(obj["metadata"].get("uid", "").encode(), payload, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def pod_revision(workload: dict) -> str:
+    """The fingerprint that a workload's pods are marked with, or an empty text."""
+    template = pod_template(workload) or {}
+    return annotation({"metadata": template.get("metadata") or {}}, REVISION)
 
 
 def comparable(obj: dict | None) -> dict | None:

@@ -32,7 +32,7 @@ MARGIN = 10
 # print apart from the result. A thread that does not end must not keep the process, hence os._exit.
 BOOTSTRAP = """\
 import base64, importlib.abc, importlib.util, json, os, sys, zlib
-sources, module, function, parameters = json.loads(zlib.decompress(base64.b64decode({data!r})))
+sources, module, function, parameters = json.loads({data})
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path=None, target=None):
         if name in sources:
@@ -57,12 +57,14 @@ class Probe:
         module: the source that has ``probe(checks, parameters)``: the name of a file in module_utils/probes, or the
             path of a file in the collection, such as ``roles/database/files/probe.py``.
         parameters: of that probe.
+        local: whether it reads what only the server's own container has.
     """
 
     name: str
     title: str
     module: str
     parameters: dict[str, Any] = field(default_factory=dict)
+    local: bool = False
 
     @property
     def source(self) -> str:
@@ -84,9 +86,9 @@ def run(engine: engines.Engine, service: str, probes: Iterable[Probe], timeout: 
     Returns:
         For each probe's name its report, see ``Checks.report``. A probe that could not run is not healthy.
     """
-    parameters = _parameters(probes, timeout)
+    parameters = parameters_of(probes, timeout)
     try:
-        return _execute(engine, service, "checks", "measure_all", parameters, timeout, _modules(parameters))
+        return _execute(engine, service, "checks", "measure_all", parameters, timeout, modules(parameters))
     except engines.EngineError as error:
         return {probe["name"]: checks.not_run(str(error)) for probe in parameters["probes"]}
 
@@ -102,8 +104,8 @@ def run_on(run_python: Callable[[str], str], probes: Iterable[Probe], timeout: f
     Returns:
         For each probe's name its report, as ``run``.
     """
-    parameters = _parameters(probes, timeout)
-    text = source("checks", "measure_all", parameters, _modules(parameters))
+    parameters = parameters_of(probes, timeout)
+    text = source("checks", "measure_all", parameters, modules(parameters))
     try:
         return _result(run_python(text), "The program on the inventory host")
     except engines.EngineError as error:
@@ -112,16 +114,17 @@ def run_on(run_python: Callable[[str], str], probes: Iterable[Probe], timeout: f
 
 def run_here(probes: Iterable[Probe], timeout: float = 120) -> dict[str, dict]:
     """Run probes side by side in this process, which has an address that others have not: a forwarded port."""
-    return checks.measure_all(_parameters(probes, timeout))
+    return checks.measure_all(parameters_of(probes, timeout))
 
 
-def _parameters(probes: Iterable[Probe], timeout: float) -> dict[str, Any]:
+def parameters_of(probes: Iterable[Probe], timeout: float) -> dict[str, Any]:
     """Parameters of ``checks.measure_all``."""
     listed = [{"name": p.name, "module": p.source, "parameters": p.parameters} for p in probes]
     return {"probes": listed, "timeout": timeout}
 
 
-def _modules(parameters: dict[str, Any]) -> tuple[str, ...]:
+def modules(parameters: dict[str, Any]) -> tuple[str, ...]:
+    """Full names of the modules that the probes import by name."""
     return tuple(sorted({probe["module"] for probe in parameters["probes"]}))
 
 
@@ -182,7 +185,18 @@ def source(module: str, function: str, parameters: Any, further: Iterable[str] =
     """
     bundle = _sources((f"{PACKAGE}.{module}", *further))
     data = json.dumps([bundle, f"{PACKAGE}.{module}", function, parameters]).encode()
-    return BOOTSTRAP.format(data=base64.b64encode(zlib.compress(data)).decode())
+    return BOOTSTRAP.format(data=f"zlib.decompress(base64.b64decode({base64.b64encode(zlib.compress(data)).decode()!r}))")
+
+
+def files(module: str, function: str, parameters: Any, further: Iterable[str] = ()) -> dict[str, str]:
+    """The same program as files for a ConfigMap, by name; ``program.py`` is to be run.
+
+    Its text is not compressed, since releases of zlib differ in what they make of the same data.
+    """
+    data = json.dumps([_sources((f"{PACKAGE}.{module}", *further)), f"{PACKAGE}.{module}", function, parameters],
+                      sort_keys=True)
+    return {"program.json": data, "program.py": BOOTSTRAP.format(
+        data='open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "program.json")).read()')}
 
 
 @functools.lru_cache

@@ -276,7 +276,7 @@ class MlflowServer(Component):
             ingress=ingress,
             egress=[common.DNS, {"to": [{"podSelector": {"matchLabels": model.instance.labels}}]},
                     *self._egress(v, model)],
-            components=("server", "migration", "gc"))
+            components=("server", "migration", "gc", "verification"))
 
     def _egress(self, v: Variables, model: Model) -> Iterator[dict]:
         backend, store = model.mlflow_server.database, model.mlflow_server.artifact_store
@@ -315,7 +315,7 @@ class MlflowServer(Component):
                 },
             )
         ]
-        probes.append(Probe("hooks", "The server's adaptation of MLflow", "hooks"))
+        probes.append(Probe("hooks", "The server's adaptation of MLflow", "hooks", local=True))
         if v.mlflow_server_auth == "oidc":
             probes.append(Probe("login", "The login", "server", {
                 **base, "url": f"{server.scheme}://{server.name}:{server.entry_service_port}",

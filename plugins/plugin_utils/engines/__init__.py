@@ -446,7 +446,19 @@ class Convergence:
         sources = [self.current[ref] for ref in refs if ref in self.current]
         if sources:
             annotations = template.setdefault("metadata", {}).setdefault("annotations", {})
-            annotations[manifests.REVISION] = manifests.revision(sources)
+            annotations[manifests.REVISION] = self._rendered_revision(obj, refs) or manifests.revision(sources)
+
+    def _rendered_revision(self, obj: dict, refs: list[Ref]) -> str:
+        """The fingerprint of a workload that a repository made (plugin_utils/gitops.py), for as long as this run
+        changes nothing that its pods read: taking it over restarts nothing."""
+        before = self.live.get(Ref.of(obj))
+        if not before or not manifests.annotation(before, manifests.RENDERED):
+            return ""
+        for ref in refs:
+            old, new = self.live.get(ref) or {}, self.current.get(ref) or {}
+            if any(old.get(part) != new.get(part) for part in ("data", "binaryData")):
+                return ""
+        return manifests.pod_revision(before)
 
     def _await_secrets(self, batch: list[dict]) -> None:
         """Wait for Secrets that an operator makes: pods would start without, and again as soon as they are known."""

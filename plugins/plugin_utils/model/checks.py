@@ -138,6 +138,7 @@ def check(model: Model) -> Iterator[str]:
     yield from _service_levels(v)
     yield from _images(v)
     yield from _secret_store(v)
+    yield from _gitops(v)
     yield from _lists(v)
     yield from _object_metadata(v)
     yield from _kubernetes_types(v)
@@ -233,6 +234,31 @@ def _secret_store(v: Variables) -> Iterator[str]:
     if interval and not common.matches(f"0|{common.GO_DURATION}", interval):
         yield (f"mlflow_secret_store.refresh_interval is {interval!r}; it must be a span of hours, minutes or "
                "seconds, such as 1h or 15m.")
+
+
+def _gitops(v: Variables) -> Iterator[str]:
+    if v.mlflow_gitops != "none" and not v.mlflow_render_dir:
+        yield (f"mlflow_gitops is {v.mlflow_gitops} while mlflow_render_dir is empty; name the folder of the repository "
+               "there.")
+    if v.mlflow_gitops != "none" and not v.mlflow_gitops_repository:
+        yield (f"mlflow_gitops_repository is empty while mlflow_gitops is {v.mlflow_gitops}; give the URL that the tool "
+               "clones, such as https://git.example.com/team/mlflow.git.")
+    if v.mlflow_gitops_path.startswith("/") or ".." in v.mlflow_gitops_path.split("/"):
+        yield (f"mlflow_gitops_path is {v.mlflow_gitops_path!r}; it must be a path within the repository, such as "
+               "clusters/production.")
+    if v.mlflow_gitops_fleet and v.mlflow_gitops != "argocd":
+        yield (f"mlflow_gitops_fleet is true while mlflow_gitops is {v.mlflow_gitops}; only argocd has ApplicationSets, so "
+               "set it to false.")
+    if v.mlflow_render_secrets == "sops" and not v.mlflow_render_age_recipients:
+        yield ("mlflow_render_age_recipients is empty while mlflow_render_secrets is sops; give the public keys that "
+               "age-keygen printed.")
+    for recipient in v.mlflow_render_age_recipients:
+        if not common.matches("age1[a-z0-9]{10,}", recipient):
+            yield (f"mlflow_render_age_recipients holds {common.hidden(recipient)}; it must hold public keys of age, which "
+                   "begin with age1.")
+    if v.mlflow_render_secrets == "external" and not v.mlflow_secret_store.get("name"):
+        yield ("mlflow_secret_store.name is missing while mlflow_render_secrets is external; name the store that has the "
+               "values.")
 
 
 def _lists(v: Variables) -> Iterator[str]:
