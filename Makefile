@@ -18,8 +18,8 @@ DEBIAN_PACKAGES := python3-venv podman runc netavark aardvark-dns iptables catat
 	mmdebstrap debian-archive-keyring $(if $(wildcard /run/systemd/system),dbus-user-session) \
 	$(if $(filter-out 0,$(shell id -u)),containers-storage)
 # Additional packages for tests: databases (programs only, no service), a linter, a browser with the tool for its CA certificates, and
-# promtool and amtool with their servers.
-DEBIAN_TEST_PACKAGES := postgresql docker-registry mariadb-server-core mariadb-client shellcheck chromium libnss3-tools \
+# promtool and amtool with their servers; age makes keys for SOPS.
+DEBIAN_TEST_PACKAGES := age postgresql docker-registry mariadb-server-core mariadb-client shellcheck chromium libnss3-tools \
 	prometheus prometheus-alertmanager prometheus-postgres-exporter prometheus-mysqld-exporter prometheus-node-exporter
 
 # Tools, collection and configuration of the clone, whatever the environment is. Ansible does not run in a locale other than UTF-8,

@@ -116,9 +116,11 @@ class Bench:
         chart, rendered = self.folder / "chart", self.folder / "rendered"
         (chart / "templates").mkdir(parents=True)
         (chart / "Chart.yaml").write_text("apiVersion: v2\nname: bench\nversion: 1.0.0\n", encoding="utf-8")
-        inventory = self.inventory("helm", 1, {"mlflow_server_patches": NO_PODS, "mlflow_render_dir": str(rendered)})
+        inventory = self.inventory("helm", 1, {"mlflow_server_patches": NO_PODS, "mlflow_render_dir": str(rendered),
+                                                 "mlflow_render_secrets": "plain"})
         run(["ansible-playbook", "--inventory", inventory, SITE, "--tags", COMPONENTS])
-        for number, path in enumerate(sorted(rendered.rglob("*.yaml"))):
+        files = [path for path in sorted(rendered.rglob("wave-*/*.yaml")) if path.name != "kustomization.yaml"]
+        for number, path in enumerate(files):
             # Braces in programs are no templates of Helm.
             text = path.read_text(encoding="utf-8").replace("{{", "{{ \"{{\" }}")
             (chart / "templates" / f"{number}.yaml").write_text(text, encoding="utf-8")

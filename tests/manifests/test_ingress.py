@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import strict
 import yaml
-from test_inventories import ROOT, VERSIONS, assert_restricted, base64_of, pod_specs
+from test_inventories import ROOT, VERSIONS, assert_restricted, base64_of, objects_in, pod_specs
 
 HOSTS, PATH = ["mlflow.example.com", "*.mlflow.example.com"], "/team/ana/mlflow"
 COMMON = {"ingress_hosts": HOSTS, "ingress_path": PATH}
@@ -144,14 +144,15 @@ CASES = {
 def rendered(tmp_path_factory) -> dict[str, list[dict]]:
     """The objects of each case; each is a host of one inventory."""
     folder = tmp_path_factory.mktemp("ingress")
-    common = {"ansible_connection": "local", "mlflow_engine": "kubernetes", "mlflow_render_dir": str(folder)}
+    common = {"ansible_connection": "local", "mlflow_engine": "kubernetes", "mlflow_render_dir": str(folder),
+              "mlflow_render_secrets": "plain"}
     hosts = {name: {**common, **COMMON, **case} for name, case in CASES.items()}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
     done = subprocess.run(["ansible-playbook", "-i", folder / "hosts.yml", "playbooks/site.yml"], cwd=ROOT,
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return {name: [obj for component in ("ingress", "server")
-                   for obj in yaml.safe_load_all((folder / name / f"{name}-{component}.yaml").read_text())]
+    return {name: [obj for obj in objects_in(folder / name)
+                   if obj["metadata"]["labels"]["app.kubernetes.io/component"] in ("ingress", "server")]
             for name in CASES}
 
 

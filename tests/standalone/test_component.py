@@ -99,8 +99,9 @@ def test_checked_and_closed(project):
                      "echo_txt is not a variable of this collection; use echo_text.",
                      "mlflow_echo_text is not a variable of this collection; use echo_text."):
         assert sentence in " ".join(done.stdout.split()), done.stdout
-    files = (project.rendered / "fine").glob("*.yaml")
-    objects = [obj for path in files for obj in yaml.safe_load_all(path.read_text())]
+    files = (project.rendered / "fine" / "fine").glob("wave-*/*.yaml")
+    objects = [obj for path in files for obj in yaml.safe_load_all(path.read_text())
+               if path.name != "kustomization.yaml"]
     (deployment,) = [o for o in objects if o["kind"] == "Deployment" and o["metadata"]["name"] == "fine-echo"]
     pod = deployment["spec"]["template"]["metadata"]["labels"]
     policies = {o["metadata"]["name"]: o["spec"] for o in objects if o["kind"] == "NetworkPolicy"}

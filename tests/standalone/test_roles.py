@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shutil
 import sys
 
 import pytest
@@ -55,12 +56,20 @@ class Play:
                    ANSIBLE_COLLECTIONS_PATH=str(self.collections), KUBECONFIG="/dev/null")
 
     def files(self) -> set[str]:
-        """Rendered files, by namespace and name."""
-        return {str(path.relative_to(self.rendered)) for path in self.rendered.rglob("*.yaml")}
+        """Rendered components, as NAMESPACE/INSTANCE/COMPONENT."""
+        return {str(path.parents[1].relative_to(self.rendered) / path.stem)
+                for path in self.rendered.rglob("wave-*/*.yaml") if path.name != "kustomization.yaml"}
 
-    def objects(self, file: str) -> list[dict]:
-        """The objects of a rendered file."""
-        return list(yaml.safe_load_all((self.rendered / file).read_text()))
+    def objects(self, component: str) -> list[dict]:
+        """The objects of a rendered component."""
+        folder, name = (self.rendered / component).parent, component.rpartition("/")[2]
+        return [obj for path in sorted(folder.glob(f"wave-*/{name}.yaml"))
+                for obj in yaml.safe_load_all(path.read_text())]
+
+    def texts(self) -> dict[str, str]:
+        """Everything that was rendered, by path."""
+        return {str(path.relative_to(self.rendered)): path.read_text() for path in self.rendered.rglob("*")
+                if path.is_file()}
 
 
 @pytest.fixture
@@ -89,8 +98,9 @@ def test_each_role_alone_with_defaults(play, way):
              for role in COMPONENTS]
     out = play.run({"tasks": [{"ansible.builtin.include_role": {"name": "website"}}, *tasks]}, hosts)
     assert "Validating arguments against arg spec" in out
-    expected = {f"{role.replace('_', '-')}/{role.replace('_', '-')}-{name}.yaml" for role, name in COMPONENTS.items()}
-    assert play.files() == {*expected, "localhost/localhost-database.yaml"}
+    expected = {f"{name}/{name}/{component}" for role, component in COMPONENTS.items()
+                for name in [role.replace("_", "-")]}
+    assert play.files() == {*expected, "localhost/localhost/database"}
     for file in play.files():
         assert {"Deployment", "StatefulSet"} & {obj["kind"] for obj in play.objects(file)}, file
 
@@ -122,9 +132,8 @@ def test_variables_of_an_include(play):
                     object_storage_secret_key="{{ mlflow_namespace }}-secret"), "loop": ["a", "b"]},
         included("database", database_name="{{ mlflow_instance }}", database_port=None, database_image=None),
     ]}, {"localhost": {"ansible_connection": "local"}})
-    assert play.files() == {"ml/vision-a-object-storage.yaml", "ml/vision-b-object-storage.yaml",
-                            "localhost/localhost-database.yaml"}
-    (database,) = [o for o in play.objects("localhost/localhost-database.yaml") if o["kind"] == "StatefulSet"]
+    assert play.files() == {"ml/vision-a/object-storage", "ml/vision-b/object-storage", "localhost/localhost/database"}
+    (database,) = [o for o in play.objects("localhost/localhost/database") if o["kind"] == "StatefulSet"]
     assert {"name": "POSTGRES_DB", "value": "localhost"} in database["spec"]["template"]["spec"]["containers"][0]["env"]
 
 
@@ -135,7 +144,7 @@ def test_absent(play):
     before = play.files()
     assert len(before) == 6  # three components of two instances; the ingress has nothing
     play.run({"roles": ["website"], "tasks": [included("database", mlflow_state="absent")]}, HOSTS)
-    assert play.files() == {file for file in before if not file.endswith("-database.yaml")}
+    assert play.files() == {file for file in before if not file.endswith("/database")}
     play.run({"roles": [{"role": role, "vars": {"mlflow_state": "absent"}} for role in roles]}, HOSTS)
     assert not play.files()
 
@@ -147,14 +156,13 @@ def test_roles_give_what_the_playbook_gives(play, inventory):
                  "mlflow_render_dir": str(play.rendered)}
     arguments = ["--inventory", str(ROOT / "inventories" / inventory), "--extra-vars", json.dumps(variables)]
     play.run({"roles": ["website", *(f"mlops.mlflow.{role}" for role in ("mlflow", *COMPONENTS))]}, {}, *arguments)
-    by_roles = {file: (play.rendered / file).read_text() for file in play.files()}
+    by_roles = play.texts()
     assert by_roles
-    for file in by_roles:
-        (play.rendered / file).unlink()
+    shutil.rmtree(play.rendered)
     done = run(["ansible-playbook", *arguments, "mlops.mlflow.site"], play.folder,
                ANSIBLE_COLLECTIONS_PATH=str(play.collections))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {file: (play.rendered / file).read_text() for file in play.files()} == by_roles
+    assert play.texts() == by_roles
 
 
 UNKNOWN = "is not a variable of this collection; use database_type."

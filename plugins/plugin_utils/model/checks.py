@@ -254,8 +254,9 @@ def _gitops(v: Variables) -> Iterator[str]:
                "age-keygen printed.")
     for recipient in v.mlflow_render_age_recipients:
         if not common.matches("age1[a-z0-9]{10,}", recipient):
-            yield (f"mlflow_render_age_recipients holds {common.hidden(recipient)}; it must hold public keys of age, which "
-                   "begin with age1.")
+            # It may be a private key.
+            yield ("mlflow_render_age_recipients holds what is no public key of age; public keys begin with age1, and "
+                   "age-keygen -y prints that of a private key.")
     if v.mlflow_render_secrets == "external" and not v.mlflow_secret_store.get("name"):
         yield ("mlflow_secret_store.name is missing while mlflow_render_secrets is external; name the store that has the "
                "values.")
