@@ -15,9 +15,9 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, en
 if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
 
-SCHEDULED = ("gc", "backup")
-"""Components whose pods are runs of a schedule: a failed one stays to be looked at until the next, and the server
-works."""
+SCHEDULED = ("gc", "backup", "verification")
+"""Components whose pods are runs of a schedule, or of a GitOps tool: a failed one stays to be looked at until the next,
+and the server works."""
 
 
 def measure(
