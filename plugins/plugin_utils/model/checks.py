@@ -238,17 +238,17 @@ def _secret_store(v: Variables) -> Iterator[str]:
 
 def _gitops(v: Variables) -> Iterator[str]:
     if v.mlflow_gitops != "none" and not v.mlflow_render_dir:
-        yield (f"mlflow_gitops is {v.mlflow_gitops} while mlflow_render_dir is empty; name the folder of the repository "
-               "there.")
+        yield (f"mlflow_gitops is {v.mlflow_gitops} while mlflow_render_dir is empty; name the folder of the "
+               "repository there.")
     if v.mlflow_gitops != "none" and not v.mlflow_gitops_repository:
-        yield (f"mlflow_gitops_repository is empty while mlflow_gitops is {v.mlflow_gitops}; give the URL that the tool "
-               "clones, such as https://git.example.com/team/mlflow.git.")
+        yield (f"mlflow_gitops_repository is empty while mlflow_gitops is {v.mlflow_gitops}; give the URL that the "
+               "tool clones, such as https://git.example.com/team/mlflow.git.")
     if v.mlflow_gitops_path.startswith("/") or ".." in v.mlflow_gitops_path.split("/"):
         yield (f"mlflow_gitops_path is {v.mlflow_gitops_path!r}; it must be a path within the repository, such as "
                "clusters/production.")
     if v.mlflow_gitops_fleet and v.mlflow_gitops != "argocd":
-        yield (f"mlflow_gitops_fleet is true while mlflow_gitops is {v.mlflow_gitops}; only argocd has ApplicationSets, so "
-               "set it to false.")
+        yield (f"mlflow_gitops_fleet is true while mlflow_gitops is {v.mlflow_gitops}; only argocd has "
+               "ApplicationSets, so set it to false.")
     if v.mlflow_render_secrets == "sops" and not v.mlflow_render_age_recipients:
         yield ("mlflow_render_age_recipients is empty while mlflow_render_secrets is sops; give the public keys that "
                "age-keygen printed.")
@@ -258,8 +258,8 @@ def _gitops(v: Variables) -> Iterator[str]:
             yield ("mlflow_render_age_recipients holds what is no public key of age; public keys begin with age1, and "
                    "age-keygen -y prints that of a private key.")
     if v.mlflow_render_secrets == "external" and not v.mlflow_secret_store.get("name"):
-        yield ("mlflow_secret_store.name is missing while mlflow_render_secrets is external; name the store that has the "
-               "values.")
+        yield ("mlflow_secret_store.name is missing while mlflow_render_secrets is external; name the store that has "
+               "the values.")
 
 
 def _lists(v: Variables) -> Iterator[str]:

@@ -54,7 +54,8 @@ def scope_of(model) -> engines.Scope:
 
 def instance(inventory: str, folder: pathlib.Path, **variables):
     """The model of an example inventory's instance, for Kubernetes, rendered to a folder."""
-    ((host, given),) = yaml.safe_load((ROOT / "inventories" / inventory / "hosts.yml").read_text())["all"]["hosts"].items()
+    hosts = yaml.safe_load((ROOT / "inventories" / inventory / "hosts.yml").read_text())["all"]["hosts"]
+    ((host, given),) = hosts.items()
     given = {name: SENTINEL if isinstance(value, str) and "{{" in value else value for name, value in given.items()
              if not name.startswith("ansible_")}
     return resolved({**given, "mlflow_engine": "kubernetes", "mlflow_image_source": "registry",
@@ -307,7 +308,8 @@ def test_sops_round_trip(tmp_path, recipient, monkeypatch):
 
 def test_sops_encrypts_a_changed_value_anew(tmp_path, recipient):
     def model(value):
-        return instance("kubernetes", tmp_path, mlflow_render_secrets="sops", mlflow_render_age_recipients=[recipient],
+        return instance("kubernetes", tmp_path, mlflow_render_secrets="sops",
+                        mlflow_render_age_recipients=[recipient],
                         object_storage_access_key="Sentinel-access", object_storage_secret_key=value)
 
     write(model("Sentinel-one"))
@@ -385,7 +387,7 @@ def test_the_verification_fails_where_nothing_runs(tmp_path):
 # -- refusals --------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("variables, sentence", [
-    ({"mlflow_gitops": "flux", "mlflow_gitops_repository": URL}, "mlflow_gitops is flux while mlflow_render_dir is empty"),
+    ({"mlflow_gitops": "flux", "mlflow_gitops_repository": URL}, "is flux while mlflow_render_dir is empty"),
     ({"mlflow_gitops": "argocd", "mlflow_render_dir": "/tmp/r"}, "mlflow_gitops_repository is empty"),
     ({"mlflow_gitops_path": "/abs"}, "mlflow_gitops_path is '/abs'"),
     ({"mlflow_gitops_path": "a/../b"}, "it must be a path within the repository"),
@@ -402,4 +404,5 @@ def test_refused(variables, sentence):
 def test_a_missing_sops_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(gitops.GitopsError, match="there is no program sops on the controller"):
-        write(instance("kubernetes", tmp_path, mlflow_render_secrets="sops", mlflow_render_age_recipients=["age1" + "q" * 58]))
+        write(instance("kubernetes", tmp_path, mlflow_render_secrets="sops",
+                       mlflow_render_age_recipients=["age1" + "q" * 58]))
