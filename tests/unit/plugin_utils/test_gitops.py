@@ -160,7 +160,7 @@ def test_a_change_restarts_who_reads_it(tmp_path):
     assert manifests.pod_revision(server) not in ("", after[Ref.of(server)])
 
 
-@pytest.mark.parametrize("inventory, tool", zip(INVENTORIES, itertools.cycle(TOOLS)))
+@pytest.mark.parametrize("inventory, tool", list(zip(INVENTORIES, itertools.cycle(TOOLS))))
 def test_a_repository(inventory, tool, tmp_path):
     """Taken by kustomize and strict schemas, in waves, with data that no tool deletes; a second run changes no byte."""
     variables = {**TOOLS[tool], "mlflow_render_secrets": "omit"}
