@@ -212,7 +212,7 @@ def test_presets(rendered):
         name: ingress_of(rendered, name)["metadata"].get("annotations") or {}
         for name in ("plain", "nginx", "traefik", "alb", "gce")
     }
-    nginx = {name.partition("/")[2]: value for name, value in annotations["nginx"].items()}
+    nginx = {name.partition("/")[2]: value for name, value in annotations["nginx"].items() if name.startswith("nginx.")}
     assert nginx == {
         "backend-protocol": "HTTP",
         "proxy-body-size": str(5 * 2**30),
@@ -385,7 +385,7 @@ def test_a_proxy_s_keys_are_in_secrets_alone(rendered):
         assert not any(value in yaml.safe_dump(obj) for value in ("Sentinel", base64_of(KEY))), obj["kind"]
     assert set(only(rendered["proxy-secret"], "Secret", "proxy-secret-ingress-tls")["data"]) == {"tls.crt", "tls.key"}
     ca = only(rendered["proxy"], "Secret", "proxy-ingress-ca")
-    assert ca["metadata"]["annotations"]["mlops.mlflow/keep"] and not ca.get("data")
+    assert ca["metadata"]["annotations"]["mlops.mlflow/keep"] and set(ca["data"]) == {"ca.crt", "ca.key"}
     assert only(rendered["proxy-secret"], "Service", "proxy-secret-ingress")["spec"]["ports"][0]["port"] == 443
     budget = only(rendered["proxy-secret"], "PodDisruptionBudget", "proxy-secret-ingress")["spec"]
     assert (
