@@ -212,7 +212,9 @@ def test_presets(rendered):
         name: ingress_of(rendered, name)["metadata"].get("annotations") or {}
         for name in ("plain", "nginx", "traefik", "alb", "gce")
     }
-    nginx = {name.partition("/")[2]: value for name, value in annotations["nginx"].items() if name.startswith("nginx.")}
+    for each in annotations.values():
+        assert each.pop("argocd.argoproj.io/sync-wave") == "200"
+    nginx = {name.partition("/")[2]: value for name, value in annotations["nginx"].items()}
     assert nginx == {
         "backend-protocol": "HTTP",
         "proxy-body-size": str(5 * 2**30),
