@@ -117,7 +117,7 @@ class Bench:
         (chart / "templates").mkdir(parents=True)
         (chart / "Chart.yaml").write_text("apiVersion: v2\nname: bench\nversion: 1.0.0\n", encoding="utf-8")
         inventory = self.inventory("helm", 1, {"mlflow_server_patches": NO_PODS, "mlflow_render_dir": str(rendered),
-                                                 "mlflow_render_secrets": "plain"})
+                                               "mlflow_render_secrets": "plain"})
         run(["ansible-playbook", "--inventory", inventory, SITE, "--tags", COMPONENTS])
         files = [path for path in sorted(rendered.rglob("wave-*/*.yaml")) if path.name != "kustomization.yaml"]
         for number, path in enumerate(files):

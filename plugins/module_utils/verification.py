@@ -27,7 +27,8 @@ def verify(parameters):
     reports = checks.measure_all(parameters)
     for name, report in reports.items():
         for failure in report["failures"]:
-            print(f"{parameters['titles'][name]} is not healthy: {failure}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"{parameters['titles'][name]} is not healthy: {failure}\n")
+            sys.stderr.flush()
     if not all(report["healthy"] for report in reports.values()):
         # A thread that does not end must not keep the process.
         os._exit(1)

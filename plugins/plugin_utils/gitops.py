@@ -329,7 +329,7 @@ class Repository:
 
     def waves(self) -> list[pathlib.Path]:
         """The folders of waves as they will be, in their order; that of the verification is the last."""
-        folders = {path for path in self.folder.glob("wave-*")}
+        folders = set(self.folder.glob("wave-*"))
         folders |= {path.parent for path in self.planned if path.parent.name.startswith("wave-")
                     and path.parent.parent == self.folder}
         found = sorted((folder for folder in folders if self.files(folder, "*.yaml")),

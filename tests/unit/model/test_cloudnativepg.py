@@ -21,12 +21,13 @@ BUCKET = {"backup_type": "s3", "backup_bucket": "backups", "backup_url": "https:
           "backup_access_key": "AK", "backup_secret_key": "SK", "backup_passphrase": "a long passphrase"}
 S3 = {"object_storage_type": "s3", "object_storage_bucket": "mlflow", "object_storage_access_key": "A",
       "object_storage_secret_key": "S", "object_storage_url": "https://s3.example.com"}
-FULL = {**OPERATOR, **BUCKET, "database_scheduling": {
-            "nodeSelector": {"disk": "ssd"}, "priorityClassName": "high", "schedulerName": "other",
-            "tolerations": [{"key": "db", "operator": "Exists"}],
-            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-                {"matchExpressions": [{"key": "zone", "operator": "Exists"}]}]}}},
-            "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]},
+SCHEDULING = {
+    "nodeSelector": {"disk": "ssd"}, "priorityClassName": "high", "schedulerName": "other",
+    "tolerations": [{"key": "db", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "zone", "operator": "Exists"}]}]}}},
+    "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]}
+FULL = {**OPERATOR, **BUCKET, "database_scheduling": SCHEDULING,
         "database_parameters": {"shared_buffers": "256MB", "work_mem": 4096}, "database_storage_class": "fast",
         "monitoring_type": "operator", "monitoring_labels": {"release": "stack"}, "mlflow_network_policy": True,
         "monitoring_clients": ["observability"], "mlflow_image_pull_secrets": ["pull"]}

@@ -238,8 +238,10 @@ def engine_of(server, scope, folder, monkeypatch):
     opened = KubernetesEngine(scope, lines.append, server.kubeconfig(folder / "kubeconfig"))
     opened.lines = lines
     server.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": scope.namespace}})
-    yield opened
-    opened.close()
+    try:
+        yield opened
+    finally:
+        opened.close()
 
 
 def merged(before, change):
