@@ -209,7 +209,7 @@ def test_an_ingress_routes_every_host_to_the_server(rendered, case):
 
 def test_presets(rendered):
     annotations = {
-        name: ingress_of(rendered, name)["metadata"].get("annotations") or {}
+        name: dict(ingress_of(rendered, name)["metadata"]["annotations"])
         for name in ("plain", "nginx", "traefik", "alb", "gce")
     }
     for each in annotations.values():
@@ -254,7 +254,7 @@ def test_traefik_compresses_static_files_only(rendered):
     assert "text/javascript" in only(objects, "Middleware", "traefik-ingress-compress")["spec"]["compress"][
         "includedContentTypes"]
     middlewares = "traefik.ingress.kubernetes.io/router.middlewares"
-    theirs = {name: ingress["metadata"]["annotations"] for name, ingress in (("static", static), ("whole", whole))}
+    theirs = {name: dict(ingress["metadata"]["annotations"]) for name, ingress in (("static", static), ("whole", whole))}
     assert theirs["static"].pop(middlewares) == (
         f"{theirs['whole'].pop(middlewares)},traefik-traefik-ingress-compress@kubernetescrd")
     assert theirs["whole"].pop("cert-manager.io/common-name") and theirs["static"] == theirs["whole"]
