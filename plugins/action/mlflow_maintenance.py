@@ -16,6 +16,8 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
 TASKS = ("vacuum", "reindex", "gc")
+KINDS = {"runs": "runs", "models": "logged models", "experiments": "experiments"}
+"""What gc removes, in the report and in words."""
 SENTENCE = re.compile(r"maintain: (.*)")
 SHOWN = 10
 """Most names in a line of the report."""
@@ -31,16 +33,10 @@ class ActionModule(EngineAction):
         super().run(tmp, task_vars)
         _result, options = self.validate_argument_spec(self.OPTIONS)
         model = self.resolve(task_vars)
-        keep = model.variables.backup_keep_days
-        if "gc" in options["tasks"] and model.variables.backup_type != "none" and options["older_than_days"] < keep:
-            raise templating.Failure(
-                f"mlflow_maintain_older_than_days is {options['older_than_days']} while backup_keep_days is {keep}, so"
-                f" that runs of kept backups would lose their artifacts; it must be at least {keep}."
-            )
         if options["older_than_days"] < 0:
             raise templating.Failure(f"mlflow_maintain_older_than_days is {options['older_than_days']}; it must be at"
                                      " least 0.")
-        settings = {"tasks": options["tasks"], "older_than_days": options["older_than_days"],
+        settings = {"tasks": options["tasks"], "older_than_seconds": options["older_than_days"] * 86400,
                     "dry_run": self._task.check_mode}
         component = components.by_role("mlflow_server")
         with self.engine_of(model.instance, ("mlflow_server",)) as engine:
@@ -64,7 +60,7 @@ class ActionModule(EngineAction):
 
 def _would_change(report: dict, tasks: list[str]) -> bool:
     broken = report["indexes"]["missing"] + report["indexes"]["invalid"]
-    return bool("reindex" in tasks and broken or "gc" in tasks and report["gc"]["runs"])
+    return bool("reindex" in tasks and broken or "gc" in tasks and any(report["gc"][kind] for kind in KINDS))
 
 
 def lines(report: dict) -> list[str]:
@@ -77,10 +73,11 @@ def lines(report: dict) -> list[str]:
         found.append(f"  {table['name']}: {_mib(table['bytes'])}, about {table['rows']} rows{dead}")
     found += _named("Indexes that are missing", report["indexes"]["missing"])
     found += _named("Indexes that are not used, since they were not built to their end", report["indexes"]["invalid"])
-    found += _named("Deleted runs that gc removes", gc["runs"])
-    found += _named("Deleted runs that stay, since a registered version is from them",
-                    [f"{run} ({', '.join(names)})" for run, names in gc["spared"].items()])
-    found += _named("Runs that could not be removed", gc.get("failed", []))
+    for kind, words in KINDS.items():
+        found += _named(f"Deleted {words} that gc removes", gc[kind])
+    found += _named("Deleted runs and models that stay, since a registered version is from them",
+                    [f"{each} ({', '.join(names)})" for each, names in gc["spared"].items()])
+    found += _named("What could not be removed", gc.get("failed", []))
     found += _named("Folders of artifacts without rows", orphans["folders"], orphans.get("count"))
     found += _named("Registered versions without artifacts", orphans["versions"])
     if orphans["reason"]:

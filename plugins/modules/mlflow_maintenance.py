@@ -23,17 +23,16 @@ options:
       - V(vacuum) removes dead rows and renews the statistics of the planner (PostgreSQL C(VACUUM ANALYZE), MariaDB and
         MySQL C(ANALYZE TABLE), SQLite C(ANALYZE), and C(VACUUM) where a quarter of the file is free).
       - V(reindex) creates indexes of MLflow that are missing, and builds invalid ones of PostgreSQL again.
-      - V(gc) removes runs for good that were deleted longer ago than O(older_than_days), with their artifacts. Other
-        than C(mlflow gc), it spares those that a registered version refers to, with or without an alias.
+      - V(gc) removes for good what was deleted longer ago than O(older_than_days), as C(mlflow gc) does - runs and
+        logged models with their artifacts, and experiments. Other than C(mlflow gc), it spares what a registered
+        version refers to, with or without an alias. Backups keep their copies of artifacts.
       - An empty list only reports.
     type: list
     elements: str
     choices: [vacuum, reindex, gc]
     default: [vacuum, reindex]
   older_than_days:
-    description: >-
-      For V(gc) - days since a run was deleted. At least C(backup_keep_days) where there are backups, since these refer
-      to its artifacts.
+    description: For V(gc) - days since a run, a logged model or an experiment was deleted.
     type: int
     default: 30
   timeout:
@@ -73,8 +72,9 @@ RETURN = r"""
 report:
   description: >-
     What was found and done - C(database) and after tasks C(database_after) (C(bytes), C(free_bytes), C(tables)),
-    C(indexes) (C(missing), C(invalid)), C(gc) (C(runs) that are removed, and C(spared) with the versions that refer to
-    them), C(orphans) (C(folders) without rows, their C(count), and C(versions) without artifacts), and C(done).
+    C(indexes) (C(missing), C(invalid)), C(gc) (C(runs), C(models) and C(experiments) that are removed, and C(spared)
+    with the versions that refer to it), C(orphans) (C(folders) without rows, their C(count), and C(versions) without
+    artifacts), and C(done).
   type: dict
   returned: success
 lines:

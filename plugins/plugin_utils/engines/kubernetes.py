@@ -118,11 +118,13 @@ class KubernetesEngine(Engine):
                 live[Ref.of(obj)] = obj
         return live
 
-    def _list(self, key: tuple[str, str]) -> list[dict] | None:
-        """The scope's objects of one kind (apiVersion and kind); None where this user may not look."""
+    def _list(self, key: tuple[str, str], query: str = "") -> list[dict] | None:
+        """The scope's objects of one kind (apiVersion and kind), or those that a query selects; None where this user
+        may not look."""
         api_version, kind = key
         try:
-            answer = self.api.request("GET", self._path(api_version, kind, self.scope.namespace), self._selector())
+            answer = self.api.request("GET", self._path(api_version, kind, self.scope.namespace),
+                                      query or self._selector())
         except ApiError as error:
             if error.status == 403:
                 return None
@@ -349,7 +351,7 @@ class KubernetesEngine(Engine):
                 text in zip(wanted, self.api.map(read, wanted))}
 
     def events(self) -> list[dict]:
-        namespace, own = self.scope.namespace, self.scope.instance
+        namespace, owners = self.scope.namespace, self._owners()
         try:
             items = self.api.request("GET", f"/api/v1/namespaces/{namespace}/events")["items"]
         except ApiError as error:
@@ -358,12 +360,26 @@ class KubernetesEngine(Engine):
         for event in items:
             about = event.get("involvedObject") or {}
             name = about.get("name") or ""
-            if name == own or name.startswith(f"{own}-"):
+            # Events stay when their object is gone, so that only its name says whose it was: that of an object which
+            # is there, with what controllers append, or that of an instance.
+            known = max((other for other in owners if name == other or name.startswith(f"{other}-")), key=len,
+                        default="")
+            if owners.get(known) == self.scope.instance:
                 time_of = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get(
                     "creationTimestamp") or ""
                 found.append({"time": time_of, "type": event.get("type") or "", "object": f"{about.get('kind')} {name}",
                               "reason": event.get("reason") or "", "message": event.get("message") or ""})
         return sorted(found, key=lambda event: event["time"])
+
+    def _owners(self) -> dict[str, str]:
+        """Instances by the names of the objects that they have in the namespace, and by their own names."""
+        query, owners = label_selector({"app.kubernetes.io/managed-by": manifests.MANAGER}), {}
+        for objects in self.api.map(lambda key: self._list(key, query), list(LISTED)):
+            for obj in objects or []:
+                labels = obj["metadata"].get("labels") or {}
+                if labels.get("app.kubernetes.io/managed-by") == manifests.MANAGER:
+                    owners[obj["metadata"]["name"]] = labels.get("app.kubernetes.io/instance", "")
+        return {**{name: name for name in (*owners.values(), self.scope.instance)}, **owners}
 
     def _list_pods(self, labels: dict[str, str]) -> list[dict]:
         namespace = self.scope.namespace

@@ -503,7 +503,9 @@ def main(arguments):
     except Exception as error:
         if not isinstance(error, EXPECTED):
             traceback.print_exc()
-        print(f"backup: {options.command} failed: {sentence_of(error)}", file=sys.stderr, flush=True)
+        # In one line, of which module mlflow_backup takes the reason.
+        sentence = " ".join(sentence_of(error).split())
+        print(f"backup: {options.command} failed: {sentence}", file=sys.stderr, flush=True)
         return 1
     # In short lines, since runtimes of containers break long ones.
     text = base64.b64encode(json.dumps(result).encode()).decode()

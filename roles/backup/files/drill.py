@@ -173,9 +173,9 @@ def _await(server, port, output):
         ended = server.poll() is not None
         if ended or time.monotonic() > deadline:
             output.seek(0)
-            reason = last_line(output.read().decode(errors="replace"))
+            reason = last_line(output.read().decode(errors="replace")) or "it wrote nothing"
             if not ended:
-                reason = f"no answer within {START_SECONDS} s; {reason or 'it wrote nothing'}"
+                reason = f"no answer within {START_SECONDS} s; {reason}"
             raise BackupError(f"MLflow's server does not start on the restored database: {reason}")
         time.sleep(0.5)
 

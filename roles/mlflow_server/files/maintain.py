@@ -1,15 +1,19 @@
 """Maintenance of an instance's database and artifacts, in a Job that has the server's image and environment.
 
-Reads MAINTENANCE, JSON: ``tasks`` (of vacuum, reindex, gc), ``older_than_days`` for gc, ``dry_run``. Without tasks, or
-with dry_run, it only reports. The output ends with lines that begin with RESULT: JSON, in base64.
+Reads MAINTENANCE, JSON: ``tasks`` (of vacuum, reindex, gc), ``older_than_seconds`` for gc, ``dry_run``. Without tasks,
+or with dry_run, it only reports. The output ends with lines that begin with RESULT: JSON, in base64.
 
 vacuum    PostgreSQL: VACUUM ANALYZE; MariaDB, MySQL: ANALYZE TABLE; SQLite: ANALYZE, and VACUUM where a quarter is free
 reindex   creates indexes that MLflow's migrations make and the database lacks; builds PostgreSQL's invalid ones again
-gc        removes runs for good that were deleted so long ago, with their artifacts, except those that a registered
-          version refers to, which `mlflow gc` removes
+gc        removes for good what was deleted so long ago: runs and logged models with their artifacts, and experiments;
+          except what a registered version refers to, which `mlflow gc` removes
+
+usage: maintain.py [gc]    with gc, of a CronJob: this alone, of what was deleted longer ago than GC_OLDER_THAN, such as
+                           30d or 7d12h; all if that is empty
 """
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -25,6 +29,9 @@ ROOT = os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
 LOCK_SECONDS = 600
 SHOWN = 1000
 """Most names in a list of the report."""
+WORDS = {"runs": "runs", "models": "logged models", "experiments": "experiments"}
+"""Of what gc removes."""
+SPAN = re.compile(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?")
 RUN = re.compile(r"[0-9a-f]{32}")
 MODEL = re.compile(r"models:/(m-[0-9a-f]+)")
 
@@ -55,6 +62,18 @@ class Maintenance:
         """The rows that a statement returns."""
         with self.engine.connect() as connection:
             return connection.execute(self.text(statement), values).all()
+
+    def gc_alone(self):
+        """Remove what was deleted, without a report; returns whether all of it went."""
+        found = {}
+        with maintenance_lock.held(DATABASE, "gc", LOCK_SECONDS):
+            done = self.do_gc(found)
+        for each, names in sorted(found["gc"]["spared"].items()):
+            log(f"{each} stays, since a registered version is from it: {', '.join(names)}")
+        for failure in found["gc"]["failed"]:
+            log(f"could not be removed: {failure}")
+        log(", ".join(done) or "nothing was removed")
+        return not found["gc"]["failed"]
 
     def run(self):
         """Report, and do the tasks."""
@@ -176,10 +195,10 @@ class Maintenance:
             done.append(f"REINDEX INDEX {name}")
         return done
 
-    # -- deleted runs ----------------------------------------------------------------------------------------------
+    # -- what was deleted ------------------------------------------------------------------------------------------
 
     def _referenced(self):
-        """Names of registered versions, by the run from which they are."""
+        """Names of registered versions, by the run or the logged model from which they are."""
         aliases = {}
         for name, version, alias in self.rows("SELECT name, version, alias FROM registered_model_aliases"):
             aliases.setdefault((name, str(version)), []).append(alias)
@@ -192,41 +211,52 @@ class Maintenance:
             inside = RUN.search(source or "")
             ends = aliases.get((name, str(version)))
             shown = f"{name} {version}" + (f" (alias {', '.join(sorted(ends))})" if ends else "")
-            runs = {run, source_run.get(logged.group(1)) if logged else None, inside and inside.group()}
-            for each in filter(None, sorted(runs, key=str)):
+            model = logged.group(1) if logged else None
+            for each in filter(None, {run, model, source_run.get(model), inside and inside.group()}):
                 found.setdefault(each, []).append(shown)
         return found
 
     def gc(self):
-        """Deleted runs that are old enough, and those of them that stay since a registered version is from them."""
-        oldest = int((time.time() - self.settings["older_than_days"] * 86400) * 1000)
-        deleted = [row[0] for row in self.rows(
-            "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'deleted' AND deleted_time < :oldest"
-            " ORDER BY deleted_time", oldest=oldest)]
+        """What was deleted long enough ago, by kind, and what of it stays since a registered version is from it.
+
+        An experiment goes with its logged models, so it stays as long as it has a run or a model that stays.
+        """
+        oldest = int((time.time() - self.settings["older_than_seconds"]) * 1000)
+
+        def deleted(table, key, column):
+            return [str(row[0]) for row in self.rows(
+                f"SELECT {key} FROM {table} WHERE lifecycle_stage = 'deleted' AND {column} < :oldest"
+                f" ORDER BY {column}", oldest=oldest)]
+
+        runs, models = deleted("runs", "run_uuid", "deleted_time"), deleted("logged_models", "model_id",
+                                                                            "last_updated_timestamp_ms")
         referenced = self._referenced()
-        return {"runs": [run for run in deleted if run not in referenced],
-                "spared": {run: sorted(referenced[run]) for run in deleted if run in referenced}}
+        found = {"runs": [run for run in runs if run not in referenced],
+                 "models": [model for model in models if model not in referenced],
+                 "spared": {each: sorted(referenced[each]) for each in runs + models if each in referenced}}
+        inside = {}
+        for experiment, model in self.rows("SELECT experiment_id, model_id FROM logged_models"):
+            inside.setdefault(str(experiment), []).append(model)
+        going = set(found["runs"])
+        kept = {str(row[0]) for row in self.rows("SELECT experiment_id, run_uuid FROM runs") if row[1] not in going}
+        kept |= {experiment for experiment, there in inside.items() if any(model in referenced for model in there)}
+        found["experiments"] = [experiment for experiment in deleted("experiments", "experiment_id",
+                                                                     "last_update_time") if experiment not in kept]
+        with_them = [model for experiment in found["experiments"] for model in inside.get(experiment, [])]
+        found["models"] += [model for model in with_them if model not in found["models"]]
+        return found
 
     def do_gc(self, found):
-        """Artifacts first, then the run, as `mlflow gc` does."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        if os.environ.get("MLFLOW_ENABLE_WORKSPACES"):
-            from mlflow.store.tracking.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore as Store
-        else:
-            Store = SqlAlchemyStore
-        store, done, failed = Store(DATABASE, "mlflow-artifacts:/"), 0, []
-        for run in found["gc"]["runs"]:
-            try:
-                uri = store.get_run(run).info.artifact_uri
-                get_artifact_repository(uri).delete_artifacts()
-                store._hard_delete_run(run)
-                done += 1
-            except Exception as error:
-                failed.append(f"{run}: {' '.join(str(error).split())[:200]}")
-        found["gc"]["failed"] = failed[:SHOWN]
-        return [f"removed {done} deleted runs"] if done else []
+        """Artifacts first, then the row, as `mlflow gc` does."""
+        # Looked up again, since who had the lock, or a user, may have changed what is deleted.
+        found["gc"] = self.gc()
+        removal, done = Removal(self), []
+        for kind in ("runs", "models", "experiments"):
+            removed = [each for each in found["gc"][kind] if removal.remove(kind, each)]
+            if removed:
+                done.append(f"removed {len(removed)} deleted {WORDS[kind]}")
+        found["gc"]["failed"] = removal.failed[:SHOWN]
+        return done
 
     # -- what does not fit together --------------------------------------------------------------------------------
 
@@ -274,6 +304,86 @@ class Maintenance:
         return found[:SHOWN]
 
 
+class Removal:
+    """Removes what was deleted, by MLflow's own store.
+
+    Args:
+        maintenance: whose database it is.
+
+    Attributes:
+        failed: a sentence for each that could not be removed.
+    """
+
+    def __init__(self, maintenance):
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        self.maintenance, self.failed, self.workspaces = maintenance, [], None
+        if os.environ.get("MLFLOW_ENABLE_WORKSPACES"):
+            from mlflow.store.tracking.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore as Store
+
+            of_experiment = dict(map(tuple, maintenance.rows("SELECT experiment_id, workspace FROM experiments")))
+            self.workspaces = {str(experiment): name for experiment, name in of_experiment.items()}
+            for table, key in (("runs", "run_uuid"), ("logged_models", "model_id")):
+                for each, experiment in maintenance.rows(f"SELECT {key}, experiment_id FROM {table}"):
+                    self.workspaces[each] = of_experiment.get(experiment)
+        else:
+            Store = SqlAlchemyStore
+        self.store = Store(DATABASE, "mlflow-artifacts:/")
+
+    def remove(self, kind, each):
+        """Remove one of a kind (a key of WORDS); returns whether it is gone."""
+        try:
+            with self._workspace_of(each):
+                getattr(self, f"_remove_{kind}")(each)
+        except Exception as error:
+            self.failed.append(f"{each}: {' '.join(str(error).split())[:200]}")
+            return False
+        log(f"removed {each}")
+        return True
+
+    def _workspace_of(self, each):
+        """Objects of a workspace, and their artifacts, are found within it only."""
+        if self.workspaces is None:
+            return contextlib.nullcontext()
+        from mlflow.utils.workspace_context import WorkspaceContext
+
+        return WorkspaceContext(self.workspaces.get(each))
+
+    def _remove_runs(self, run):
+        info = self.store.get_run(run).info
+        if info.lifecycle_stage != "deleted":
+            raise ValueError("it was restored meanwhile")
+        _remove_artifacts(info.artifact_uri)
+        self.store._hard_delete_run(run)
+
+    def _remove_models(self, model):
+        _remove_artifacts(self.store.get_logged_model(model, allow_deleted=True).artifact_location)
+        self.store._hard_delete_logged_model(model)
+
+    def _remove_experiments(self, experiment):
+        for table in ("runs", "logged_models"):
+            # The database would remove the rows with it, and nobody would find their artifacts.
+            if self.maintenance.rows(f"SELECT 1 FROM {table} WHERE experiment_id = :id", id=int(experiment)):
+                raise ValueError(f"it still has {table.replace('_', ' ')}")
+        self.store._hard_delete_experiment(experiment)
+
+
+def _remove_artifacts(uri):
+    from mlflow.exceptions import InvalidUrlException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    try:
+        get_artifact_repository(uri).delete_artifacts()
+    except InvalidUrlException as error:
+        log(f"{uri} is passed over, as by `mlflow gc`: {error}")
+
+
+def seconds(span):
+    """The seconds of a span such as 7d12h; 0 of an empty one."""
+    parts = SPAN.fullmatch(span).groups()  # the model has checked it
+    return sum(float(part or 0) * unit for part, unit in zip(parts, (86400, 3600, 60, 1)))
+
+
 def _path_below(uri):
     """The path in the store of an artifact URI; empty for one that is elsewhere."""
     for beginning in ("mlflow-artifacts:/", ROOT.rstrip("/") + "/"):
@@ -286,9 +396,12 @@ def _time(moment):
     return moment.isoformat(timespec="seconds") if moment else ""
 
 
-def main():
+def main(arguments):
     """Run; returns the exit code."""
     try:
+        if arguments == ["gc"]:
+            settings = {"tasks": ["gc"], "older_than_seconds": seconds(os.environ["GC_OLDER_THAN"]), "dry_run": False}
+            return 0 if Maintenance(settings).gc_alone() else 1
         result = Maintenance(json.loads(os.environ["MAINTENANCE"])).run()
     except (maintenance_lock.Locked, stores.StoreError, OSError) as error:
         print(f"maintain: {error}", file=sys.stderr, flush=True)
@@ -301,4 +414,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

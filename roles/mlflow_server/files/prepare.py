@@ -6,8 +6,6 @@ database   wait until the database answers; end at once, with the reason, when w
 bucket     apply MLFLOW_BUCKET_SETTINGS to the bucket of the artifacts, see bucket.py beside this file
 artifacts  wait in the same way for the bucket or the folder of the artifacts
 migrate    bring the schema of the database up to date
-gc         remove for good what was deleted, longer ago than GC_OLDER_THAN if that is not empty; of a CronJob, while
-           the server runs
 
 Reads the environment of the server. PREPARE_TIMEOUT is how many seconds to wait for each store (120). The file
 stores.py, the collection's plugins/module_utils/stores.py, is beside this one.
@@ -159,19 +157,7 @@ def users():
     print("prepare: the schema of the users is up to date", flush=True)
 
 
-def gc():
-    """Remove for good what was deleted so long ago. Called here since its URI, as an argument, would show the login to
-    everybody."""
-    from mlflow.cli import cli
-
-    age = os.environ["GC_OLDER_THAN"]
-    options = ["--older-than", age] if age else []
-    if os.environ.get("MLFLOW_ENABLE_WORKSPACES"):
-        options.append("--all-workspaces")
-    cli(["gc", "--backend-store-uri", DATABASE, *options])
-
-
-STEPS = {"database": database, "bucket": bucket, "artifacts": artifacts, "migrate": migrate, "gc": gc}
+STEPS = {"database": database, "bucket": bucket, "artifacts": artifacts, "migrate": migrate}
 
 if __name__ == "__main__":
     for step in sys.argv[1:]:

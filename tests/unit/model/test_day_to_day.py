@@ -19,7 +19,7 @@ REPORT = {
                                                                       "dead_rows": 3}]},
     "database_after": {"bytes": 2 * 2**20, "free_bytes": 0, "tables": []},
     "indexes": {"missing": ["runs: by_name (name)"], "invalid": []},
-    "gc": {"runs": [f"run{number}" for number in range(12)], "spared": {"kept": ["forest 1 (alias champion)"]}},
+    "gc": {"runs": [f"run{number}" for number in range(12)], "models": ["m-1"], "experiments": [], "spared": {"kept": ["forest 1 (alias champion)"]}},
     "orphans": {"folders": ["1/abc/"], "count": 5000, "versions": ["forest 3: mlflow-artifacts:/1/x"], "reason": ""},
     "done": ["VACUUM (ANALYZE)"],
 }
@@ -31,7 +31,10 @@ def test_maintenance_in_sentences():
     assert "  metrics: 1.0 MiB, about 12 rows, 3 dead" in lines
     assert "Indexes that are missing: runs: by_name (name)." in lines
     assert any(line.endswith("run9 and 2 more.") for line in lines)
-    assert "Deleted runs that stay, since a registered version is from them: kept (forest 1 (alias champion))." in lines
+    assert ("Deleted runs and models that stay, since a registered version is from them: kept (forest 1 (alias"
+            " champion)).") in lines
+    assert "Deleted logged models that gc removes: m-1." in lines
+    assert not any(line.startswith("Deleted experiments") for line in lines)
     assert "Folders of artifacts without rows: 1/abc/ and 4990 more." in lines
     assert lines[-1] == "The database has 2.0 MiB now."
     assert not any("built to their end" in line for line in lines)

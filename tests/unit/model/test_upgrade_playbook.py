@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The order of upgrade.yml and rollback.yml, and with which version each of their steps runs, in success and failure.
+"""The order of upgrade.yml, rollback.yml and restore.yml, and with which version each of their steps runs, in success
+and failure.
 
 In the place of the actions that change an instance stand some that record how they were called and return what a test
 says; what the real ones do is tested by tests/versions, Molecule and by hand (docs/upgrade.md).
@@ -18,7 +19,7 @@ import subprocess
 import yaml
 
 ROOT = pathlib.Path(__file__).parents[3]
-REPLACED = ("apply", "mlflow_backup", "mlflow_backup_info", "instance_health", "mlflow_upgrade_info")
+REPLACED = ("apply", "mlflow_backup", "mlflow_backup_info", "instance_health", "instance_info", "mlflow_upgrade_info")
 ACTION = '''
 import json, os, pathlib
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import ModelAction
@@ -144,3 +145,10 @@ def test_a_rollback_that_would_lose_data_must_be_asked_for(tmp_path):
     done, calls = play(tmp_path, {**results(downgrade=False), **NOW}, "rollback.yml")
     assert done.returncode and "accept that by mlflow_rollback_restore=true" in " ".join(done.stdout.split())
     assert "(runs: 2 rows)" in " ".join(done.stdout.split()) and len(calls) == 2
+
+
+def test_a_restore_says_why_the_keys_of_the_backup_cannot_be_looked_up(tmp_path):
+    failed = {"failed": True, "msg": "bucket 'backups' does not exist."}
+    done, calls = play(tmp_path, {"mlflow_backup keys": failed, "instance_info": {"installed": True}}, "restore.yml")
+    assert done.returncode and failed["msg"] in done.stdout, done.stdout
+    assert calls == [f"instance_info {NEW}", f"apply {NEW} closed backup", f"mlflow_backup keys latest {NEW} closed"]

@@ -428,6 +428,23 @@ def test_events_of_the_instance_in_the_order_of_time(server, engine):
                         "reason": "BackOff", "message": "image"}
 
 
+def test_events_of_another_instance_whose_name_begins_with_this_one_are_not_of_this_one(server, engine):
+    def add(name, instance):
+        server.add({"apiVersion": "apps/v1", "kind": "Deployment",
+                    "metadata": {"name": name, "namespace": "team", "labels": {
+                        "app.kubernetes.io/instance": instance, "app.kubernetes.io/managed-by": manifests.MANAGER}}})
+
+    add("mlflow-server", "mlflow")
+    add("mlflow-2-server", "mlflow-2")
+    add("mlflow-server-server", "mlflow-server")  # an instance whose name another one's object has
+    mine = ["mlflow-server-1", "mlflow-database-0", "mlflow-server-2-x"]
+    others = ["mlflow-2-server-1", "mlflow-2-database-0", "mlflow-server-server-1"]
+    for number, name in enumerate(mine + others):
+        server.add({"apiVersion": "v1", "kind": "Event", "metadata": {"name": f"e{number}", "namespace": "team"},
+                    "involvedObject": {"kind": "Pod", "name": name}, "lastTimestamp": f"2026-01-0{number + 1}"})
+    assert [entry["object"] for entry in engine.events()] == [f"Pod {name}" for name in mine]
+
+
 def claim(size="8Gi", storage_class=None, mode="ReadWriteOnce", **status):
     spec = {
         "accessModes": [mode],
