@@ -254,7 +254,8 @@ def test_traefik_compresses_static_files_only(rendered):
     assert "text/javascript" in only(objects, "Middleware", "traefik-ingress-compress")["spec"]["compress"][
         "includedContentTypes"]
     middlewares = "traefik.ingress.kubernetes.io/router.middlewares"
-    theirs = {name: dict(ingress["metadata"]["annotations"]) for name, ingress in (("static", static), ("whole", whole))}
+    theirs = {name: dict(ingress["metadata"]["annotations"])
+              for name, ingress in (("static", static), ("whole", whole))}
     assert theirs["static"].pop(middlewares) == (
         f"{theirs['whole'].pop(middlewares)},traefik-traefik-ingress-compress@kubernetescrd")
     assert theirs["whole"].pop("cert-manager.io/common-name") and theirs["static"] == theirs["whole"]

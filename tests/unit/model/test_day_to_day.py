@@ -19,7 +19,8 @@ REPORT = {
                                                                       "dead_rows": 3}]},
     "database_after": {"bytes": 2 * 2**20, "free_bytes": 0, "tables": []},
     "indexes": {"missing": ["runs: by_name (name)"], "invalid": []},
-    "gc": {"runs": [f"run{number}" for number in range(12)], "models": ["m-1"], "experiments": [], "spared": {"kept": ["forest 1 (alias champion)"]}},
+    "gc": {"runs": [f"run{number}" for number in range(12)], "models": ["m-1"], "experiments": [],
+           "spared": {"kept": ["forest 1 (alias champion)"]}},
     "orphans": {"folders": ["1/abc/"], "count": 5000, "versions": ["forest 3: mlflow-artifacts:/1/x"], "reason": ""},
     "done": ["VACUUM (ANALYZE)"],
 }
