@@ -2,13 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Documentation that modules share: options for the engine that runs a service."""
+"""Documentation that modules share: options for the engine that runs a service, and where modules run."""
 
 from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Fragment ``mlops.mlflow.engine``."""
+    """Fragments ``mlops.mlflow.engine`` and ``mlops.mlflow.engine.action``."""
 
     DOCUMENTATION = r"""
 options:
@@ -34,4 +34,16 @@ options:
   context:
     description: Context of the kubeconfig. Without it, its current context.
     type: str
+"""
+
+    ACTION = r"""
+options: {}
+attributes:
+  diff_mode:
+    support: none
+    description: The module returns no diff.
+  platform:
+    support: full
+    description: Kubernetes is accessed from the controller, podman through the connection of the inventory host.
+    platforms: posix
 """

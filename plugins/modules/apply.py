@@ -151,11 +151,8 @@ attributes:
   diff_mode:
     support: full
     description: Shows objects before and after. Of a Secret only the keys whose values differ are shown.
-  platform:
-    support: full
-    description: Kubernetes is accessed from the controller, podman through the connection of the inventory host.
-    platforms: posix
 extends_documentation_fragment:
+  - mlops.mlflow.engine.action
   - ansible.builtin.action_common_attributes
 """
 

@@ -50,14 +50,8 @@ attributes:
   check_mode:
     support: full
     description: Changes nothing in any mode.
-  diff_mode:
-    support: none
-    description: The module returns no diff.
-  platform:
-    support: full
-    description: Kubernetes is accessed from the controller, podman through the connection of the inventory host.
-    platforms: posix
 extends_documentation_fragment:
+  - mlops.mlflow.engine.action
   - ansible.builtin.action_common_attributes
 """
 

@@ -2,10 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Logins of a database that the collection runs, managed by its own client in its own pod.
+"""Logins of a database or an object store that the collection runs, managed by its own client in its own pod.
 
-A Secret with the annotation ``manifests.DATABASE_LOGIN`` is a login that may only read: engines make it when they put
-the Secret, and drop it when they delete the Secret. The annotation is JSON: service, dialect, port, database and owner.
+A Secret with the annotation ``manifests.DATABASE_LOGIN`` is a login of a database that may only read: engines make it
+when they put the Secret, and drop it when they delete the Secret. The annotation is JSON: service, dialect, port,
+database and owner. One with the annotation ``manifests.STORE_USER`` is likewise a user of an object store: service,
+name, buckets and access.
 """
 
 from __future__ import annotations
@@ -42,8 +44,15 @@ class Reader(NamedTuple):
     process: bool = False
 
 
+def annotated(obj: dict) -> bool:
+    """Whether an object is a Secret with a login."""
+    return any(manifests.annotation(obj, name) for name in (manifests.DATABASE_LOGIN, manifests.STORE_USER))
+
+
 def ensure(execute: Execute, secret: dict) -> bool:
     """Make the login of an annotated Secret, unless it is as it should be; return whether it had to be made."""
+    if manifests.annotation(secret, manifests.STORE_USER):
+        return _store(execute, secret).ensure(_store_user(secret))
     database, reader = _database(execute, secret), _reader(secret)
     if database.has_reader(reader):
         return False
@@ -53,11 +62,17 @@ def ensure(execute: Execute, secret: dict) -> bool:
 
 def drop(execute: Execute, secret: dict) -> None:
     """Drop the login of an annotated Secret; none is fine."""
+    if manifests.annotation(secret, manifests.STORE_USER):
+        return _store(execute, secret).drop(_store_user(secret).name)
     _database(execute, secret).drop_reader(_reader(secret).name)
 
 
-def _annotated(secret: dict) -> dict[str, Any]:
-    return json.loads(manifests.annotation(secret, manifests.DATABASE_LOGIN))
+def _annotated(secret: dict, name: str = manifests.DATABASE_LOGIN) -> dict[str, Any]:
+    return json.loads(manifests.annotation(secret, name))
+
+
+def _values(secret: dict) -> dict[str, str]:
+    return {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
 
 
 def _database(execute: Execute, secret: dict) -> Postgresql | Mysql:
@@ -70,9 +85,73 @@ def _database(execute: Execute, secret: dict) -> Postgresql | Mysql:
 
 
 def _reader(secret: dict) -> Reader:
-    values = {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
+    values = _values(secret)
     return Reader(values["username"], values["password"], f"mlops.mlflow {VERSION} {manifests.revision([secret])}",
                   bool(_annotated(secret).get("process")))
+
+
+class StoreUser(NamedTuple):
+    """A user of an object store.
+
+    Attributes:
+        actions: what it may do, in the words of the store.
+    """
+
+    name: str
+    access_key: str
+    secret_key: str
+    actions: list[str]
+
+
+def _store(execute: Execute, secret: dict) -> Seaweedfs:
+    service = _annotated(secret, manifests.STORE_USER)["service"]
+    return Seaweedfs(lambda argv, text: execute(service, argv, text))
+
+
+def _store_user(secret: dict) -> StoreUser:
+    given, values = _annotated(secret, manifests.STORE_USER), _values(secret)
+    actions = [f"{action}:{bucket}" for bucket in given["buckets"] for action in Seaweedfs.ACTIONS[given["access"]]]
+    return StoreUser(given["name"], values["AWS_ACCESS_KEY_ID"], values["AWS_SECRET_ACCESS_KEY"], actions)
+
+
+class Seaweedfs:
+    """By its shell in the pod, which asks for no password; keys come by standard input."""
+
+    ACTIONS = {"read": ("Read", "List"), "write": ("Read", "List", "Write", "Tagging")}
+
+    def __init__(self, execute: Run) -> None:
+        self.execute = execute
+
+    def run(self, command: str) -> str:
+        return self.execute(["weed", "shell", "-master=127.0.0.1:9333"], f"{command}\n")
+
+    def users(self) -> dict[str, dict]:
+        """The users that were made, by name; the server's own user is not among them."""
+        text = self.run("s3.configure")
+        found = json.JSONDecoder().raw_decode(text[text.index("{"):])[0] if "{" in text else {}
+        return {user["name"]: user for user in found.get("identities") or []}
+
+    def ensure(self, user: StoreUser) -> bool:
+        """Make a user, unless it is as it should be; return whether it had to be made."""
+        before = self.users().get(user.name)
+        if before and self._same(before, user):
+            return False
+        if before:
+            self.drop(user.name)
+        self.run(f"s3.configure -user={user.name} -access_key={user.access_key} -secret_key={user.secret_key} "
+                 f"-actions={','.join(user.actions)} -apply")
+        return True
+
+    @staticmethod
+    def _same(before: dict, user: StoreUser) -> bool:
+        keys = [(key.get("accessKey"), key.get("secretKey")) for key in before.get("credentials") or []]
+        return keys == [(user.access_key, user.secret_key)] and sorted(before.get("actions") or []) == sorted(
+            user.actions)
+
+    def drop(self, name: str) -> None:
+        """Drop a user; none is fine."""
+        if name in self.users():
+            self.run(f"s3.configure -user={name} -delete -apply")
 
 
 class Postgresql:

@@ -35,6 +35,8 @@ READ_ONCE = f"{MANAGER}/read-once"
 """On a workload: Secrets, by comma, that it reads at its first start only, so that their change restarts nothing."""
 DATABASE_LOGIN = f"{MANAGER}/database-login"
 """On a Secret: the database, as JSON, in which its ``username`` and ``password`` are a login that may only read."""
+STORE_USER = f"{MANAGER}/object-store-user"
+"""On a Secret: the object store, as JSON, in which its ``AWS_ACCESS_KEY_ID`` is a user's, with what that may do."""
 WAVE = "argocd.argoproj.io/sync-wave"
 
 # What others refer to comes first; what measures or routes to workloads comes last (the order of `helm install`).
@@ -48,6 +50,8 @@ KIND_ORDER = (
     "PrometheusRule", "GrafanaDashboard",
 )
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
+TEMPLATES = {"CronJob": ("jobTemplate", "spec", "template"), "KaiwoService": ("deployment", "spec", "template")}
+"""Where the pod template is in the ``spec`` of other kinds than workloads."""
 POSTGRESQL_CLUSTER = ("postgresql.cnpg.io", "Cluster")
 """API group and kind of CloudNativePG's Cluster."""
 
@@ -202,9 +206,10 @@ def schedule_pods(objects: Iterable[dict], scheduling: dict) -> None:
         for template in _pod_templates(obj):
             given, spec = copy.deepcopy(scheduling), template["spec"]
             constraints = given.pop("topologySpreadConstraints", None)
-            if constraints is not None and obj["kind"] in ("Deployment", "StatefulSet"):
-                own: dict = {"labelSelector": obj["spec"]["selector"]}
-                if obj["kind"] == "Deployment":
+            replicated = obj["spec"]["deployment"]["spec"] if obj["kind"] == "KaiwoService" else obj["spec"]
+            if constraints is not None and obj["kind"] in ("Deployment", "StatefulSet", "KaiwoService"):
+                own: dict = {"labelSelector": replicated["selector"]}
+                if obj["kind"] != "StatefulSet":
                     own["matchLabelKeys"] = ["pod-template-hash"]
                 spec["topologySpreadConstraints"] = [{**({} if "labelSelector" in entry else own), **entry}
                                                      for entry in constraints]
@@ -214,12 +219,11 @@ def schedule_pods(objects: Iterable[dict], scheduling: dict) -> None:
 
 
 def _pod_templates(obj: dict) -> list[dict]:
-    if obj["kind"] not in (*WORKLOADS, "CronJob"):
-        return []
-    spec = obj.get("spec") or {}
-    if obj["kind"] == "CronJob":
-        spec = (spec.get("jobTemplate") or {}).get("spec") or {}
-    return [spec["template"]] if isinstance(spec.get("template"), dict) else []
+    path = ("template",) if obj["kind"] in WORKLOADS else TEMPLATES.get(obj["kind"])
+    found = obj.get("spec") if path else None
+    for field in path or ():
+        found = (found or {}).get(field)
+    return [found] if isinstance(found, dict) else []
 
 
 def becomes_ready(obj: dict) -> bool:
@@ -233,7 +237,7 @@ def is_postgresql_cluster(obj: dict) -> bool:
 
 
 def pod_template(obj: dict) -> dict | None:
-    """The pod template of a workload or CronJob, or None for any other object."""
+    """The pod template of a workload, CronJob or KaiwoService, or None for any other object."""
     return next(iter(_pod_templates(obj)), None)
 
 

@@ -29,6 +29,8 @@ IMAGES = {
 DRIVERS = {"postgresql": ("psycopg2", "psycopg", "pg8000", "asyncpg"),
            "mysql": ("pymysql", "mysqldb", "mysqlconnector", "cymysql", "aiomysql", "asyncmy")}
 """Drivers by dialect, the default first."""
+LIBPQ_DRIVERS = ("psycopg2", "psycopg", "psycopg2cffi")
+"""Drivers of PostgreSQL that read a login from PGUSER and PGPASSWORD, and TLS from sslmode in the URI."""
 MOUNT_PATH = "/mlflow/database"
 QUERY_TLS = ("sslmode", "sslrootcert", "ssl_ca", "ssl_check_hostname", "ssl_disabled", "ssl_verify_cert",
              "ssl_verify_identity")
@@ -427,6 +429,11 @@ class Database(Component):
             yield (f"database_tls is {v.database_tls} while database_driver is {driver}, which is told of TLS "
                    "otherwise; use pymysql, or "
                    f"leave database_tls empty.")
+        elif dialect == "postgresql" and driver not in ("", *LIBPQ_DRIVERS) and not _by_uri(v) and (
+                v.database_tls or not _passwordless(v)):
+            yield (f"database_driver is {driver}, which takes login and TLS otherwise than PostgreSQL's own client "
+                   f"library; use {LIBPQ_DRIVERS[0]} or {LIBPQ_DRIVERS[1]}, or give the whole URI in a Secret by "
+                   "database_existing_secret and database_existing_secret_keys.uri.")
 
     def _check_tls(self, v: Variables, model: Model) -> Iterator[str]:
         if v.database_type == "sqlite":

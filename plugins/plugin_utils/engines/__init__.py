@@ -424,16 +424,16 @@ class Convergence:
             self.outcome.add(action, before, put.after)
 
     def _ensure_login(self, obj: dict) -> bool:
-        """Make the login of a Secret in its database, and return whether it had to be made.
+        """Make the login of a Secret in its database or object store, and return whether it had to be made.
 
-        A database that does not answer is no reason to fail, since who reads by the login goes on without it.
+        One that does not answer is no reason to fail, since who reads by the login goes on without it.
         """
-        if self.dry_run or not self.waits or not manifests.annotation(obj, manifests.DATABASE_LOGIN):
+        if self.dry_run or not self.waits or not logins.annotated(obj):
             return False
         try:
             return logins.ensure(self.engine.execute, obj)
         except EngineError as error:
-            self.engine.warn(f"The login of {Ref.of(obj)} was not made in the database: {error}")
+            self.engine.warn(f"The login of {Ref.of(obj)} was not made: {error}")
             return False
 
     def _set_revision(self, obj: dict) -> None:
@@ -607,11 +607,11 @@ def _deletion_order(obj: dict) -> tuple[int, int]:
 def _drop_logins(engine: Engine, objects: Iterable[dict]) -> None:
     """Drop the logins of Secrets that are to be deleted, while their databases run."""
     for obj in objects:
-        if manifests.annotation(obj, manifests.DATABASE_LOGIN):
+        if logins.annotated(obj):
             try:
                 logins.drop(engine.execute, obj)
             except EngineError as error:
-                engine.warn(f"The login of {Ref.of(obj)} was not dropped from the database: {error}")
+                engine.warn(f"The login of {Ref.of(obj)} was not dropped: {error}")
 
 
 def _delete(engine: Engine, objects: Iterable[dict], deadline: float) -> None:

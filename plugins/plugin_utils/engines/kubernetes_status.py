@@ -99,6 +99,31 @@ def memory_limit(pod: dict, container: str) -> str:
     return "unknown"
 
 
+def requests(pod: dict) -> dict[str, float]:
+    """What a node must have free for the pod, by resource: cores, bytes, or numbers of devices.
+
+    Source: https://kubernetes.io/docs/concepts/workloads/pods/init-containers/#resource-sharing-within-containers
+    """
+    at_once: dict[str, float] = {}
+    one: dict[str, float] = {}
+    for container in pod["spec"].get("initContainers") or []:
+        own = _own_requests(container)
+        target = at_once if container.get("restartPolicy") == "Always" else one
+        for name, value in own.items():
+            target[name] = at_once.get(name, 0) + value if target is at_once else max(
+                one.get(name, 0), at_once.get(name, 0) + value)
+    for container in pod["spec"]["containers"]:
+        for name, value in _own_requests(container).items():
+            at_once[name] = at_once.get(name, 0) + value
+    return {name: max(at_once.get(name, 0), one.get(name, 0)) for name in {**at_once, **one}}
+
+
+def _own_requests(container: dict) -> dict[str, float]:
+    resources = container.get("resources") or {}
+    return {name: manifests.quantity(value) or 0
+            for name, value in {**(resources.get("limits") or {}), **(resources.get("requests") or {})}.items()}
+
+
 def pod_state(pod: dict) -> str:
     """A pod's state as `kubectl get pods` shows it, for a report that found no better cause."""
     parts = []

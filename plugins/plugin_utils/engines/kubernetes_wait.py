@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Iterator
 from urllib.parse import quote
@@ -14,8 +15,9 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import EngineError
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_api import ApiError, label_selector
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_status import (
-    FATAL_PHASES, condition, containers, last_end, memory_limit, pod_state, progress, ready, template_revision)
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
+    FATAL_PHASES, condition, containers, last_end, memory_limit, pod_state, progress, ready, requests,
+    template_revision)
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref, quantity
 
 if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
@@ -23,8 +25,11 @@ if TYPE_CHECKING:
 FATAL_REASONS = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 """Waiting reasons that time alone does not resolve (a first ErrImagePull may pass, a back-off is the second)."""
 MISCONFIGURED = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
-GRACE_PERIODS = {"misconfigured": 15, "unschedulable": 45, "phase": 30}
+GRACE_PERIODS = {"misconfigured": 15, "unschedulable": 45, "phase": 30, "outdated": 15}
 """Seconds that a state may last before it counts as the cause: controllers and volumes may be a little late."""
+SCALING_UP = ("TriggeredScaleUp", "Nominated")
+"""Reasons of a pod's events by which the cluster autoscaler and Karpenter tell that a node for it is on its way."""
+INSUFFICIENT = re.compile(r"Insufficient ([a-z0-9./-]+)")
 CRASHES = 3
 LOG_LINES = 15
 LOG_INTERVAL = 10
@@ -51,6 +56,7 @@ class Watcher:
         self.deadline = deadline
         self.inspector = Inspector(engine)
         self._logged: tuple[str, float] = ("", 0.0)
+        self._unscheduled: dict[Ref, str] = {}
 
     def until_ready(self, objects: list[dict]) -> None:
         """Return when all are ready.
@@ -78,7 +84,11 @@ class Watcher:
             raise EngineError(f"{Ref.of(obj)} cannot be waited for: {error}.") from error
 
     def _log_progress(self, waiting: list[dict]) -> None:
-        text = "; ".join(f"{Ref.of(obj)}: {progress(obj)}" for obj in waiting)
+        states = []
+        for obj in waiting:
+            unscheduled = self._unscheduled.get(Ref.of(obj))
+            states.append(f"{Ref.of(obj)}: {progress(obj)}{f' ({unscheduled})' if unscheduled else ''}")
+        text = "; ".join(states)
         before, at = self._logged
         if text != before or time.monotonic() - at > LOG_INTERVAL:
             if before:  # what is ready at the second look needs no announcement
@@ -100,24 +110,27 @@ class Watcher:
             "observedGeneration", 0)
         if obj["kind"] != "Job" and observed < obj["metadata"].get("generation", 1):
             return  # its pods are those of the generation before
+        self._unscheduled.pop(Ref.of(obj), None)
         for pod in self.inspector.unready_pods(obj):
-            cause = next(self.inspector.causes(pod), None)
-            if not cause:
-                continue
+            cause = next(self.inspector.causes(pod), "")
             if obj["kind"] == "StatefulSet" and template_revision(pod) != obj["status"].get("updateRevision"):
-                self._replace(pod)
-            else:
+                if cause or self.inspector.stays_unready(pod):
+                    self._replace(pod)
+            elif cause:
                 raise self._error(obj, "cannot become ready", pod, cause)
+            elif unscheduled := self.inspector.unscheduled(pod):
+                self._unscheduled[Ref.of(obj)] = unscheduled
 
     def _error(self, obj: dict, what: str, pod: dict | None = None, cause: str = "") -> WorkloadError:
         return WorkloadError(self.inspector.report(obj, what, pod, cause), [obj])
 
     def _replace(self, pod: dict) -> None:
-        """Delete a broken pod of the old template: a StatefulSet waits for it to become ready before it replaces it.
+        """Delete a pod of the old template that is not ready: a StatefulSet waits for it to become ready before it
+        replaces it, which is too late where the new template is the remedy.
 
         Source: https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/#forced-rollback
         """
-        self.engine.log(f"Replacing pod {pod['metadata']['name']}, which never became ready")
+        self.engine.log(f"Replacing pod {pod['metadata']['name']}, which is not ready and of an earlier template")
         self.engine.delete([{"apiVersion": "v1", "kind": "Pod", **pod}], self.deadline)
 
 
@@ -132,21 +145,20 @@ class Inspector:
 
     def causes(self, pod: dict) -> Iterator[str]:
         """Why time alone will not make the pod ready, most certain first; nothing while it still may."""
-        name = pod["metadata"]["name"]
-        for found in pod["status"].get("conditions") or []:
-            if found["type"] == "PodScheduled" and found["status"] == "False":
-                if self._lasts((name, "unschedulable"), GRACE_PERIODS["unschedulable"]) and not self._scaling_up(pod):
-                    yield f"no node takes pod {name}: {found.get('message')}"
+        unscheduled = self.unscheduled(pod)
+        if unscheduled and self._lasts((pod["metadata"]["uid"], "unschedulable"), GRACE_PERIODS["unschedulable"]):
+            if not self._scaling_up(pod) and not self._may_fit(pod, unscheduled):
+                yield unscheduled
         for status in containers(pod):
             yield from self._container_causes(pod, status)
 
     def _container_causes(self, pod: dict, status: dict) -> Iterator[str]:
-        name, what = pod["metadata"]["name"], f"pod {pod['metadata']['name']}, container {status['name']}"
+        uid, what = pod["metadata"]["uid"], f"pod {pod['metadata']['name']}, container {status['name']}"
         waiting = (status.get("state") or {}).get("waiting") or {}
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
         if reason in FATAL_REASONS:
             yield f"{what}: {reason}: {message or status.get('image')}"
-        elif reason in MISCONFIGURED and self._lasts((name, status["name"], reason), GRACE_PERIODS["misconfigured"]):
+        elif reason in MISCONFIGURED and self._lasts((uid, status["name"], reason), GRACE_PERIODS["misconfigured"]):
             yield f"{what}: {reason}: {message}"
         end = last_end(status)
         if not end.get("exitCode") or "running" in (status.get("state") or {}):
@@ -162,12 +174,45 @@ class Inspector:
         name, phase = cluster["metadata"]["name"], cluster.get("status", {}).get("phase")
         return phase in FATAL_PHASES and self._lasts((name, phase), GRACE_PERIODS["phase"])
 
+    def stays_unready(self, pod: dict) -> bool:
+        """Whether the pod has not been ready for some time."""
+        return self._lasts((pod["metadata"]["uid"], "outdated"), GRACE_PERIODS["outdated"])
+
     def _lasts(self, key: tuple, seconds: float) -> bool:
         return time.monotonic() - self._since.setdefault(key, time.monotonic()) >= seconds
 
+    # -- nodes -----------------------------------------------------------------------------------------------------
+
+    def unscheduled(self, pod: dict) -> str:
+        """Why no node takes the pod, with what it requests; empty when one has."""
+        for found in pod["status"].get("conditions") or []:
+            if found["type"] == "PodScheduled" and found["status"] == "False":
+                wanted = " and ".join(f"{_amount(name, value)} {name}" for name, value in requests(pod).items())
+                # What follows is about pods of lower priority, of which there are none.
+                message = (found.get("message") or "").split(" preemption:")[0]
+                return (f"no node takes pod {pod['metadata']['name']}"
+                        f"{', which requests ' + wanted if wanted else ''}: {message}")
+        return ""
+
     def _scaling_up(self, pod: dict) -> bool:
-        """Whether a cluster autoscaler is already adding a node for the pod."""
-        return any(event.get("reason") == "TriggeredScaleUp" for event in self._events(pod))
+        """Whether an autoscaler is already adding a node for the pod."""
+        return any(event.get("reason") in SCALING_UP for event in self._events(pod))
+
+    def _may_fit(self, pod: dict, unscheduled: str) -> bool:
+        """Whether a node has room for the pod as soon as others end: then, only the timeout ends the wait.
+
+        It is so as well where this user may not look at nodes, which might be added.
+        """
+        lacking = INSUFFICIENT.findall(unscheduled)
+        if not lacking:
+            return False
+        try:
+            nodes = self.engine.api.request("GET", "/api/v1/nodes")["items"]
+        except EngineError:
+            return True
+        wanted = {**requests(pod), "pods": 1}
+        room = [node["status"].get("allocatable") or {} for node in nodes]
+        return any(all((quantity(node.get(name)) or 0) >= wanted.get(name, 0) for name in lacking) for node in room)
 
     # -- pods ------------------------------------------------------------------------------------------------------
 
@@ -215,7 +260,7 @@ class Inspector:
         """
         pod = pod or next(iter(self.unready_pods(obj)), None)
         if pod and not cause:
-            cause = next(self.causes(pod), "") or pod_state(pod)
+            cause = next(self.causes(pod), "") or self.unscheduled(pod) or pod_state(pod)
         sentence = f"{Ref.of(obj)} {what}{': ' + cause if cause else ''}"
         lines = [sentence.rstrip(".") + "."]
         if pod:
@@ -267,6 +312,11 @@ class Inspector:
             return self.engine.api.request("GET", f"{root}/namespaces/{namespace}/{plural}", query)["items"]
         except EngineError:
             return []
+
+
+def _amount(resource: str, value: float) -> str:
+    """A quantity as a manifest writes it: bytes in Mi."""
+    return f"{value / 2**20:.0f}Mi" if resource in ("memory", "ephemeral-storage") else f"{value:g}"
 
 
 def _owner(pod: dict) -> str:

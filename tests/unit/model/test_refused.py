@@ -388,6 +388,8 @@ CASES = {
         "mlflow_network_policy_clients holds '10.0.0.1/16'",
     ),
     "database-name": ({"database_name": "ml flow"}, "database_name is 'ml flow'"),
+    "driver-login": ({"database_host": "db", "database_password": "x", "database_driver": "pg8000"},
+                     "database_driver is pg8000, which takes login and TLS otherwise than PostgreSQL's own client"),
     "driver-scheme": ({"database_driver": "postgresql+psycopg2"}, "database_driver is 'postgresql+psycopg2'"),
     "driver-of-others": (
         {"database_driver": "pymysql"},

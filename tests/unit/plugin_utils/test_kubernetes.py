@@ -8,34 +8,18 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
-import pathlib
 import socket
-import sys
 import time
 
 import pytest
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import kubernetes_status, kubernetes_wait
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from kubernetes_server import KINDS, Server, engine_of, fault, status  # noqa: E402
+from kubernetes_server import KINDS, fault, status
 
 SCOPE = engines.Scope("team", "mlflow", ("server",))
 BUSY = status(429, "Too many requests, please try again later.", "TooManyRequests", retry_after=0)
-
-
-@pytest.fixture
-def server():
-    running = Server()
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def engine(server, tmp_path, monkeypatch):
-    with engine_of(server, SCOPE, tmp_path, monkeypatch) as opened:
-        yield opened
 
 
 def converge(engine, *objects, timeout=5, dry_run=False):
@@ -247,6 +231,109 @@ def test_what_ran_before_is_restored_by_an_apply(server, engine):
     after = server.objects["/apis/apps/v1/namespaces/team/deployments/d"]
     assert after["spec"] == before["spec"] and engine.lines[-1] == "Deployment d: what ran before is running again"
     assert all("force=true" in query for method, _path, query in server.requests if method == "PATCH")
+
+
+PODS = "/api/v1/namespaces/team/pods"
+STARTING = [{"name": "c", "ready": False, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]
+"""A container whose probes do not pass, which time alone may change."""
+
+
+def template_of(revision, **status_of_pod):
+    """A pod of a StatefulSet's template that runs and is not ready."""
+    found = pod("db-0", False, "db", labels={"app": "db", "controller-revision-hash": revision})
+    found["status"]["containerStatuses"] = STARTING
+    found["status"].update(status_of_pod)
+    return found
+
+
+@pytest.mark.parametrize("revision, replaced", [("old", True), ("new", False)])
+def test_a_pod_of_an_earlier_template_that_never_became_ready_is_replaced(
+        server, engine, monkeypatch, revision, replaced):
+    """Known of StatefulSets: their controller waits for such a pod, whatever its new template is."""
+    monkeypatch.setitem(kubernetes_wait.GRACE_PERIODS, "outdated", 0.2)
+
+    def updating(obj):
+        obj["status"] = {"observedGeneration": 1, "updateRevision": "new", "updatedReplicas": 0, "readyReplicas": 0}
+
+    def controller(method, path):
+        """Makes a pod of the new template, which becomes ready, once the old one is gone."""
+        if (method, path) == ("DELETE", f"{PODS}/db-0"):
+            found = server.objects["/apis/apps/v1/namespaces/team/statefulsets/db"]
+            found["status"].update(updatedReplicas=1, readyReplicas=1)
+
+    server.on_apply = updating
+    server.faults.append(controller)
+    server.add(template_of(revision))
+    if replaced:
+        converge(engine, deployment("db", kind="StatefulSet"), timeout=10)
+        assert "Replacing pod db-0, which is not ready and of an earlier template" in engine.lines
+    else:
+        with pytest.raises(engines.EngineError, match="StatefulSet db is not ready in time"):
+            converge(engine, deployment("db", kind="StatefulSet"), timeout=1)
+    assert (f"{PODS}/db-0" not in server.objects) is replaced
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self):
+        self.now = 0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+UNSCHEDULED = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+NO_ROOM = ("0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims "
+           "found for incoming pod.")
+NO_PLACE = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
+
+
+@pytest.mark.parametrize("message, node, event, waits", [
+    (NO_ROOM, "8", "", True),
+    (NO_ROOM, "2", "", False),
+    (NO_ROOM, "2", "TriggeredScaleUp", True),
+    (NO_ROOM, "2", "Nominated", True),
+    (NO_ROOM, "", "", True),
+    (NO_PLACE, "8", "", False),
+    (NO_PLACE, "8", "TriggeredScaleUp", True),
+])
+def test_a_pod_without_a_node_is_waited_for_while_one_may_have_room(
+        server, engine, monkeypatch, message, node, event, waits):
+    """An autoscaler adds nodes, and other pods end; a node that is too small stays so."""
+    monkeypatch.setattr(kubernetes_wait, "time", Clock())
+    pending = pod(is_ready=False)
+    pending["status"] = {"phase": "Pending", "conditions": [{**UNSCHEDULED, "message": message}]}
+    pending["spec"]["containers"][0]["resources"] = {"requests": {"cpu": "4", "memory": "2Gi"}}
+    server.add(pending)
+    if node:
+        server.objects["/api/v1/nodes"] = {"items": [{"status": {"allocatable": {"cpu": node, "memory": "16Gi"}}}]}
+    if event:
+        server.add({"apiVersion": "v1", "kind": "Event", "type": "Normal", "reason": event, "message": "soon",
+                    "metadata": {"name": "e", "namespace": "team"}})
+    obj = deployment(image="pending")
+    obj["metadata"]["namespace"] = "team"
+    set_ready(obj)
+    with pytest.raises(engines.EngineError) as failed:
+        kubernetes_wait.Watcher(engine, 100).until_ready([server.add(obj)])
+    why = f"no node takes pod p, which requests 4 cpu and 2048Mi memory: {message.split(' preemption')[0]}"
+    assert str(failed.value).splitlines()[0].rstrip(".") == (
+        f"Deployment d {'is not ready in time (0 of 1 pods ready)' if waits else 'cannot become ready'}: "
+        f"{why}").rstrip(".")
+    assert f"Deployment d: 0 of 1 pods ready ({why})" in engine.lines
+
+
+def test_what_a_pod_requests_of_a_node():
+    def container(cpu, limits=False, **fields):
+        return {"name": "c", "resources": {"limits" if limits else "requests": {"cpu": cpu}}, **fields}
+
+    spec = {"initContainers": [container("100m", restartPolicy="Always"), container("2")],
+            "containers": [container("500m"), container("1", limits=True), {"name": "d"}]}
+    assert kubernetes_status.requests({"spec": spec}) == {"cpu": 2.1}
+    assert kubernetes_status.requests({"spec": {**spec, "initContainers": []}}) == {"cpu": 1.5}
 
 
 # -- programs, ports, Secrets and Jobs ---------------------------------------------------------------------------------

@@ -11,33 +11,15 @@ shows that CloudNativePG itself accepts or runs the Cluster.
 from __future__ import annotations
 
 import base64
-import pathlib
-import sys
 
 import pytest
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import kubernetes_wait
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes_status import HEALTHY, progress
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from kubernetes_server import Server, engine_of  # noqa: E402
-
 SCOPE = engines.Scope("team", "mlflow", ("database",))
 PLACE = "/apis/postgresql.cnpg.io/v1/namespaces/team/clusters/db"
 UNRECOVERABLE = "Cluster is unrecoverable and needs manual intervention"
-
-
-@pytest.fixture
-def server():
-    running = Server()
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def engine(server, tmp_path, monkeypatch):
-    with engine_of(server, SCOPE, tmp_path, monkeypatch) as opened:
-        yield opened
 
 
 def cluster(**spec):

@@ -225,3 +225,21 @@ def test_kinds_have_an_order_in_which_their_references_exist():
         ("CustomResourceDefinition", "Namespace"),
     ):
         assert manifests.rank(earlier) < manifests.rank(later) < manifests.rank("Unknown")
+
+
+def test_the_pods_of_a_kaiwo_service_are_pods():
+    """Its Deployment is a part of it."""
+    selector = {"matchLabels": {"app": "s"}}
+    pods = {"metadata": {"labels": {"app": "s"}}, "spec": {"containers": [], "volumes": [
+        {"name": "config", "configMap": {"name": "c"}}]}}
+    (obj,) = manifests.load({"apiVersion": "kaiwo.silogen.ai/v1alpha1", "kind": "KaiwoService", "metadata": {
+        "name": "s"}, "spec": {"deployment": {"spec": {"selector": selector, "template": pods}}}})
+    manifests.schedule_pods([obj], {"nodeSelector": {"pool": "b"}, "topologySpreadConstraints": [{"maxSkew": 1}]})
+    manifests.complete_pods([obj], {"nodeSelector": {"pool": "a"}, "priorityClassName": "high"})
+    manifests.label([obj], {"team": "x"})
+    template = manifests.pod_template(obj)
+    assert template["spec"]["nodeSelector"] == {"pool": "b"} and template["spec"]["priorityClassName"] == "high"
+    assert template["spec"]["topologySpreadConstraints"] == [
+        {"maxSkew": 1, "labelSelector": selector, "matchLabelKeys": ["pod-template-hash"]}]
+    assert template["metadata"]["labels"] == {"app": "s", "team": "x"}
+    assert manifests.references(obj) == {("ConfigMap", "c", True)}
