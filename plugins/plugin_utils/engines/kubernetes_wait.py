@@ -29,7 +29,7 @@ GRACE_PERIODS = {"misconfigured": 15, "unschedulable": 45, "phase": 30, "outdate
 """Seconds that a state may last before it counts as the cause: controllers and volumes may be a little late."""
 SCALING_UP = ("TriggeredScaleUp", "Nominated")
 """Reasons of a pod's events by which the cluster autoscaler and Karpenter tell that a node for it is on its way."""
-INSUFFICIENT = re.compile(r"Insufficient ([a-z0-9./-]+)")
+INSUFFICIENT = re.compile(r"Insufficient ([a-z0-9./-]*[a-z0-9])")
 CRASHES = 3
 LOG_LINES = 15
 LOG_INTERVAL = 10
