@@ -416,7 +416,7 @@ def together(*starts):
         yield [task.result() for task in [pool.submit(stack.enter_context, start) for start in starts]]
 
 
-ALL = "nodelay,batch,ping,direct,preload,transfers"
+ALL = "nodelay,batch,ping,log_metrics,direct,preload,transfers"
 
 
 @pytest.fixture(scope="module")
