@@ -49,6 +49,7 @@ READERS = {
     "object_storage_azure_account": ("azure",),
     "object_storage_existing_claim": ("volume", "seaweedfs", "minio"), "object_storage_ca": ("s3",),
     "object_storage_upload_args": ("s3", "seaweedfs", "minio"), "object_storage_uri": ("uri",),
+    "object_storage_users": ("seaweedfs",),
 }
 """The types of store that read a variable."""
 CREDENTIALS = ("object_storage_access_key", "object_storage_gcs_credentials", "object_storage_azure_access_key",
@@ -284,6 +285,21 @@ class ObjectStorage(Component):
                        "lower-case letters, digits, '.' and '-'.")
             elif name == v.object_storage_bucket:
                 yield f"object_storage_extra_buckets holds {name}, which is object_storage_bucket; remove it."
+
+    def _check_users(self, v: Variables, model: Model) -> Iterator[str]:
+        buckets = [v.object_storage_bucket, *v.object_storage_extra_buckets]
+        names = [user["name"] for user in v.object_storage_users]
+        for number, user in enumerate(v.object_storage_users):
+            where, name = f"object_storage_users[{number}]", user["name"]
+            if not common.matches(common.DNS_LABEL, name) or len(name) > 30:
+                yield (f"{where}.name is {name!r}; it must be at most 30 lower-case letters, digits and '-', such as "
+                       "reader.")
+            elif names.index(name) < number:
+                yield f"{where}.name is {name}, which is the name of another user; choose another."
+            for bucket in user["buckets"]:
+                if bucket not in buckets:
+                    yield (f"{where}.buckets holds {common.hidden(bucket)}, which is no bucket of the store; add it to "
+                           f"object_storage_extra_buckets, or name one of {', '.join(buckets)}.")
 
     def _check_bucket_settings(self, v: Variables, model: Model) -> Iterator[str]:
         kind = v.object_storage_type

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The login that may only read, made in real databases by their own clients when a Secret of it is put."""
+"""Logins, made in real databases and a real object store by their own clients when Secrets of them are put."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import contextlib
 import json
 import os
 import shutil
+import time
 
+import boto3
 import pytest
 from ansible_collections.mlops.mlflow.plugins.module_utils.probes import database as databases
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, logins, manifests
-from conftest import answers, new_mariadb, new_postgresql, running
+from botocore.exceptions import ClientError
+from conftest import BIN, answers, has_bucket, new_mariadb, new_postgresql, new_seaweedfs, running
 from test_actions import LocalEngine
 
 ROOT = "Root's"
@@ -179,3 +182,86 @@ def test_a_database_that_does_not_answer_is_a_warning():
     assert outcome.changed and "was not made: " in outcome.warnings[0]
     removed = engines.remove(world, False, purge=False, timeout=5)
     assert "was not dropped: " in removed.warnings[-1] and not world.objects
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Environment of a shell in the pod of SeaweedFS, and options of a client elsewhere."""
+    folder = tmp_path_factory.mktemp("weed")
+    command, options, client = new_seaweedfs(folder)
+    master = ".".join(next(argument.partition("=")[2] for argument in command if str(argument).startswith(start))
+                      for start in ("-master.port=", "-master.port.grpc="))
+    wrapper = folder / "bin/weed"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\n[ "$2" = -master=127.0.0.1:9333 ] && exec {BIN}/weed shell '
+                       f'-master=127.0.0.1:{master}')
+    wrapper.chmod(0o755)
+    with running(command, lambda: has_bucket(client["url"]), folder / "log", **options):
+        yield {"PATH": f"{wrapper.parent}:{os.environ['PATH']}"}, client
+
+
+def user_of_store(name, access, *buckets):
+    given = {"service": "sound-object-storage", "name": name, "access": access, "buckets": buckets}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": f"sound-{name}", "annotations": {
+        manifests.GENERATE: "AWS_ACCESS_KEY_ID,AWS_SECRET_ACCESS_KEY", manifests.STORE_USER: json.dumps(given)}}}
+
+
+def refused_to(client, keys, bucket):
+    """What a user of the store may not do in a bucket, with the reason."""
+    opened_store = boto3.client("s3", endpoint_url=client["url"], region_name="us-east-1",
+                                aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
+                                aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"])
+    found = {}
+    for method, more in (("list_objects_v2", {}), ("get_object", {"Key": "kept"}),
+                         ("put_object", {"Key": "new", "Body": b"x"}), ("delete_object", {"Key": "new"})):
+        try:
+            getattr(opened_store, method)(Bucket=bucket, **more)
+        except ClientError as error:
+            found[method] = error.response["Error"]["Code"]
+    return found
+
+
+def refused_everything(client, keys, bucket, code):
+    return set(refused_to(client, keys, bucket).values()) == {code}
+
+
+def soon(check, *arguments):
+    """Whether it is so within some seconds: the store tells its parts of a change of users."""
+    for _attempt in range(50):
+        if check(*arguments):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def test_a_user_of_the_object_store_is_made_with_its_secret_and_goes_with_it(store):
+    environment, client = store
+    admin = boto3.client("s3", endpoint_url=client["url"], region_name="us-east-1",
+                         aws_access_key_id=client["access_key"], aws_secret_access_key=client["secret_key"])
+    admin.create_bucket(Bucket="raw-data")
+    for bucket in ("mlflow", "raw-data"):
+        admin.put_object(Bucket=bucket, Key="kept", Body=b"x")
+    world = World(**environment)
+    wanted = [user_of_store("reader", "read", "mlflow"), user_of_store("writer", "write", "mlflow", "raw-data")]
+    assert apply(world, *wanted, dry_run=True).changed and not world.ran
+    assert apply(world, *wanted).changed
+    again = apply(world, *wanted)
+    assert not again.changed and not again.warnings
+    keys = {ref.name: {key: base64.b64decode(value).decode() for key, value in obj["data"].items()}
+            for ref, obj in world.objects.items()}
+    assert not [argv for _service, argv, _text in world.ran
+                if any(value in " ".join(argv) for found in keys.values() for value in found.values())]
+    reader, writer = keys["sound-reader"], keys["sound-writer"]
+
+    def reads(bucket):
+        return refused_to(client, reader, bucket) == {"put_object": "AccessDenied", "delete_object": "AccessDenied"}
+
+    assert soon(reads, "mlflow") and refused_everything(client, reader, "raw-data", "AccessDenied")
+    assert soon(lambda: not refused_to(client, writer, "mlflow")) and not refused_to(client, writer, "raw-data")
+    # Another bucket instead; the other user is left out.
+    assert apply(world, user_of_store("reader", "read", "raw-data")).changed
+    assert soon(reads, "raw-data") and refused_everything(client, reader, "mlflow", "AccessDenied")
+    assert soon(refused_everything, client, writer, "mlflow", "InvalidAccessKeyId")
+    apply(world)
+    assert soon(refused_everything, client, reader, "raw-data", "InvalidAccessKeyId")
+    admin.get_object(Bucket="mlflow", Key="kept")
