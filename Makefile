@@ -18,9 +18,9 @@ DEBIAN_PACKAGES := python3-venv podman runc netavark aardvark-dns iptables catat
 	mmdebstrap debian-archive-keyring $(if $(wildcard /run/systemd/system),dbus-user-session) \
 	$(if $(filter-out 0,$(shell id -u)),containers-storage)
 # Additional packages for tests: databases (programs only, no service), a linter, a browser with the tool for its CA certificates, and
-# promtool and amtool with their servers; age makes keys for SOPS.
-DEBIAN_TEST_PACKAGES := age postgresql docker-registry mariadb-server-core mariadb-client shellcheck chromium libnss3-tools \
-	prometheus prometheus-alertmanager prometheus-postgres-exporter prometheus-mysqld-exporter prometheus-node-exporter
+# promtool and amtool with their servers; age makes keys for SOPS; Java runs the rules of ansible-rulebook.
+DEBIAN_TEST_PACKAGES := age default-jre-headless postgresql docker-registry mariadb-server-core mariadb-client shellcheck chromium \
+	libnss3-tools prometheus prometheus-alertmanager prometheus-postgres-exporter prometheus-mysqld-exporter prometheus-node-exporter
 
 # Tools, collection and configuration of the clone, whatever the environment is. Ansible does not run in a locale other than UTF-8,
 # such as that of a new installation.
@@ -230,7 +230,7 @@ build: test-tools ## Build the collection's archive, install it elsewhere and re
 ee: test-tools ## Build the execution environment and run site.yml in it (ARGS='-e ee_base=IMAGE': on another base)
 	@ansible-playbook --inventory localhost, tools/execution_environment.yml $(ARGS)
 
-platform: test-tools ## The wizard, the survey, and each job template as Ansible Automation Platform runs it
+platform: test-tools test-packages ## The wizard, the survey, each job template as Ansible Automation Platform runs it, and rulebooks
 	@pytest tests/platform
 
 standalone: test-tools ## Roles alone in another project's play; a component added to a copy

@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pathlib
-import sys
+import types
 from dataclasses import dataclass
 
 import ansible_runner
@@ -16,14 +17,19 @@ import pytest
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-COLLECTIONS = ROOT / ".cache" / "collections"
 
-link = COLLECTIONS / "ansible_collections" / "mlops" / "mlflow"
-if not link.exists():
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.symlink_to("../../../..")
-sys.path.insert(0, str(COLLECTIONS))
 
+def load(path: pathlib.Path) -> types.ModuleType:
+    """A file of other tests as a module."""
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_of_{path.parent.name}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+COLLECTIONS = load(ROOT / "tests/unit/conftest.py").COLLECTIONS
+"""The collection is importable from now on."""
 LOCALHOST = "localhost ansible_connection=local ansible_python_interpreter='{{ ansible_playbook_python }}'"
 """An inventory with the controller alone."""
 ENVIRONMENT = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),

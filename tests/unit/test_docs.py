@@ -33,7 +33,8 @@ NAMES |= set(metrics.BY_SERIES) | {metric.name for metric in metrics.METRICS}
 def test_variables_that_a_page_names_exist(page):
     named = set(re.findall(rf"`((?:{'|'.join(ROLES)})_[a-z_]*[a-z])`", page.read_text()))
     of_playbooks = set(re.findall(r"mlflow_[a-z_]+",
-                                  "".join(path.read_text() for path in ROOT.glob("playbooks/**/*.yml"))))
+                                  "".join(path.read_text() for folder in ("playbooks", "extensions")
+                                          for path in (ROOT / folder).glob("**/*.yml"))))
     assert not named - NAMES - of_playbooks, sorted(named - NAMES)
 
 

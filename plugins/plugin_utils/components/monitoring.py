@@ -468,7 +468,7 @@ def _settings(v: Variables, model: Model) -> rules.Settings:
     measured = tuple(name for name, ours in claims.items() if ours) if of_cluster else ()
     return rules.Settings(
         model.instance.namespace, model.instance.name, claims=measured, backups=_sees_backups(v),
-        backup_interval_seconds=_backup_interval(v),
+        backup_interval_seconds=_backup_interval(v), host=model.instance.host,
         thresholds=rules.Thresholds(**{**certificates, **v.monitoring_alert_thresholds}),
         objectives=rules.Objectives(**v.monitoring_objectives),
         changes=v.monitoring_alerts, extra=tuple(v.monitoring_rules_extra))

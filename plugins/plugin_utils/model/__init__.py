@@ -24,6 +24,7 @@ class Instance:
     """What is true of the instance as a whole.
 
     Attributes:
+        host: the inventory host that describes it.
         name: DNS label; the beginning of the names of all objects.
         namespace: on Kubernetes the namespace, on podman the network.
         engine: kubernetes or podman.
@@ -37,6 +38,7 @@ class Instance:
         render_dir: folder to write manifests to instead of applying them, or empty.
     """
 
+    host: str
     name: str
     namespace: str
     engine: str
@@ -131,8 +133,8 @@ def instance_name(host: str) -> str:
 def _instance(v: Variables, host: str) -> Instance:
     name = v.mlflow_instance or instance_name(host)
     return Instance(
-        name=name, namespace=v.mlflow_namespace or name, engine=v.mlflow_engine, kubeconfig=v.mlflow_kubeconfig or None,
-        context=v.mlflow_context or None, version=v.mlflow_version, latest=v.mlflow_version == "latest",
+        host=host, name=name, namespace=v.mlflow_namespace or name, engine=v.mlflow_engine,
+        kubeconfig=v.mlflow_kubeconfig or None, context=v.mlflow_context or None, version=v.mlflow_version, latest=v.mlflow_version == "latest",
         build=v.mlflow_image_source == "build",
         pod_spec={"imagePullSecrets": [{"name": secret} for secret in v.mlflow_image_pull_secrets],
                   "nodeSelector": v.mlflow_node_selector, "tolerations": v.mlflow_tolerations,

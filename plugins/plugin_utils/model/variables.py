@@ -34,8 +34,8 @@ PLAYBOOK_VARIABLES = frozenset(("mlflow_hosts", "mlflow_open_port", "mlflow_open
                                 "mlflow_machine", "mlflow_gateway", "mlflow_purge_confirm",
                                 "mlflow_upgrade_to", "mlflow_upgrade_serial", "mlflow_rollback_set",
                                 "mlflow_rollback_restore", "mlflow_logs_dir", "mlflow_logs_lines",
-                                "mlflow_restart_components", "mlflow_maintain_tasks",
-                                "mlflow_maintain_older_than_days", "mlflow_migrate_from"))
+                                "mlflow_restart_components", "mlflow_restart_unhealthy_only",
+                                "mlflow_maintain_tasks", "mlflow_maintain_older_than_days", "mlflow_migrate_from"))
 """Variables of playbooks and facts that they set, which no role declares."""
 INTERNAL = ("_database_login", "_mlflow_server_closed", "_mlflow_server_keys", "_mlflow_server_image",
             "_mlflow_version")

@@ -98,6 +98,7 @@ class Settings:
             so none is late.
         claims: PersistentVolumeClaims whose use the kubelet measures; empty where no kubelet is scraped.
         runbooks_url: URL of the page of runbooks; the anchor of the alert is appended.
+        host: inventory host of the instance, for playbooks that act on an alert; or empty.
         thresholds, objectives: see there.
         changes: by the name of an alert, ``enabled``, ``for`` and ``keep_firing_for`` instead of those of the alert.
         extra: rules of the user, as in a rule file.
@@ -109,6 +110,7 @@ class Settings:
     backup_interval_seconds: int = DAY
     claims: tuple[str, ...] = ()
     runbooks_url: str = RUNBOOKS_URL
+    host: str = ""
     thresholds: Thresholds = field(default_factory=Thresholds)
     objectives: Objectives = field(default_factory=Objectives)
     changes: dict[str, dict] = field(default_factory=dict)
@@ -318,6 +320,7 @@ def _alert(settings: Settings, name: str, severity: str, expression: str, summar
             "summary": f"{summary}: {instance}",
             "description": f"MLflow {instance}: {description}",
             "runbook_url": f"{settings.runbooks_url}#{name.lower()}",
+            **({"inventory_hostname": settings.host} if settings.host else {}),
         },
     }
 
