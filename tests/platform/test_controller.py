@@ -31,6 +31,7 @@ INSTANCE = {"mlflow_instance": "platform-job", "mlflow_image_source": "build", "
 """Answers of the survey."""
 GIVEN = {
     "MLflow backup": {"mlflow_verify_backup": "true"},
+    "MLflow restart": {"mlflow_restart_unhealthy_only": "true"},
     "MLflow restore": {"mlflow_restore_set": "latest", "mlflow_restore_from": ""},
     "MLflow rehearse upgrade": {"mlflow_upgrade_to": ""},
     "MLflow upgrade": {"mlflow_upgrade_to": ""},
@@ -118,6 +119,23 @@ def test_what_is_named_exists(definition):
         assert set(role.get("inventories", [])) <= inventories
     for source in definition["controller_inventory_sources"]:
         assert source["source_project"] in projects and source["inventory"] in inventories
+
+
+def test_rulebooks_run_job_templates_that_exist_and_ask_for_what_they_give(definition):
+    templates = {template["name"]: template for template in definition["controller_templates"]}
+    found = 0
+    for path in (ROOT / "extensions/eda/rulebooks").glob("*_controller.yml"):
+        for rule in yaml.safe_load(path.read_text())[0]["rules"]:
+            for action in rule.get("actions") or [rule["action"]]:
+                job = action["run_job_template"]
+                if job["name"] == "{{ mlflow_events_template }}":
+                    continue
+                template, found = templates[job["name"]], found + 1
+                assert template["ask_limit_on_launch"]
+                extra = job.get("job_args", {}).get("extra_vars", {})
+                given, problems = awx_rules.launch(template.get("survey_spec") or {"spec": []}, extra)
+                assert not problems and extra.items() <= given.items(), job
+    assert found == 4
 
 
 def test_workflows_go_on_only_after_success(definition):

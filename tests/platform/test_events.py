@@ -15,7 +15,8 @@ import json
 import os
 import pathlib
 import re
-import shutil
+import socket
+import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -24,11 +25,13 @@ import pytest
 import requests
 import yaml
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.monitoring import alertmanager, rules
+from ansible_rulebook import rules_parser
+from ansible_rulebook.validators import Validate
 from conftest import ENVIRONMENT, ROOT, load
 from mlflow.webhooks.delivery import _generate_hmac_signature
 
 unit = load(ROOT / "tests/unit/modules/conftest.py")
-RULEBOOKS = sorted((ROOT / "extensions/eda/rulebooks").glob("*.yml"))
+RULEBOOKS = ROOT / "extensions/eda/rulebooks"
 TOKEN = "token-of-the-test-of-alertmanager"
 SECRET = "secret of the test of webhooks"
 TIMEOUT = 120
@@ -51,31 +54,43 @@ PLAYBOOK = """
 """
 
 
-def actions(rulebook: pathlib.Path) -> Iterator[tuple[dict, dict]]:
-    """Each rule with each of its actions."""
-    for ruleset in yaml.safe_load(rulebook.read_text()):
-        for rule in ruleset["rules"]:
-            for action in rule.get("actions") or [rule["action"]]:
-                yield rule, action
+def rules_of(name: str) -> list[dict]:
+    """The rules of a rulebook, with lists of actions."""
+    (ruleset,) = yaml.safe_load((RULEBOOKS / f"{name}.yml").read_text())
+    return [{**{key: value for key, value in rule.items() if key != "action"},
+             "actions": rule.get("actions") or [rule["action"]]} for rule in ruleset["rules"]]
+
+
+@pytest.mark.parametrize("path", sorted(RULEBOOKS.iterdir()), ids=lambda path: path.stem)
+def test_ansible_rulebook_takes_the_file(path):
+    content = yaml.safe_load(path.read_text())
+    Validate.rulebook(content)
+    assert rules_parser.parse_rule_sets(content)
+
+
+@pytest.mark.parametrize("name", ["alerts", "registry"])
+def test_the_controller_does_the_same_at_the_same_times(name):
+    here, there = rules_of(name), rules_of(f"{name}_controller")
+    for one, other in zip(here, there, strict=True):
+        assert len(one.pop("actions")) == len(other.pop("actions"))
+        assert one == other
 
 
 def test_each_action_is_a_playbook_that_exists():
-    found = [action["run_playbook"]["name"] for rulebook in RULEBOOKS for _rule, action in actions(rulebook)]
-    assert len(found) == 5
+    found = [action["run_playbook"]["name"] for rule in rules_of("alerts") for action in rule["actions"]]
+    assert len(found) == 4
     for name in found:
-        assert name == "{{ mlflow_events_playbook }}" or (
-            ROOT / "playbooks" / f"{name.removeprefix('mlops.mlflow.')}.yml").is_file(), name
+        assert (ROOT / "playbooks" / f"{name.removeprefix('mlops.mlflow.')}.yml").is_file(), name
 
 
 def test_alerts_that_a_rule_names_exist():
     names = rules.alert_names(rules.Settings("ml", "team-a", backups=True))
-    conditions = [rule["condition"] for rule, _action in actions(ROOT / "extensions/eda/rulebooks/alerts.yml")]
-    named = {name for condition in conditions for name in re.findall('"(MLflow[A-Za-z]+)"', condition)}
+    named = {name for rule in rules_of("alerts") for name in re.findall('"(MLflow[A-Za-z]+)"', rule["condition"])}
     assert len(named) == 6 and named <= set(names)
 
 
 def test_no_action_of_an_alert_loops():
-    for rule, _action in actions(ROOT / "extensions/eda/rulebooks/alerts.yml"):
+    for rule in rules_of("alerts"):
         assert 'event.alert.status == "firing"' in rule["condition"], rule["name"]
         assert rule["throttle"]["group_by_attributes"] == ["event.meta.hosts"], rule["name"]
 
@@ -83,20 +98,21 @@ def test_no_action_of_an_alert_loops():
 class Rulebook:
     """A rulebook that ansible-rulebook runs: what it prints, with the output of playbooks."""
 
-    def __init__(self, folder: pathlib.Path, name: str, inventory: str, variables: dict, **environment: str):
+    def __init__(self, inventory: pathlib.Path, name: str, variables: dict, **environment: str):
+        folder = inventory.parent
         self.log, self.plays_log = folder / f"{name}.log", folder / "ansible.log"
-        (folder / "hosts").write_text(inventory + "\n")
         (folder / f"{name}.vars.yml").write_text(yaml.safe_dump(variables))
-        command = ["ansible-rulebook", "--rulebook", f"mlops.mlflow.{name}", "--inventory", folder / "hosts", "--vars",
+        command = ["ansible-rulebook", "--rulebook", f"mlops.mlflow.{name}", "--inventory", inventory, "--vars",
                    folder / f"{name}.vars.yml"]
         self.command = [str(part) for part in command]
         self.options = {"cwd": folder, "env": {**os.environ, **ENVIRONMENT, "ANSIBLE_HOME": str(folder / "ansible"),
                                                "ANSIBLE_LOG_PATH": str(self.plays_log), **environment}}
 
     @contextlib.contextmanager
-    def running(self, port: int) -> Iterator[Rulebook]:
-        assert shutil.which("java"), "java is not here; install Debian's package default-jre-headless (make test-packages)"
-        with unit.running(self.command, unit.answers(port), self.log, **self.options):
+    def running(self, port: int, address: str = "127.0.0.1") -> Iterator[Rulebook]:
+        unit.program("java", package="default-jre-headless")
+        with unit.running(self.command, lambda: socket.create_connection((address, port), timeout=1).close(), self.log,
+                          **self.options):
             yield self
 
     @property
@@ -112,8 +128,8 @@ class Rulebook:
         wait(lambda: all(text in self.output for text in texts), lambda: self.output[-4000:])
 
 
-def wait(condition: Callable[[], bool], explanation: Callable[[], object]) -> None:
-    deadline = time.monotonic() + TIMEOUT
+def wait(condition: Callable[[], bool], explanation: Callable[[], object], seconds: float = TIMEOUT) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, explanation()
         time.sleep(0.2)
@@ -121,7 +137,7 @@ def wait(condition: Callable[[], bool], explanation: Callable[[], object]) -> No
 
 def host(name: str, **variables) -> str:
     given = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}", **variables}
-    return f"{name} " + " ".join(f"{key}={json.dumps(value)}" for key, value in given.items())
+    return f"{name} " + " ".join(f"{key}={json.dumps(value)}" for key, value in given.items()) + "\n"
 
 
 @contextlib.contextmanager
@@ -154,9 +170,9 @@ def fire(url: str, *names: str) -> None:
 def test_alerts_run_playbooks(tmp_path):
     port = unit.free_port()
     (tmp_path / "token").write_text(TOKEN)
-    inventory = "\n".join(host(name, **INSTANCE, mlflow_instance=instance)
-                          for name, instance in (("Team_A", "eda-platform"), ("other", "eda-other")))
-    rulebook = Rulebook(tmp_path, "alerts", inventory, {
+    (tmp_path / "hosts").write_text(host("Team_A", **INSTANCE, mlflow_instance="eda-platform")
+                                    + host("other", **INSTANCE, mlflow_instance="eda-other"))
+    rulebook = Rulebook(tmp_path / "hosts", "alerts", {
         "mlflow_events_alertmanager_port": port, "mlflow_events_alertmanager_token_file": str(tmp_path / "token"),
         "mlflow_events_logs_dir": str(tmp_path / "logs")})
     with rulebook.running(port):
@@ -199,7 +215,8 @@ def fixture_mlflow_server(tmp_path_factory) -> Iterator[str]:
 def test_webhooks_run_the_playbook(mlflow_server, tmp_path):
     port, record = unit.free_port(), tmp_path / "record"
     (tmp_path / "deploy.yml").write_text(PLAYBOOK.format(path=record))
-    rulebook = Rulebook(tmp_path, "registry", "\n".join(map(host, ("team-a", "other"))), {
+    (tmp_path / "hosts").write_text(host("team-a") + host("other"))
+    rulebook = Rulebook(tmp_path / "hosts", "registry", {
         "mlflow_events_webhook_port": port, "mlflow_events_playbook": str(tmp_path / "deploy.yml")},
         MLFLOW_EVENTS_WEBHOOK_SECRET=SECRET)
 
@@ -241,3 +258,41 @@ def test_webhooks_run_the_playbook(mlflow_server, tmp_path):
     assert recorded() == ["team-a fraud champion 1", "team-a fraud champion 2"], rulebook.output
     assert rulebook.output.count("the signature is wrong or missing") >= 4
     assert SECRET not in rulebook.output
+
+
+@pytest.mark.skipif(not os.environ.get("MLOPS_DEPLOY"), reason="MLOPS_DEPLOY=1 deploys an instance and takes minutes")
+def test_a_server_that_hangs_is_restarted(tmp_path):
+    """Its own Prometheus notices that it does not answer, and its Alertmanager tells the rulebook."""
+    port, name, inventory = unit.free_port(), "eda-hangs", tmp_path / "hosts.yml"
+    instance = {
+        **INSTANCE, "ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+        "mlflow_instance": name, "database_type": "sqlite", "object_storage_type": "volume", "backup_type": "none",
+        "mlflow_server_publish": f"127.0.0.1:{unit.free_port()}", "monitoring_interval": 5,
+        "monitoring_alert_group_wait": "0s", "monitoring_alerts": {"MLflowServerDown": {"for": "10s"}}}
+
+    def play(playbook: str, *arguments: str, **variables) -> None:
+        inventory.write_text(yaml.safe_dump({"all": {"hosts": {"Hanging": {**instance, **variables}}}}))
+        done = subprocess.run(["ansible-playbook", "-i", inventory, f"playbooks/{playbook}.yml", *arguments], cwd=ROOT,
+                              env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def podman(*arguments: str) -> str:
+        return subprocess.run(["podman", *arguments], capture_output=True, text=True, check=True).stdout
+
+    try:
+        play("site")  # makes the network, whose gateway is the address of this machine there
+        gateway = json.loads(podman("network", "inspect", name))[0]["subnets"][0]["gateway"]
+        play("site", monitoring_alert_webhook_url=f"http://mlflow:{TOKEN}@{gateway}:{port}/")
+        rulebook = Rulebook(inventory, "alerts", {
+            "mlflow_events_host": gateway, "mlflow_events_alertmanager_port": port,
+            "mlflow_events_logs_dir": str(tmp_path / "logs")}, MLFLOW_EVENTS_ALERTMANAGER_TOKEN=TOKEN)
+        with rulebook.running(port, gateway):
+            (server,) = [found for found in podman("ps", "--format", "{{.Names}}").split()
+                         if found.startswith(f"{name}-server") and found.endswith("-mlflow")]
+            podman("exec", server, "sh", "-c", "kill -STOP -1")
+            wait(lambda: rulebook.output.count("PLAY RECAP") == 2, lambda: rulebook.output[-4000:], 600)
+        assert "failed=1" not in rulebook.plays and "changed: [Hanging]" in rulebook.plays, rulebook.output
+        assert any((tmp_path / "logs").iterdir())
+        play("verify")
+    finally:
+        play("uninstall", "-e", '{"mlflow_purge_data": true}')

@@ -33,6 +33,15 @@ def test_ansible_builder_takes_the_definition(tmp_path):
     assert "PIP_CONSTRAINT=/etc/pip-constraints.txt" in containerfile and "USER 1000" in containerfile
 
 
+def test_ansible_builder_takes_the_definition_of_the_decision_environment(tmp_path):
+    done = subprocess.run(["ansible-builder", "create", "--file", ROOT / "decision-environment.yml", "--context",
+                           tmp_path], env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (rulebook,) = (tmp_path / "_build" / "requirements.txt").read_text().split()
+    assert rulebook == f"ansible-rulebook=={locked('requirements-test.txt')['ansible-rulebook']}"
+    assert "default-jre-headless" in (tmp_path / "Containerfile").read_text()
+
+
 def test_versions_are_those_of_the_clone():
     clone, image = locked("requirements.txt"), locked("requirements-ee.txt")
     assert clone.items() <= image.items()

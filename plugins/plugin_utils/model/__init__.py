@@ -134,8 +134,8 @@ def _instance(v: Variables, host: str) -> Instance:
     name = v.mlflow_instance or instance_name(host)
     return Instance(
         host=host, name=name, namespace=v.mlflow_namespace or name, engine=v.mlflow_engine,
-        kubeconfig=v.mlflow_kubeconfig or None, context=v.mlflow_context or None, version=v.mlflow_version, latest=v.mlflow_version == "latest",
-        build=v.mlflow_image_source == "build",
+        kubeconfig=v.mlflow_kubeconfig or None, context=v.mlflow_context or None, version=v.mlflow_version,
+        latest=v.mlflow_version == "latest", build=v.mlflow_image_source == "build",
         pod_spec={"imagePullSecrets": [{"name": secret} for secret in v.mlflow_image_pull_secrets],
                   "nodeSelector": v.mlflow_node_selector, "tolerations": v.mlflow_tolerations,
                   "priorityClassName": v.mlflow_priority_class},

@@ -271,6 +271,7 @@ def test_tls(files):
     ({"certificate": "/nowhere"}, "certificate and private_key belong together; set both, or none of them."),
     ({"certificate": "/nowhere", "private_key": "/nowhere"}, "certificate is /nowhere, which is no file."),
     ({"playbook": ""}, "mlflow_events_playbook is not set; name the playbook to run when an alias is moved"),
+    ({"template": ""}, "mlflow_events_template is not set; name the job template to run when an alias is moved"),
 ])
 def test_wrong_options_are_refused(files, options, sentence):
     args = {"sender": "mlflow", "port": 5002, "secret_file": str(files / "secret"), **options}

@@ -196,7 +196,8 @@ def test_variables_change_the_rules():
     """The rule file and the PrometheusRule hold the same; what is not given has its default."""
     _model, objects = rendered(**CHANGED)
     made = yaml.safe_load(files(objects, "ConfigMap", "-prometheus")["rules.yml"])
-    wanted = rules.Settings("sound", "sound", thresholds=rules.Thresholds(error_ratio=0.3, certificate_days=30),
+    wanted = rules.Settings("sound", "sound", host="sound",
+                            thresholds=rules.Thresholds(error_ratio=0.3, certificate_days=30),
                             objectives=rules.Objectives(api_seconds=1), changes=CHANGED["monitoring_alerts"],
                             extra=tuple(CHANGED["monitoring_rules_extra"]))
     assert made == rules.rule_file(wanted) != rules.rule_file(rules.Settings("sound", "sound"))

@@ -91,6 +91,9 @@ options:
   playbook:
     description: Playbook that the rulebook runs for webhooks. The source only refuses an empty name.
     type: str
+  template:
+    description: Job template that the rulebook runs for webhooks. The source only refuses an empty name.
+    type: str
 """
 
 EXAMPLES = r"""
@@ -140,6 +143,7 @@ class Options:
     tolerance: int = 300
     hourly_limit: int = 20
     playbook: str | None = None
+    template: str | None = None
 
     @classmethod
     def of(cls, args: dict[str, Any]) -> Options:
@@ -173,6 +177,9 @@ class Options:
         if self.playbook == "":
             raise ValueError("mlflow_events_playbook is not set; name the playbook to run when an alias is moved, as"
                              " NAMESPACE.COLLECTION.PLAYBOOK or a path, in the file of --vars.")
+        if self.template == "":
+            raise ValueError("mlflow_events_template is not set; name the job template to run when an alias is moved,"
+                             " in the variables of the activation.")
         if bool(self.certificate) != bool(self.private_key):
             raise ValueError("certificate and private_key belong together; set both, or none of them.")
         for name in ("certificate", "private_key"):
