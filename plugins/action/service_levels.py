@@ -48,7 +48,7 @@ class ActionModule(EngineAction):
         try:
             if place == "inside":
                 probe = service_levels.probe(model, place, read_only, service_levels.inside(model))
-                return program.run(engine, model.mlflow_server.name, [probe], timeout)[place]
+                return program.run(engine, model.mlflow_server.service, [probe], timeout)[place]
             parameters = service_levels.outside(model, engine, options["token"])
             target = service_levels.forwarded(model)
             if not target:

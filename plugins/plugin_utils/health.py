@@ -42,7 +42,7 @@ def measure(
     for listed in probes.values():
         for probe in listed:
             flat.append(_complete(engine, probe, roundtrip, facts))
-    reports = program.run(engine, model.mlflow_server.name, flat, timeout)
+    reports = program.run(engine, model.mlflow_server.service, flat, timeout)
     failures = program.failures(flat, reports)
     unready = [pod for pod in pods if not pod["ready"]]
     failures += [f"Pod {pod['name']} is not ready: {pod['state']}." for pod in unready

@@ -74,7 +74,7 @@ def probe(model: Model, place: str, read_only: bool, parameters: dict[str, Any])
 def inside(model: Model) -> dict[str, Any]:
     """Parameters of the probe in the server's pod."""
     server = model.mlflow_server
-    return {"url": f"{server.scheme}://{server.name}:{server.service_port}", "path_prefix": server.path_prefix,
+    return {"url": f"{server.scheme}://{server.service}:{server.service_port}", "path_prefix": server.path_prefix,
             "validate_certs": False, "environment": True}
 
 
@@ -111,7 +111,7 @@ def forwarded(model: Model) -> tuple[str, int] | None:
     """The Service and port to which a port must be forwarded, or None where the URL can be used as it is."""
     v, server, ingress = model.variables, model.mlflow_server, model.ingress
     if not server.url:
-        return server.name, server.service_port
+        return server.service, server.service_port
     hidden = v.ingress_type == "proxy" and v.mlflow_engine == "kubernetes" and v.ingress_service_type == "ClusterIP"
     if hidden and not ingress.connect and not v.ingress_public_port:
         return ingress.name, ingress.service_port

@@ -59,6 +59,7 @@ class Endpoint:
         claim: PersistentVolumeClaim with the SQLite file, or empty.
         ephemeral: size of an emptyDir with the SQLite file, or empty.
         path: the SQLite file in the pod.
+        users_path: the SQLite file with the users of MLflow.
         shared: whether pods on several nodes may mount the claim at once.
         ca: volume source of the CA's certificates, or empty.
         pool: environment variables of the connection pool.
@@ -78,6 +79,7 @@ class Endpoint:
     ephemeral: str = ""
     mount_path: str = MOUNT_PATH
     path: str = f"{MOUNT_PATH}/mlflow.db"
+    users_path: str = f"{MOUNT_PATH}/users.db"
     shared: bool = False
     ca: dict = field(default_factory=dict)
     ca_path: str = CA_PATH
@@ -170,7 +172,9 @@ class Database(Component):
         kind = v.database_type
         dialect = _dialect(kind)
         if kind == "sqlite":
-            return Endpoint("sqlite", port=port, name=v.database_name, uri=f"sqlite:///{MOUNT_PATH}/mlflow.db",
+            path = f"{MOUNT_PATH}/{v.database_sqlite_path}"
+            return Endpoint("sqlite", port=port, name=v.database_name, uri=f"sqlite:///{path}", path=path,
+                            users_path=f"{MOUNT_PATH}/{v.database_sqlite_users_path}",
                             claim=(v.database_existing_claim or f"{name}-sqlite") if v.database_persistence else "",
                             ephemeral="" if v.database_persistence else v.database_size,
                             secret_keys=_secret_keys(v, managed), pool=pool)
@@ -374,6 +378,14 @@ class Database(Component):
         elif v.database_type == "sqlite" and not v.database_persistence and v.mlflow_server_gc_schedule:
             yield ("mlflow_server_gc_schedule is set while database_persistence is false, and no other pod reaches the "
                    "file of the server's; leave the schedule empty, or set database_persistence to true.")
+
+    def _check_files(self, v: Variables, model: Model) -> Iterator[str]:
+        for variable in ("database_sqlite_path", "database_sqlite_users_path"):
+            path = v[variable]
+            if not common.matches(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*", path) or {".", ".."} & set(path.split("/")):
+                yield f"{variable} is {path!r}; it must be the path of a file in the volume, such as data/mlflow.db."
+        if v.database_sqlite_path == v.database_sqlite_users_path:
+            yield ("database_sqlite_path and database_sqlite_users_path are the same; users have a file of their own.")
 
     def _check_query(self, v: Variables, model: Model) -> Iterator[str]:
         if v.database_query and v.database_type == "sqlite":

@@ -128,7 +128,8 @@ class MlflowServerPart:
     """What the component's templates, the ingress and probes read.
 
     Attributes:
-        name: of the Service and the Deployment.
+        name: of the Deployment.
+        service: name of the Service.
         port: of the server in its pods.
         entry_port: the pods' port that users come to: oauth2-proxy's with oidc, else the server's.
         service_port: the Service's port of the server.
@@ -160,6 +161,7 @@ class MlflowServerPart:
     """
 
     name: str
+    service: str
     image: str
     port: int
     entry_port: int
@@ -214,7 +216,8 @@ class MlflowServer(Component):
             given = {"pool": database.pool(v, model.database.connections), **given}
         backend = _endpoint(database.Endpoint, given, model.database.endpoint)
         store = _endpoint(object_storage.Endpoint, v.mlflow_server_artifact_store, model.object_storage.endpoint)
-        service_hosts = [f"{name}{suffix}" for suffix in (
+        service_name = v.mlflow_server_service_name or name
+        service_hosts = [f"{service_name}{suffix}" for suffix in (
             "", f".{instance.namespace}", f".{instance.namespace}.svc", f".{instance.namespace}.svc.cluster.local")]
         url = ingress.public_url(v)
         if not url and v.mlflow_server_publish and instance.engine == "podman":
@@ -227,7 +230,7 @@ class MlflowServer(Component):
         entry_service_port = v.mlflow_server_service_port or entry_port
         service_port = v.mlflow_server_port if v.mlflow_server_auth == "oidc" else entry_service_port
         return MlflowServerPart(
-            name=name, image=image, port=v.mlflow_server_port, entry_port=entry_port,
+            name=name, service=v.get("_mlflow_server_service") or service_name, image=image, port=v.mlflow_server_port, entry_port=entry_port,
             service_port=service_port, entry_service_port=entry_service_port,
             service_account=v.mlflow_server_service_account or name,
             own_service_account=makes_service_account(v), app_name=_app_name(v),
@@ -304,7 +307,7 @@ class MlflowServer(Component):
                 "server",
                 {
                     **base,
-                    "url": f"{server.scheme}://{server.name}:{server.service_port}",
+                    "url": f"{server.scheme}://{server.service}:{server.service_port}",
                     "environment": True,
                     "expected_version": model.instance.version,
                     "webhooks": True,
@@ -318,7 +321,7 @@ class MlflowServer(Component):
         probes.append(Probe("hooks", "The server's adaptation of MLflow", "hooks", local=True))
         if v.mlflow_server_auth == "oidc":
             probes.append(Probe("login", "The login", "server", {
-                **base, "url": f"{server.scheme}://{server.name}:{server.entry_service_port}",
+                **base, "url": f"{server.scheme}://{server.service}:{server.entry_service_port}",
                 "login_elsewhere": True}))
         return probes
 
@@ -410,6 +413,12 @@ class MlflowServer(Component):
             yield (f"mlflow_server_path_prefix is {prefix!r} while ingress_path is {v.ingress_path!r}, which goes to "
                    "the server unchanged; "
                    f"leave mlflow_server_path_prefix out, or set ingress_rewrite to true.")
+        name = v.mlflow_server_service_name
+        if name and not common.matches(common.DNS_LABEL, name):
+            yield (f"mlflow_server_service_name is {name!r}; it must be a DNS label of lower-case letters, digits and "
+                   "'-', or empty.")
+        if not 1 <= v.mlflow_server_user <= 2**31 - 1:
+            yield f"mlflow_server_user is {v.mlflow_server_user}; it must be the ID of a user other than root, from 1."
         for host in v.mlflow_server_allowed_hosts:
             if not common.matches(r"[A-Za-z0-9*?\[\]:._-]+", host):
                 yield (f"mlflow_server_allowed_hosts holds {common.hidden(host)}; give the bare host name, such as "

@@ -594,7 +594,7 @@ def _certificates(v: Variables, model: Model) -> list[str]:
     if store.scheme == "https" and not v.mlflow_server_artifact_store:
         certificates.append(store.netloc)
     if v.mlflow_server_tls_secret:
-        certificates.append(f"{server.name}:{server.service_port}")
+        certificates.append(f"{server.service}:{server.service_port}")
     if v.ingress_type == "proxy" and v.ingress_tls != "none":
         certificates += [f"{host}@{model.ingress.name}:{model.ingress.service_port}" for host in v.ingress_hosts
                          if "*" not in host]

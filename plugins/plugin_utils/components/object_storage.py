@@ -435,7 +435,7 @@ def _uri(v: Variables, protocol: str) -> str:
     prefix = v.object_storage_prefix.strip("/")
     path = "/".join(filter(None, (v.object_storage_bucket, prefix)))
     if protocol == "volume":
-        return MOUNT_PATH
+        return f"{MOUNT_PATH}/{prefix}" if prefix and v.object_storage_existing_claim else MOUNT_PATH
     if protocol == "uri":
         return v.object_storage_uri
     if protocol == "azure":

@@ -35,10 +35,13 @@ PLAYBOOK_VARIABLES = frozenset(("mlflow_hosts", "mlflow_open_port", "mlflow_open
                                 "mlflow_upgrade_to", "mlflow_upgrade_serial", "mlflow_rollback_set",
                                 "mlflow_rollback_restore", "mlflow_logs_dir", "mlflow_logs_lines",
                                 "mlflow_restart_components", "mlflow_restart_unhealthy_only",
-                                "mlflow_maintain_tasks", "mlflow_maintain_older_than_days", "mlflow_migrate_from"))
+                                "mlflow_maintain_tasks", "mlflow_maintain_older_than_days", "mlflow_migrate_from",
+                                "mlflow_adopt_release", "mlflow_adopt_namespace", "mlflow_adopt_instance",
+                                "mlflow_adopt_inventory", "mlflow_adopt_secrets", "mlflow_adopt_overwrite",
+                                "mlflow_adopt_confirm", "mlflow_adopt_without_data"))
 """Variables of playbooks and facts that they set, which no role declares."""
 INTERNAL = ("_database_login", "_mlflow_server_closed", "_mlflow_server_keys", "_mlflow_server_image",
-            "_mlflow_version")
+            "_mlflow_server_service", "_mlflow_version")
 """Facts by which a role passes a value to its own templates."""
 INSTEAD = "_mlflow_instead"
 """Variable of a task: variables by which it describes the instance instead of those of the host, see ``instead``."""
