@@ -24,7 +24,7 @@ class ActionModule(EngineAction):
 
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
-        _result, options = self.validate_argument_spec(self.OPTIONS)
+        options = self.plain_options()
         model = self.resolve(task_vars)
         instance, step = model.instance, options["step"]
         if instance.engine != "kubernetes" or instance.render_dir:

@@ -33,7 +33,7 @@ class ActionModule(EngineAction):
 
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
-        _result, options = self.validate_argument_spec(self.OPTIONS)
+        options = self.plain_options()
         instance = options["instance"] or model.instance_name(options["release"])
         if not common.matches(common.DNS_LABEL, instance) or len(instance) > 37:
             raise templating.Failure(f"instance is {instance!r}; it must be a DNS label of at most 37 lower-case "

@@ -91,6 +91,14 @@ class EngineAction(ModelAction):
             named = {"engine": instance.engine, "instance": instance.name, "namespace": instance.namespace,
                      "kubeconfig": instance.kubeconfig, "context": instance.context}
             self._task.args.update({option: named[option] for option in missing if named[option] is not None})
+        return self.plain_options(**constraints)
+
+    def plain_options(self, **constraints: Any) -> dict:
+        """The task's options as plain Python values.
+
+        Args:
+            constraints: of the argument spec.
+        """
         _result, options = self.validate_argument_spec(self.OPTIONS, **constraints)
         return json.loads(json.dumps(options))  # Ansible's tagged strings are nothing that YAML could write
 

@@ -29,7 +29,7 @@ def find(engine: KubernetesEngine, name: str, namespace: str) -> Release:
         ReleaseError: there is no such release.
     """
     answer = engine.api.request("GET", f"/api/v1/namespaces/{namespace}/secrets",
-                                label_selector({"owner": "helm", "name": name}))
+                                label_selector({"name": name}))
     return releases.latest(answer["items"], name, namespace)
 
 

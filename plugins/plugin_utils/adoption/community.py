@@ -251,9 +251,9 @@ def _users(a: Adoption) -> None:
         if theirs != tuple(_config(a, name) for name in ("PGHOST", "PGPORT", "PGDATABASE")):
             a.report("auth.postgres", USERS, data=True)
     elif not a.get("postgresql.enabled"):
-        folder = str(a.get("auth.sqliteFullPath") or "")
-        path = f"{folder.rstrip('/')}/{a.get('auth.sqliteFile')}" if folder else ""
-        path = f"/{path.lstrip('/')}" if path else ""
+        config = a.object("ConfigMap", f"{a.fullname}-auth-ini-template") or {}
+        uri = re.search(r"^database_uri = sqlite:///(/.*)$", (config.get("data") or {}).get("auth_template.ini", ""), re.M)
+        path = uri.group(1) if uri else ""
         found = a.claim(path) if path else None
         if found and a.variables.get("database_existing_claim") == found[0]:
             a.set("database_sqlite_users_path", found[1])

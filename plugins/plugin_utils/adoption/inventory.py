@@ -47,7 +47,7 @@ def _variables(adoption: Adoption, host: dict, kubeconfig: str, context: str, se
         "---\n",
         _comment(f"The MLflow instance {adoption.instance}, as Helm release {release.name} of "
                  f"{charts.of(release).NAME} {release.version} in namespace {release.namespace} described it. Above "
-                 "each variable are the options that it follows from; docs/variables.md says where all variables are "
+                 "the variables are the options that they follow from; docs/variables.md says where all variables are "
                  "documented. At the end is what is not taken over."),
         f"#   ansible-playbook -i THIS_FOLDER playbooks/adopt.yml -e mlflow_adopt_confirm={adoption.instance}\n\n",
         "# The release that playbooks/adopt.yml moves here.\n",
@@ -58,9 +58,13 @@ def _variables(adoption: Adoption, host: dict, kubeconfig: str, context: str, se
     for name, value in (("mlflow_kubeconfig", kubeconfig), ("mlflow_context", context)):
         if value:
             text.append(dump(name, literal(value)))
+    former: list[str] = []
     for name, value in host.items():
-        origin = adoption.origins.get(name)
-        text.append(f"\n{_comment(', '.join(origin) + '.') if origin else ''}{dump(name, literal(value), block=True)}")
+        origin = adoption.origins.get(name) or []
+        if origin != former:
+            text.append(f"\n{_comment(', '.join(origin)) if origin else ''}")
+        former = origin
+        text.append(dump(name, literal(value), block=True))
     if adoption.findings:
         text.append("\n# Not taken over:\n")
         text += [_comment(f"- {finding.option}: {finding.instead}", "  ") for finding in adoption.findings]

@@ -28,8 +28,8 @@ BEFORE = f"{MANAGER}/before-adoption"
 """Annotation: what an object was before it was handed over or stopped, as JSON."""
 HELM_LABELS = (releases.CHART, "app.kubernetes.io/version", "version", "app")
 HELM_ANNOTATIONS = (releases.RELEASE_NAME, releases.RELEASE_NAMESPACE)
-HIDDEN_OWNER = f"{MANAGER}-adopted"
-"""Value of the label ``owner`` of the release's record, by which Helm looks for it."""
+IDENTITY = ("apiVersion", "kind", "metadata", "status")
+FIELD_MANAGER = "adoption"
 ROUTES = ("Ingress", "HTTPRoute", "ServiceMonitor", "HorizontalPodAutoscaler")
 """Kinds that the instance has objects of its own for, and that act on the Service or the pods."""
 KEPT = ("PersistentVolumeClaim", "PersistentVolume", "Namespace", "CustomResourceDefinition", "SecretStore",
@@ -155,6 +155,7 @@ class Move:
             before = manifests.annotation(obj, BEFORE)
             if before and Ref.of(obj) not in self.desired:
                 self._patch(obj, {"metadata": {"annotations": {BEFORE: None}}, "spec": json.loads(before)}, "started")
+                self._disown(obj)
                 started += [obj] if obj["kind"] == "Deployment" else []
         if started and not self.dry_run:
             live = [self.engine.api.request("GET", self.engine.path(obj)) for obj in started]
@@ -188,20 +189,32 @@ class Move:
         ref, metadata = Ref.of(obj), obj["metadata"]
         wanted = self.desired[ref]["metadata"].get("labels") or {}
         before = {"labels": metadata.get("labels") or {}, "annotations": metadata.get("annotations") or {}}
-        if ref.kind == "Service":
-            before["spec"] = {key: obj["spec"][key] for key in ("selector", "ports") if key in obj["spec"]}
+        before["fields"] = {key: value for key, value in obj.items() if key not in IDENTITY}
+        if ref.kind == "Service":  # whose addresses stay as they are
+            before["fields"]["spec"] = {key: obj["spec"][key] for key in ("selector", "ports", "type")
+                                        if key in obj["spec"]}
         labels = {**dict.fromkeys(label for label in HELM_LABELS if label in before["labels"]), **wanted}
         annotations = {**dict.fromkeys(HELM_ANNOTATIONS), BEFORE: json.dumps(before, sort_keys=True)}
         self._patch(obj, {"metadata": {"labels": labels, "annotations": annotations}}, "handed over")
 
     def _give_back(self, obj: dict) -> None:
         metadata, before = obj["metadata"], json.loads(manifests.annotation(obj, BEFORE))
-        body: dict[str, Any] = {"metadata": {
+        body: dict[str, Any] = {**before["fields"], "metadata": {
             part: {**dict.fromkeys(metadata.get(part) or {}), **before[part]} for part in ("labels", "annotations")}}
-        if "spec" in before:
-            selector = {**dict.fromkeys(obj["spec"].get("selector") or {}), **before["spec"]["selector"]}
-            body["spec"] = {**before["spec"], "selector": selector}
+        if obj["kind"] == "Service":
+            selector = {**dict.fromkeys(obj["spec"].get("selector") or {}), **body["spec"]["selector"]}
+            body["spec"] = {**body["spec"], "selector": selector}
         self._patch(obj, body, "given back")
+        self._disown(obj)
+
+    def _disown(self, obj: dict) -> None:
+        """Forget which fields this collection has set, with which Helm's next apply would be in conflict."""
+        if self.dry_run:
+            return
+        now = self.engine.api.request("GET", self.engine.path(obj))
+        managers = [entry for entry in now["metadata"].get("managedFields") or []
+                    if entry.get("manager") not in (MANAGER, FIELD_MANAGER)]
+        self._patch(obj, {"metadata": {"managedFields": managers or [{}]}}, "")
 
     def _stop(self, obj: dict, spec: dict) -> None:
         before = {key: obj["spec"].get(key) for key in spec}
@@ -238,6 +251,8 @@ class Move:
             spec = (manifests.pod_template(obj) or {}).get("spec") or {}
             if spec.get("serviceAccountName"):
                 used.add(Ref("", "ServiceAccount", namespace, spec["serviceAccountName"]))
+            used |= {Ref("", "PersistentVolumeClaim", namespace, volume["persistentVolumeClaim"]["claimName"])
+                     for volume in spec.get("volumes") or [] if volume.get("persistentVolumeClaim")}
             if obj["kind"] == "Ingress":
                 used |= {Ref("", "Secret", namespace, entry["secretName"]) for entry in obj["spec"].get("tls") or []
                          if entry.get("secretName")}
@@ -254,7 +269,7 @@ class Move:
         listed = self.engine.api.request("GET", path, label_selector({"owner": "helm", "name": self.release.name}))
         for secret in listed["items"]:
             self._patch({**secret, "apiVersion": "v1", "kind": "Secret"},
-                        {"metadata": {"labels": {"owner": HIDDEN_OWNER}}}, "hidden from Helm")
+                        {"metadata": {"labels": {"owner": releases.ADOPTED}}}, "hidden from Helm")
 
     def _exists(self, obj: dict) -> bool:
         try:
@@ -271,7 +286,7 @@ class Move:
         if verb:
             self.actions.append(f"{Ref.of(obj)} {verb}")
         if not self.dry_run:
-            self.engine.api.request("PATCH", self.engine.path(obj), "fieldManager=adoption", body,
+            self.engine.api.request("PATCH", self.engine.path(obj), f"fieldManager={FIELD_MANAGER}", body,
                                     "application/merge-patch+json")
 
     def _create(self, obj: dict) -> None:

@@ -21,6 +21,8 @@ from typing import Any, Iterable
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
+ADOPTED = f"{manifests.MANAGER}-adopted"
+"""Value of the label ``owner`` of the record of a release that was taken over; Helm looks for ``helm``."""
 TYPE = "helm.sh/release.v1"
 """Type of the Secrets."""
 RELEASE_NAME = "meta.helm.sh/release-name"
@@ -78,7 +80,8 @@ def secrets_of(secrets: Iterable[dict], name: str) -> list[dict]:
     """The Secrets that record a release, the oldest first."""
     found = [secret for secret in secrets if secret.get("type") == TYPE
              and (secret["metadata"].get("labels") or {}).get("name") == name]
-    return sorted(found, key=lambda secret: int(secret["metadata"]["labels"].get("version", "0")))
+    own = [secret for secret in found if secret["metadata"]["labels"].get("owner") == "helm"]
+    return sorted(own or found, key=lambda secret: int(secret["metadata"]["labels"].get("version", "0")))
 
 
 def latest(secrets: Iterable[dict], name: str, namespace: str) -> Release:
@@ -93,6 +96,9 @@ def latest(secrets: Iterable[dict], name: str, namespace: str) -> Release:
         ReleaseError: there is none, or it is not deployed.
     """
     found = secrets_of(secrets, name)
+    if found and found[-1]["metadata"]["labels"].get("owner") == ADOPTED:
+        raise ReleaseError(f"Helm release {name} in namespace {namespace} has been taken over already; deploy the "
+                           "instance by playbooks/site.yml.")
     if not found:
         raise ReleaseError(f"There is no Helm release {name} in namespace {namespace}; `helm list --all-namespaces` "
                            "shows those that exist.")
