@@ -29,6 +29,8 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.survey.inventory impo
 VERSION = re.compile(r"v?([0-9]+\.[0-9]+\.[0-9]+(?:rc[0-9]+)?)(?:[-+].*)?")
 DIALECTS = {"postgresql": "postgresql", "postgres": "postgresql", "mysql": "mysql", "mariadb": "mariadb"}
 """Values of database_type by the beginnings of URIs."""
+CONTAINERS = ("initContainers", "extraInitContainers", "extraContainers")
+"""Options with containers of the user's own."""
 PRINCIPAL = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 S3_ENVIRONMENT = {"MLFLOW_S3_ENDPOINT_URL": "object_storage_url", "AWS_DEFAULT_REGION": "object_storage_region",
                   "AWS_REGION": "object_storage_region"}
@@ -470,7 +472,9 @@ def volumes(a: Adoption, option: str, mounts: str) -> None:
     entries = a.get(option) or []
     taken = {volume["name"] for volume in entries
              if (volume.get("persistentVolumeClaim") or {}).get("claimName") in a.claims}
-    a.set("mlflow_server_extra_volumes", [volume for volume in entries if volume["name"] not in taken])
+    others = {mount["name"] for field in CONTAINERS for container in a.get(field) or []
+              for mount in container.get("volumeMounts") or []}
+    a.set("mlflow_server_extra_volumes", [volume for volume in entries if volume["name"] not in taken - others])
     a.set("mlflow_server_extra_volume_mounts", [mount for mount in a.get(mounts) or [] if mount["name"] not in taken])
 
 
