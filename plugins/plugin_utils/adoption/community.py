@@ -373,7 +373,9 @@ def _ingress(a: Adoption) -> None:
 def _monitoring(a: Adoption) -> None:
     if a.get("serviceMonitor.enabled"):
         a.set("monitoring_type", "operator")
-        a.set("monitoring_interval", a.get("serviceMonitor.interval"))
+        interval = re.fullmatch(r"([0-9]+)(s|m)", str(a.get("serviceMonitor.interval")))
+        if interval:
+            a.set("monitoring_interval", int(interval[1]) * (60 if interval[2] == "m" else 1))
         a.set("monitoring_labels", a.get("serviceMonitor.labels"))
 
 

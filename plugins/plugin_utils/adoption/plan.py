@@ -41,6 +41,8 @@ POOL_ENVIRONMENT = {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "database_pool_size",
 HELM_LABELS = (CHART, "app.kubernetes.io/managed-by", "app.kubernetes.io/instance", "app.kubernetes.io/version",
                "app.kubernetes.io/name", "app", "version")
 """Labels that the charts give to their objects."""
+THREADS = mlflow_server.SIZES["small"].threads
+"""Threads of each worker unless mlflow_server_threads says otherwise."""
 CLAIM_USER = 1000
 """User of the pods unless mlflow_server_user says otherwise."""
 
@@ -505,6 +507,8 @@ def environment(a: Adoption, entries: Iterable[dict]) -> None:
             a.set("object_storage_upload_args", _json(value))
         elif name in POOL_ENVIRONMENT and str(value).isdigit():
             a.set(POOL_ENVIRONMENT[name], int(value))
+            if name.endswith("POOL_SIZE") and 0 < int(value) < THREADS:  # each thread has a connection
+                a.set("mlflow_server_threads", int(value))
         elif name == "MLFLOW_UVICORN_OPTS":
             uvicorn(a, str(value))
         elif name in ("MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"):
