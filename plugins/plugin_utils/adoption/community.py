@@ -167,7 +167,8 @@ def _artifacts(a: Adoption) -> None:
     elif a.get("artifactRoot.s3.enabled"):
         _s3(a)
     elif a.get("artifactRoot.gcs.enabled"):
-        plan.artifacts(a, "artifactRoot.gcs", f"gs://{a.get('artifactRoot.gcs.bucket')}/{a.get('artifactRoot.gcs.path')}")
+        bucket, path = a.get("artifactRoot.gcs.bucket"), a.get("artifactRoot.gcs.path")
+        plan.artifacts(a, "artifactRoot.gcs", f"gs://{bucket}/{path}")
     elif proxied:
         plan.artifacts(a, "artifactRoot.defaultArtifactsDestination", a.get("artifactRoot.defaultArtifactsDestination"))
     else:
@@ -252,7 +253,8 @@ def _users(a: Adoption) -> None:
             a.report("auth.postgres", USERS, data=True)
     elif not a.get("postgresql.enabled"):
         config = a.object("ConfigMap", f"{a.fullname}-auth-ini-template") or {}
-        uri = re.search(r"^database_uri = sqlite:///(/.*)$", (config.get("data") or {}).get("auth_template.ini", ""), re.M)
+        text = (config.get("data") or {}).get("auth_template.ini", "")
+        uri = re.search(r"^database_uri = sqlite:///(/.*)$", text, re.MULTILINE)
         path = uri.group(1) if uri else ""
         found = a.claim(path) if path else None
         if found and a.variables.get("database_existing_claim") == found[0]:
@@ -354,7 +356,8 @@ def _flags(a: Adoption) -> None:
 
 
 def _environment(a: Adoption) -> None:
-    plan.environment(a, [{"name": name, "value": _text(value)} for name, value in (a.get("extraEnvVars") or {}).items()])
+    given = a.get("extraEnvVars") or {}
+    plan.environment(a, [{"name": name, "value": _text(value)} for name, value in given.items()])
 
 
 def _text(value: Any) -> str:

@@ -5,8 +5,8 @@
 """Hands the objects of a Helm release over to an instance, step by step; each step can be repeated or undone.
 
 ``prepare`` stops what must not run twice and changes the owner of what both have, ``route`` removes what would lead
-requests twice, ``finish`` removes the rest, ``undo`` gives everything back. Data is never deleted. Helm does not look at
-live objects when it uninstalls a release, only at its record; that is why ``finish`` hides the record from it.
+requests twice, ``finish`` removes the rest, ``undo`` gives everything back. Data is never deleted. Helm does not look
+at live objects when it uninstalls a release, only at its record; that is why ``finish`` hides the record from it.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class Move:
             yield (f"mlflow_namespace is {self.model.instance.namespace} while Helm release {self.release.name} is in "
                    f"namespace {self.release.namespace}, where its volumes and Secrets are; set it to that.")
         if running and running != self.model.instance.version:
-            yield (f"mlflow_version is {self.model.instance.version} while Helm release {self.release.name} runs MLflow "
-                   f"{running}; set it to that, and upgrade by playbooks/upgrade.yml after the move.")
+            yield (f"mlflow_version is {self.model.instance.version} while Helm release {self.release.name} runs "
+                   f"MLflow {running}; set it to that, and upgrade by playbooks/upgrade.yml after the move.")
         for ref in self.theirs:
             if ref in self.desired and ref.kind == "Deployment":
                 yield (f"The instance {name} and Helm release {self.release.name} both have a {ref}, whose selector "

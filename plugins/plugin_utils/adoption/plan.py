@@ -370,8 +370,8 @@ def _server(a: Adoption, option: str, uri: str, kind: str, driver: str) -> None:
                          "with the login (database_existing_secret).", data=True)
         return
     a.set("database_type", kind)
-    a.set("database_driver", "" if driver == mlflow_server.database.DRIVERS["mysql" if kind != "postgresql" else kind][0]
-          else driver)
+    known = mlflow_server.database.DRIVERS["postgresql" if kind == "postgresql" else "mysql"]
+    a.set("database_driver", "" if driver == known[0] else driver)
     a.set("database_host", parts.hostname)
     a.set("database_port", port)
     a.set("database_name", urllib.parse.unquote(parts.path.lstrip("/")))
@@ -410,8 +410,8 @@ def sqlite(a: Adoption, option: str, uri: str) -> None:
         a.set("database_existing_claim", claim)
         a.set("database_sqlite_path", inner)
     else:
-        a.report(option, f"SQLite's file {path or ':memory:'} is on no PersistentVolumeClaim, so that its runs end with "
-                         "the chart's pod; copy it to a claim first, or begin with an empty database.", data=True)
+        a.report(option, f"SQLite's file {path or ':memory:'} is on no PersistentVolumeClaim, so that its runs end "
+                         "with the chart's pod; copy it to a claim first, or begin with an empty database.", data=True)
 
 
 def artifacts(a: Adoption, option: str, uri: str) -> None:

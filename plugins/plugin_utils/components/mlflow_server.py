@@ -230,7 +230,8 @@ class MlflowServer(Component):
         entry_service_port = v.mlflow_server_service_port or entry_port
         service_port = v.mlflow_server_port if v.mlflow_server_auth == "oidc" else entry_service_port
         return MlflowServerPart(
-            name=name, service=v.get("_mlflow_server_service") or service_name, image=image, port=v.mlflow_server_port, entry_port=entry_port,
+            name=name, service=v.get("_mlflow_server_service") or service_name, image=image,
+            port=v.mlflow_server_port, entry_port=entry_port,
             service_port=service_port, entry_service_port=entry_service_port,
             service_account=v.mlflow_server_service_account or name,
             own_service_account=makes_service_account(v), app_name=_app_name(v),

@@ -2,12 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Writes what the charts make of the values in cases.yml to rendered.yml, for test_adoption.py.
+"""Writes what the charts make of the values in cases.yml to rendered.json, for the tests beside it.
 
 usage: generate.py HELM OFFICIAL_CHART COMMUNITY_CHART
 
-The folders are those of the charts (without subcharts, in whose place stand none). Of the charts only the default values
-of the options in ../chart_options.yml are written, and of the objects what the release records.
+The folders are those of the charts, without their subcharts. Of the charts only the default values of the options in
+../chart_options.yml are written, and the objects that they render, without programs in them.
 """
 
 from __future__ import annotations
@@ -72,11 +72,9 @@ def main() -> None:
             result.setdefault(chart, {
                 "metadata": {key: metadata[key] for key in ("name", "version", "appVersion")},
                 "defaults": subset(document["chart"]["values"], options[chart]), "manifests": {}})
-            result[chart]["manifests"][case] = [without_programs(obj) for obj in yaml.safe_load_all(document["manifest"])
-                                                if obj]
-    text = yaml.safe_dump(result, sort_keys=False, width=100)
-    head = "---\n# Written by generate.py from cases.yml; the objects are the charts' output for these values.\n"
-    (HERE / "rendered.yml").write_text(head + text, encoding="utf-8")
+            objects = filter(None, yaml.safe_load_all(document["manifest"]))
+            result[chart]["manifests"][case] = list(map(without_programs, objects))
+    (HERE / "rendered.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

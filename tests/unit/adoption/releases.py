@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import pathlib
 
 import yaml
@@ -19,7 +20,9 @@ HERE = pathlib.Path(__file__).parent
 
 @functools.lru_cache(maxsize=None)
 def document(name: str) -> dict:
-    """A YAML file of this folder."""
+    """A YAML or JSON file of this folder."""
+    if name.endswith(".json"):
+        return json.loads((HERE / name).read_text(encoding="utf-8"))
     return yaml.load((HERE / name).read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
@@ -28,7 +31,7 @@ CASES = [(chart, case) for chart, cases in document("cases.yml").items() for cas
 
 def record(chart: str, case: str, status: str = "deployed", version: int = 1) -> dict:
     """The Secret of a release."""
-    rendered = copy.deepcopy(document("rendered.yml")[chart])
+    rendered = copy.deepcopy(document("rendered.json")[chart])
     recorded = {"name": "rel", "namespace": "team", "version": version, "info": {"status": status},
                 "chart": {"metadata": rendered["metadata"], "values": rendered["defaults"]},
                 "config": document("cases.yml")[chart][case],

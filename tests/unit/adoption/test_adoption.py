@@ -85,7 +85,7 @@ def test_the_variables_are_taken(chart, case, as_variables):
 @pytest.mark.parametrize("chart, case", CASES)
 def test_the_instance_has_the_fields_of_the_chart(chart, case):
     """What users see of a server and what clusters schedule it by."""
-    theirs = {(obj["kind"], obj["metadata"]["name"]): obj for obj in document("rendered.yml")[chart]["manifests"][case]}
+    theirs = {(obj["kind"], obj["metadata"]["name"]): obj for obj in document("rendered.json")[chart]["manifests"][case]}
     ours = shown(chart, case)
     before, after = theirs["Deployment", "rel-mlflow"]["spec"], ours["Deployment", "inst-server"]["spec"]
     assert after.get("replicas") == before.get("replicas")
@@ -105,15 +105,15 @@ def test_the_instance_has_the_fields_of_the_chart(chart, case):
         assert server[probe]["httpGet"]["path"] == (old.get(probe) or server[probe])["httpGet"]["path"]
     _service(theirs["Service", "rel-mlflow"], ours["Service", "rel-mlflow"])
     account = ours["ServiceAccount", new["serviceAccountName"]]
-    assert account["metadata"].get("annotations") == theirs["ServiceAccount", pod["serviceAccountName"]][
-        "metadata"].get("annotations")
+    annotations = theirs["ServiceAccount", pod["serviceAccountName"]]["metadata"].get("annotations") or {}
+    assert annotations.items() <= (account["metadata"].get("annotations") or {}).items()
     if ("Ingress", "rel-mlflow") in theirs:
         _ingress(theirs["Ingress", "rel-mlflow"]["spec"], ours["Ingress", "inst-ingress"]["spec"])
 
 
 def _service(old, new):
     assert new["spec"].get("type", "ClusterIP") == old["spec"].get("type", "ClusterIP")
-    assert new["metadata"].get("annotations") == old["metadata"].get("annotations")
+    assert (old["metadata"].get("annotations") or {}).items() <= (new["metadata"].get("annotations") or {}).items()
     entry = old["spec"]["ports"][-1]["port"]
     assert entry in [port["port"] for port in new["spec"]["ports"]]
 

@@ -95,7 +95,7 @@ class Server:
         """Put an object there."""
         api_version, metadata = obj["apiVersion"], obj["metadata"]
         plural = next(
-            (plural for plural, key in KINDS.items() if key == (api_version, obj["kind"])), obj["kind"].lower() + "s"
+            (plural for plural, key in KINDS.items() if key == (api_version, obj["kind"])), _plural(obj["kind"])
         )
         root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
         place = f"/namespaces/{metadata['namespace']}" if "namespace" in metadata else ""
@@ -244,11 +244,17 @@ def engine_of(server, scope, folder, monkeypatch):
         opened.close()
 
 
+def _plural(kind):
+    return kind.lower() + ("es" if kind.endswith("s") else "s")
+
+
 def merged(before, change):
-    """An object with the fields of a change in place of its own."""
-    if not isinstance(before, dict) or not isinstance(change, dict):
+    """An object with the fields of a change in place of its own; null removes one (RFC 7386)."""
+    if not isinstance(change, dict):
         return change
-    return {**before, **{key: merged(before.get(key), value) for key, value in change.items()}}
+    before = before if isinstance(before, dict) else {}
+    result = {**before, **{key: merged(before.get(key), value) for key, value in change.items()}}
+    return {key: value for key, value in result.items() if value is not None}
 
 
 def status(code, message, reason="", retry_after=None):
