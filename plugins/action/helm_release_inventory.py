@@ -58,6 +58,8 @@ class ActionModule(EngineAction):
             "changed": bool(changed), "path": str(folder), "files": sorted(texts), "instance": instance,
             "chart": charts.of(release).NAME, "chart_version": release.version,
             "mlflow_version": adoption.variables.get("mlflow_version", ""),
+            "lines": [f"{'DATA stays behind' if finding.data else 'Not taken over'}: {finding.option}:"
+                      f" {finding.instead}" for finding in sorted(adoption.findings, key=lambda one: not one.data)],
             "not_taken_over": [{"option": finding.option, "instead": finding.instead, "data": finding.data}
                                for finding in adoption.findings],
         }

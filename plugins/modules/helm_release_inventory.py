@@ -104,6 +104,11 @@ mlflow_version:
   description: Version of MLflow that runs.
   type: str
   returned: success
+lines:
+  description: The same as RV(not_taken_over), to be shown.
+  type: list
+  elements: str
+  returned: success
 not_taken_over:
   description: Options that are not taken over.
   type: list

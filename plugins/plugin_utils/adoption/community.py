@@ -373,6 +373,10 @@ def _ingress(a: Adoption) -> None:
     plan.ingress(a, str((a.get("extraArgs") or {}).get("staticPrefix") or "").rstrip("/"))
 
 
+def _route(a: Adoption) -> None:
+    plan.gateway(a, "httpRoute", str((a.get("extraArgs") or {}).get("staticPrefix") or "").rstrip("/"))
+
+
 def _monitoring(a: Adoption) -> None:
     if a.get("serviceMonitor.enabled"):
         a.set("monitoring_type", "operator")
@@ -444,6 +448,9 @@ ROWS = (
     Row("extraEnvVars", _environment),
     Row("extraSecretNamesForEnvFrom", _environment_from),
     Row("ingress.*", _ingress),
+    Row("httpRoute.labels", None, "labels of the route alone; use ingress_patches."),
+    Row("httpRoute.rules", None, "the path is ingress_path; use ingress_patches for further rules."),
+    Row("httpRoute.*", _route),
     Row("corsAllowedOrigins", "ingress_cors_origins"),
     Row("serverAllowedHosts", "mlflow_server_allowed_hosts"),
     Row("serverHost", None, "always 0.0.0.0; with mlflow_server_auth: oidc requests must pass the proxy or log in."),

@@ -69,9 +69,10 @@ def main() -> None:
         for case, values in cases[chart].items():
             document = release(helm, folder, "rel", values)
             metadata = document["chart"]["metadata"]
+            names = [option for entry in options[chart] for option in entry["options"]]
             result.setdefault(chart, {
                 "metadata": {key: metadata[key] for key in ("name", "version", "appVersion")},
-                "defaults": subset(document["chart"]["values"], options[chart]), "manifests": {}})
+                "defaults": subset(document["chart"]["values"], names), "manifests": {}})
             objects = filter(None, yaml.safe_load_all(document["manifest"]))
             result[chart]["manifests"][case] = list(map(without_programs, objects))
     (HERE / "rendered.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")

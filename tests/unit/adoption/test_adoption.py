@@ -25,7 +25,9 @@ sys.path[:0] = [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).p
 from model_tests import refused, resolved  # noqa: E402 pylint: disable=wrong-import-position
 from releases import CASES, document, record, release  # noqa: E402 pylint: disable=wrong-import-position
 
-OPTIONS = yaml.safe_load((pathlib.Path(__file__).parents[1] / "chart_options.yml").read_text(encoding="utf-8"))
+ENTRIES = yaml.safe_load((pathlib.Path(__file__).parents[1] / "chart_options.yml").read_text(encoding="utf-8"))
+OPTIONS = {chart: list(dict.fromkeys(option for entry in entries for option in entry["options"]))
+           for chart, entries in ENTRIES.items()}
 TABLES = {official.NAME: official.ROWS, community.NAME: community.ROWS}
 COMMUNITY, OFFICIAL = community.NAME, official.NAME
 SUBCHART = Live({("Secret", "rel-mlflow-postgresql"): {"data": {"password": base64.b64encode(b"Sentinel-db").decode()}},
@@ -85,7 +87,8 @@ def test_the_variables_are_taken(chart, case, as_variables):
 @pytest.mark.parametrize("chart, case", CASES)
 def test_the_instance_has_the_fields_of_the_chart(chart, case):
     """What users see of a server and what clusters schedule it by."""
-    theirs = {(obj["kind"], obj["metadata"]["name"]): obj for obj in document("rendered.json")[chart]["manifests"][case]}
+    objects = document("rendered.json")[chart]["manifests"][case]
+    theirs = {(obj["kind"], obj["metadata"]["name"]): obj for obj in objects}
     ours = shown(chart, case)
     before, after = theirs["Deployment", "rel-mlflow"]["spec"], ours["Deployment", "inst-server"]["spec"]
     assert after.get("replicas") == before.get("replicas")
