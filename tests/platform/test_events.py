@@ -183,8 +183,8 @@ def test_alerts_run_playbooks(tmp_path):
             assert answer.status_code == 401
         with alertmanager_running(tmp_path, f"http://somebody:another-token@127.0.0.1:{port}/") as url:
             fire(url, "MLflowServerDown")
-            wait(lambda: "401" in (tmp_path / "alertmanager.log").read_text(),
-                 lambda: (tmp_path / "alertmanager.log").read_text())
+            log = tmp_path / "alertmanager.log"
+            wait(lambda: "401" in log.read_text(), log.read_text)
         with alertmanager_running(tmp_path, f"http://mlflow:{TOKEN}@127.0.0.1:{port}/") as url:
             fire(url, "MLflowServerDown", "MLflowBackupLate", "MLflowVolumeFilling", "MLflowReplicaDown")
             rulebook.wait_for("runs no pods of mlflow_server", "are not deployed; run playbooks/site.yml",

@@ -52,8 +52,10 @@ def received(files: pathlib.Path, sender: str, *requests, scheme: str = "http", 
         queue: asyncio.Queue = asyncio.Queue()
         source = asyncio.create_task(SOURCE["main"](queue, args))
         try:
-            statuses = [await asyncio.to_thread(ask, f"{scheme}://127.0.0.1:{port}", *(each() if callable(each) else
-                                                                                      each)) for each in requests]
+            statuses = []
+            for each in requests:
+                request = each() if callable(each) else each
+                statuses.append(await asyncio.to_thread(ask, f"{scheme}://127.0.0.1:{port}", *request))
             await asyncio.sleep(0.05)
         finally:
             source.cancel()

@@ -371,7 +371,8 @@ class MLflow:
         times.append(now)
 
 
-STATUSES = {PermissionError: 401, OverflowError: 429, ValueError: 400}
+REFUSALS = (PermissionError, OverflowError, ValueError)
+STATUSES = dict(zip(REFUSALS, (401, 429, 400)))
 
 
 def handler(sender: Alertmanager | MLflow, waiting: asyncio.Queue[dict]
@@ -391,7 +392,7 @@ def handler(sender: Alertmanager | MLflow, waiting: asyncio.Queue[dict]
                 return web.Response(status=503, text="Refused: too many events wait.\n")
             for event in sender.events(request, body):
                 waiting.put_nowait(event)
-        except tuple(STATUSES) as error:
+        except REFUSALS as error:
             # A JSONDecodeError is a ValueError whose text quotes the body.
             reason = "the body is no JSON" if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)) else error
             logger.warning("Refused a request of %s: %s.", request.remote, reason)
