@@ -29,6 +29,8 @@ GRACE_PERIODS = {"misconfigured": 15, "unschedulable": 45, "phase": 30, "outdate
 """Seconds that a state may last before it counts as the cause: controllers and volumes may be a little late."""
 SCALING_UP = ("TriggeredScaleUp", "Nominated")
 """Reasons of a pod's events by which the cluster autoscaler and Karpenter tell that a node for it is on its way."""
+AFTERWARDS = re.compile(r" (?:no new claims to deallocate,|preemption:)")
+"""Where the scheduler's message goes on with what would be if other pods ended."""
 INSUFFICIENT = re.compile(r"Insufficient ([a-z0-9./-]*[a-z0-9])")
 CRASHES = 3
 LOG_LINES = 15
@@ -188,8 +190,7 @@ class Inspector:
         for found in pod["status"].get("conditions") or []:
             if found["type"] == "PodScheduled" and found["status"] == "False":
                 wanted = " and ".join(f"{_amount(name, value)} {name}" for name, value in requests(pod).items())
-                # What follows is about pods of lower priority, of which there are none.
-                message = (found.get("message") or "").split(" preemption:")[0]
+                message = AFTERWARDS.split(found.get("message") or "")[0]
                 return (f"no node takes pod {pod['metadata']['name']}"
                         f"{', which requests ' + wanted if wanted else ''}: {message}")
         return ""

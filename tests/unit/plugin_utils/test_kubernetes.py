@@ -287,8 +287,8 @@ class Clock:
 
 
 UNSCHEDULED = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
-NO_ROOM = ("0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims "
-           "found for incoming pod.")
+NO_ROOM = ("0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are "
+           "available: 1 No preemption victims found for incoming pod.")
 NO_PLACE = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
 
 
@@ -319,7 +319,7 @@ def test_a_pod_without_a_node_is_waited_for_while_one_may_have_room(
     set_ready(obj)
     with pytest.raises(engines.EngineError) as failed:
         kubernetes_wait.Watcher(engine, 100).until_ready([server.add(obj)])
-    why = f"no node takes pod p, which requests 4 cpu and 2048Mi memory: {message.split(' preemption')[0]}"
+    why = f"no node takes pod p, which requests 4 cpu and 2048Mi memory: {message.split(' no new')[0]}"
     assert str(failed.value).splitlines()[0].rstrip(".") == (
         f"Deployment d {'is not ready in time (0 of 1 pods ready)' if waits else 'cannot become ready'}: "
         f"{why}").rstrip(".")
