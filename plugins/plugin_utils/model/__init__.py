@@ -133,7 +133,8 @@ def instance_name(host: str) -> str:
 def _instance(v: Variables, host: str) -> Instance:
     name = v.mlflow_instance or instance_name(host)
     return Instance(
-        host=host, name=name, namespace=v.mlflow_namespace or name, engine=v.mlflow_engine,
+        host=str(host),  # Ansible's is of a kind of its own, which YAML cannot write
+        name=name, namespace=v.mlflow_namespace or name, engine=v.mlflow_engine,
         kubeconfig=v.mlflow_kubeconfig or None, context=v.mlflow_context or None, version=v.mlflow_version,
         latest=v.mlflow_version == "latest", build=v.mlflow_image_source == "build",
         pod_spec={"imagePullSecrets": [{"name": secret} for secret in v.mlflow_image_pull_secrets],

@@ -37,10 +37,14 @@ OWN = {"route": {"receiver": "mine"}, "receivers": [{"name": "mine"}]}
 probe = exporters.load(ROOT / "roles/monitoring/files/probe.py", "probe_of_monitoring")
 
 
+class Tagged(str):
+    """Text of a kind of its own, as Ansible gives the name of a host, which YAML cannot write."""
+
+
 def rendered(**variables) -> tuple[model.Model, list[dict]]:
     """The model of an instance with its own Prometheus, and the objects of the component."""
     values = {"monitoring_type": "prometheus", **variables}
-    resolved = model.resolve(values.__getitem__, values, "sound")
+    resolved = model.resolve(values.__getitem__, values, Tagged("sound"))
     return resolved, render.render(components.by_role("monitoring"), resolved, {})
 
 
