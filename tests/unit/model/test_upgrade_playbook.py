@@ -19,7 +19,7 @@ import subprocess
 import yaml
 
 ROOT = pathlib.Path(__file__).parents[3]
-REPLACED = ("apply", "mlflow_backup", "mlflow_backup_info", "instance_health", "instance_info", "mlflow_upgrade_info")
+REPLACED = ("apply", "helm_release_adopt", "mlflow_backup", "mlflow_backup_info", "instance_health", "instance_info", "mlflow_upgrade_info")
 ACTION = '''
 import json, os, pathlib
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import ModelAction
@@ -30,10 +30,11 @@ class ActionModule(ModelAction):
         folder, arguments = pathlib.Path(os.environ["RECORD"]), self._task.args
         model = self.resolve(task_vars)
         call = " ".join(filter(None, [
-            "NAME", arguments.get("command"), arguments.get("kind"), arguments.get("set"),
+            "NAME", arguments.get("step"), arguments.get("command"), arguments.get("kind"), arguments.get("set"),
             model.instance.version, "old-image" if model.mlflow_server.image == "old:3.10.0" else "",
             "closed" if model.mlflow_server.closed_because else "",
-            ",".join(arguments.get("components") or [])]))
+            "under another name" if model.mlflow_server.service != model.mlflow_server.service_hosts[0] else "",
+            ",".join(arguments.get("components") or []), "without pruning" if "prune" in arguments else ""]))
         with open(folder / "calls", "a") as file:
             file.write(call + "\\n")
         for beginning, result in json.loads((folder / "results").read_text()).items():
