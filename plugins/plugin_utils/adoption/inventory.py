@@ -72,8 +72,8 @@ def _variables(adoption: Adoption, host: dict, kubeconfig: str, context: str, se
 
 
 def _comment(text: str, indent: str = "") -> str:
-    return "".join(f"# {line}\n" for line in textwrap.wrap(text, COLUMNS - 2, subsequent_indent=indent,
-                                                            break_long_words=False, break_on_hyphens=False))
+    lines = textwrap.wrap(text, COLUMNS - 2, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "".join(f"# {line}\n" for line in lines)
 
 
 def write(folder: pathlib.Path, texts: dict[str, str]) -> None:
