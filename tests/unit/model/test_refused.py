@@ -233,7 +233,7 @@ CASES = {
     ),
     "service-name": ({"mlflow_server_service_name": "My.Service"}, "mlflow_server_service_name is 'My.Service'"),
     "root": ({"mlflow_server_user": 0}, "mlflow_server_user is 0; it must be the ID of a user other than root"),
-    "sqlite-path": ({"database_sqlite_path": "/mlflow.db"}, "database_sqlite_path is '/mlflow.db'; it must be the path"),
+    "sqlite-path": ({"database_sqlite_path": "/mlflow.db"}, "database_sqlite_path is '/mlflow.db'; it must"),
     "sqlite-path-above": ({"database_sqlite_users_path": "a/../b"}, "database_sqlite_users_path is 'a/../b'"),
     "sqlite-one-file": ({"database_sqlite_users_path": "mlflow.db"}, "users have a file of their own"),
     "prefix": ({"mlflow_server_path_prefix": "team/"}, "mlflow_server_path_prefix is 'team/'"),
