@@ -19,7 +19,8 @@ import subprocess
 import yaml
 
 ROOT = pathlib.Path(__file__).parents[3]
-REPLACED = ("apply", "helm_release_adopt", "mlflow_backup", "mlflow_backup_info", "instance_health", "instance_info", "mlflow_upgrade_info")
+REPLACED = ("apply", "helm_release_adopt", "mlflow_backup", "mlflow_backup_info", "instance_health", "instance_info",
+            "mlflow_upgrade_info")
 ACTION = '''
 import json, os, pathlib
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import ModelAction
