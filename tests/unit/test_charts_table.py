@@ -23,7 +23,7 @@ CASES = [pytest.param(chart, entry, id=f"{chart.partition('/')[0]}-{number}-{ent
 PAGE = (ROOT / "docs" / "charts.md").read_text(encoding="utf-8")
 VERSIONS = {"mlflow/mlflow": "003d490", "community-charts/mlflow": "1.11.5"}
 """What the lists of options were taken from; the page names it."""
-FOLDERS = {"template": lambda obj: manifests.pod_template(obj), "pod": lambda obj: manifests.pod_template(obj)["spec"]}
+FOLDERS = {"template": manifests.pod_template, "pod": lambda obj: manifests.pod_template(obj)["spec"]}
 
 
 def section(chart: str) -> str:

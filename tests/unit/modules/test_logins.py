@@ -189,8 +189,8 @@ def store(tmp_path_factory):
     """Environment of a shell in the pod of SeaweedFS, and options of a client elsewhere."""
     folder = tmp_path_factory.mktemp("weed")
     command, options, client = new_seaweedfs(folder)
-    master = ".".join(next(argument.partition("=")[2] for argument in command if str(argument).startswith(start))
-                      for start in ("-master.port=", "-master.port.grpc="))
+    given = dict(str(argument).split("=", 1) for argument in command if "=" in str(argument))
+    master = f"{given['-master.port']}.{given['-master.port.grpc']}"
     wrapper = folder / "bin/weed"
     wrapper.parent.mkdir()
     wrapper.write_text(f'#!/bin/sh\n[ "$2" = -master=127.0.0.1:9333 ] && exec {BIN}/weed shell '
