@@ -21,6 +21,8 @@ import yaml
 HIDDEN = "(secret)"
 SHORTEST = 6
 """Characters from which a Secret's value is looked for in texts; shorter ones, such as users, are in many words."""
+NAMES = ("username", "user", "database", "host", "port")
+"""Keys of Secrets whose values are no secrets: `mlflow` is in most lines of a log."""
 SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
 CREDENTIALS = re.compile(r"(//)[^/@\s]*:[^/@\s]*@")
 AUTHORIZATION = re.compile(r"(authorization[\"']?\s*[:=]\s*[\"']?)(?:(?:basic|bearer)\s+)?[^\s\"',]+", re.IGNORECASE)
@@ -54,10 +56,12 @@ def _forms(value: str) -> Iterable[str]:
 
 
 def values_of(objects: Iterable[dict]) -> Iterable[str]:
-    """The values of Secrets among live objects."""
+    """The secret values of Secrets among live objects."""
     for obj in objects:
         if obj["kind"] == "Secret":
-            for value in (obj.get("data") or {}).values():
+            for key, value in (obj.get("data") or {}).items():
+                if key in NAMES:
+                    continue
                 try:
                     yield base64.b64decode(value).decode()
                 except (binascii.Error, UnicodeDecodeError):

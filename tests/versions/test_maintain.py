@@ -29,6 +29,7 @@ client.set_registered_model_alias("forest", "champion", "1")
 client.create_model_version("forest", root + "/1/" + "0" * 32 + "/artifacts/gone", runs[2].run_id)
 client.delete_model_version("forest", "2")
 client.create_model_version("forest", root + "/1/" + "0" * 32 + "/artifacts/gone")
+client.create_model_version("forest", runs[2].artifact_uri + "/model/MLmodel", runs[2].run_id)
 for run in runs[:2]:
     client.delete_run(run.run_id)
 (pathlib.Path(root) / "1" / ("f" * 32)).mkdir()

@@ -53,8 +53,10 @@ print(json.dumps([sorted((run.info.run_name, run.data.metrics["loss"], run.data.
                   [model.name for model in client.search_registered_models()]]))
 """
 REHEARSE = """
-import json, pathlib, sys
-import databases, rehearsal
+import json, os, pathlib, sys
+import databases, drill, rehearsal
+drill.KEPT += ("PYTHONPATH",)  # the server needs the driver, and is to have no hooks
+os.environ["PYTHONPATH"] = sys.argv[2]
 database = databases.open_database()
 folder = pathlib.Path(sys.argv[1])
 folder.mkdir()
@@ -111,11 +113,15 @@ def test_an_upgrade_is_undone_and_what_was_logged_meanwhile_stays(version, diale
     database.python(version, MIGRATE)
     database.python(version, LOG, "before")
 
-    text = database.python(NEWEST, REHEARSE, str(tmp_path / "rehearsal"))
+    text = database.python(NEWEST, REHEARSE, str(tmp_path / "rehearsal"), str(database.folder / "drivers"))
     found = json.loads(text.partition("FOUND ")[2])
     assert found["round_trip"] and "job_locks" in found["new_tables"], found
     assert not found["fewer_rows"] and not found["lost_indexes"], found
     # One revision has a downgrade of `pass`; it made a column longer, which older versions do not notice.
+    if dialect == "mysql" and not found["downgrade"]["possible"]:
+        # A downgrade drops an index before the foreign key that needs it, so a rollback restores the backup.
+        assert "fails on a copy of the data: (1553, \"Cannot drop index" in found["downgrade"]["reason"]
+        return
     assert found["downgrade"]["possible"], found["downgrade"]["reason"]
     assert found["downgrade"]["longer_columns"] == ["experiment_tags.value"]
 

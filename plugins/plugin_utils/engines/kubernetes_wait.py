@@ -34,7 +34,7 @@ AFTERWARDS = re.compile(r" (?:no new claims to deallocate,|preemption:)")
 INSUFFICIENT = re.compile(r"Insufficient ([a-z0-9./-]*[a-z0-9])")
 CRASHES = 3
 LOG_LINES = 15
-LOG_INTERVAL = 10
+LOG_INTERVAL = 30
 REVISION = "deployment.kubernetes.io/revision"
 
 

@@ -52,7 +52,7 @@ LOG_LINES = 15
 EVENTS_SINCE = "24h"
 EVENTS_OF_PROBES = ("exec", "exec_died", "health_status")
 """Of which there is one every few seconds."""
-LOG_INTERVAL = 10
+LOG_INTERVAL = 30
 
 
 class PodmanEngine(Engine):

@@ -120,13 +120,15 @@ def _copy_table(rows, source, out, target):
             " cannot be copied."
         )
     statement = target.insert()
+    # A generated column is computed anew, and takes no value.
+    written = [column.name for column in target.columns if column.computed is None and column.name in source.columns]
     streamed = sqlalchemy.select(source).execution_options(stream_results=True, yield_per=ROWS)
     found = rows.execute(streamed).mappings()
     try:
         for part in found.partitions(ROWS):
-            out.execute(statement, [dict(row) for row in part])
+            out.execute(statement, [{name: row[name] for name in written} for row in part])
     except sqlalchemy.exc.DBAPIError as error:
-        reason = " ".join(str(error.orig).split())[:300]
+        reason = " ".join(str(error.orig).split())[:300].rstrip(".")
         raise BackupError(
             f"The new database does not take a row of table {source.name}: {reason}. Mend the row in the old database "
             "and repeat."

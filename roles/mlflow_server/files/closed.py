@@ -3,7 +3,7 @@
 usage: closed.py PORT PREFIX [CERTIFICATE KEY]
 
 Every request is answered by 503 with the sentence in the environment variable CLOSED_BECAUSE, in the form of MLflow's
-errors, which its clients repeat for some minutes; PREFIX/health by 200, for the probes of the pod.
+errors, which its clients repeat for three and a half minutes; PREFIX/health by 200, for the probes of the pod.
 """
 
 import http.server
@@ -13,7 +13,9 @@ import signal
 import ssl
 import sys
 
-RETRY_SECONDS = 10
+RETRY_SECONDS = 30
+"""Until a client repeats a request. MLflow's clients do so seven times, and by themselves wait four minutes in all; with
+ten seconds they would give up after one."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

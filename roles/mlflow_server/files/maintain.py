@@ -295,12 +295,12 @@ class Maintenance:
         found = []
         rows = self.rows("SELECT name, version, source, storage_location FROM model_versions"
                          " WHERE current_stage <> 'Deleted_Internal'")
-        for name, version, source, location in rows:
+        for model, version, source, location in rows:
             logged = MODEL.match(source or "")
             uri = (places.get(logged.group(1)) if logged else None) or location or source or ""
-            path = _path_below(uri)
-            if path and not any(True for _entry in store.sizes(path.rstrip("/") + "/")):
-                found.append(f"{name} {version}: {uri}")
+            path = _path_below(uri).rstrip("/")  # of a folder, or of a file
+            if path and not any(f"{name}/".startswith(f"{path}/") for name, _size in store.sizes(path)):
+                found.append(f"{model} {version}: {uri}")
         return found[:SHOWN]
 
 

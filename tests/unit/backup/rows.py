@@ -58,6 +58,7 @@ def fill(uri: str) -> None:
     assert len(store.search_runs([served, direct], "", ViewType.ALL)) == 5
     with store.engine.begin() as connection:
         _fill_generic(connection)
+        _fill_spans(connection)
     store.engine.dispose()
     registry.engine.dispose()
 
@@ -84,6 +85,17 @@ def _fill_generic(connection) -> None:
                     connection.execute(table.insert(), row)
                 except sqlalchemy.exc.DBAPIError:  # a CHECK of a column that these values do not know
                     savepoint.rollback()
+
+
+def _fill_spans(connection) -> None:
+    """A trace with a span, whose table has a generated column."""
+    tables = sqlalchemy.MetaData()
+    tables.reflect(connection, only=["trace_info", "spans"])
+    given = {"request_id": "tr-1", "trace_id": "tr-1", "experiment_id": 1, "status": "OK"}
+    for table in (tables.tables["trace_info"], tables.tables["spans"]):
+        connection.execute(table.insert(), {column.name: given.get(column.name, _value(column.type, 1))
+                                            for column in table.columns if column.computed is None})
+    assert any(column.computed is not None for column in table.columns)
 
 
 def _value(kind, number: int):

@@ -35,14 +35,15 @@ def test_short_values_are_in_too_many_words():
 
 
 def test_objects_show_names_of_keys_and_variables_only():
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"password": "cGFzc3dvcmQ="}}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"},
+              "data": {"password": "cGFzc3dvcmQ=", "username": "bWxmbG93"}}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "managedFields": [{}]},
            "spec": {"containers": [{"env": [{"name": "API_TOKEN", "value": "t0ps3cret"}, {"name": "HOME", "value": "/"},
                                             {"name": "PGPASSWORD", "valueFrom": {"secretKeyRef": {"name": "s"}}}]}]}}
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"},
               "data": {"a.py": "print()", "auth.ini": "x"}}
     shown = {obj["kind"]: obj for obj in yaml.safe_load_all(bundle.as_yaml([secret, pod, config]))}
-    assert shown["Secret"]["data"] == {"password": "(secret)"}
+    assert shown["Secret"]["data"] == {"password": "(secret)", "username": "(secret)"}
     assert shown["ConfigMap"]["data"] == {"a.py": "(program of 7 characters)", "auth.ini": "x"}
     token, home, password = shown["Pod"]["spec"]["containers"][0]["env"]
     assert token["value"] == "(secret)" and home["value"] == "/" and "valueFrom" in password
