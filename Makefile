@@ -209,7 +209,7 @@ upgrades: test-tools test-packages $(VERSIONS) ## Upgrade each older MLflow on P
 ansible-versions: test-tools ## Render all inventories with the oldest and the newest supported ansible-core
 	@$(uv) --version >/dev/null; pytest tests/ansible
 
-molecule: test-tools test-packages ## Test deployments: SCENARIO=default on podman, ssh on podman by SSH, kubernetes on the cluster of KUBECONFIG
+molecule: test-tools test-packages ## Test deployments: SCENARIO=default on podman, ssh on podman by SSH, upgrade from the oldest MLflow, kubernetes on the cluster of KUBECONFIG
 	@molecule test --scenario-name $(SCENARIO)
 
 molecule-ssh: ## Test deployments by SSH: as root, with sudo, as a user without root

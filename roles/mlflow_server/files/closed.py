@@ -14,8 +14,8 @@ import ssl
 import sys
 
 RETRY_SECONDS = 30
-"""Until a client repeats a request. MLflow's clients do so seven times, and by themselves wait four minutes in all; with
-ten seconds they would give up after one."""
+"""Until a client repeats a request. MLflow's clients do so seven times, and by themselves wait four minutes in all;
+with ten seconds they would give up after one."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
