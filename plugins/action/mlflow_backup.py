@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 from ansible_collections.mlops.mlflow.plugins.module_utils import sealed
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import backups, templating
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import backups, deployed, templating
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import EngineAction
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
 
-COMMANDS = ("create", "verify", "prune", "keys", "restore", "promote", "revert", "finish", "rehearse", "state",
-            "prepopulate", "downgrade")
+COMMANDS = ("create", "verify", "prune", "keys", "restore", "promote", "revert", "finish", "settle", "rehearse",
+            "state", "prepopulate", "downgrade")
 
 
 class ActionModule(EngineAction):
@@ -35,6 +35,7 @@ class ActionModule(EngineAction):
         model, command = self.resolve(task_vars), options["command"]
         with self.engine_of(model.instance, ("backup",)) as engine:
             if self._task.check_mode and command not in ("prune", "keys", "state"):
+                backups.refuse_undeployed(engine, model)
                 return {"changed": True}
             return getattr(self, f"_{command}", self._simple)(engine, model, options)
 
@@ -47,7 +48,7 @@ class ActionModule(EngineAction):
         modes = [*([] if options["portable"] else ["dump"]), *(["drill"] if options["verify"] else [])]
         found = backups.run(engine, model, "create", arguments, modes)
         summary = backups.summary({**found["set"], "verified": found.get("verified")}) if found["set"] else None
-        return {"changed": True, "backup": summary, "removed": found["removed"]}
+        return {"changed": True, "backup": summary, "removed": found["removed"], "locked": found["locked"]}
 
     def _verify(self, engine: Engine, model: Model, options: dict) -> dict:
         return {"changed": True, **backups.run(engine, model, "verify", _chosen(options))}
@@ -75,6 +76,13 @@ class ActionModule(EngineAction):
     def _restore(self, engine: Engine, model: Model, options: dict) -> dict:
         found = backups.run(engine, model, "restore", [*_chosen(options), *_switches(options, "empty")])
         return {"changed": True, "backup": backups.summary(found["set"]), "artifacts": found["artifacts"]}
+
+    def _settle(self, engine: Engine, model: Model, options: dict) -> dict:
+        """After a restore that was interrupted, keep the database that users had last: the one from before while the
+        server is still closed by that restore, else the restored one, to which they have written since."""
+        workload = deployed.ref(model)
+        command = "revert" if deployed.restoring(engine.read({workload}, set()), model) else "finish"
+        return {"changed": True, **backups.run(engine, model, command)}
 
     def _keys(self, engine: Engine, model: Model, options: dict) -> dict:
         """The keys of a set, decrypted where the instance's own are others."""

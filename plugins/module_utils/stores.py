@@ -23,6 +23,8 @@ CONNECT_TIMEOUT = 5
 READ_TIMEOUT = 60
 PART_BYTES = 32 * 2**20
 """Of a stream of unknown length that is in memory at once; S3 takes 10,000 parts, so 312 GiB."""
+SMALL_PART_BYTES, PARTS = 8 * 2**20, 9000
+"""The same of a stream whose length is known, and how many parts it may have."""
 
 Entry = collections.namedtuple("Entry", "name size version")
 """An object: its name below the store's path, its bytes, and a text that changes when its content does."""
@@ -171,8 +173,14 @@ class Bucket:
         """A context with a binary stream of an object's content."""
         raise NotImplementedError
 
-    def save(self, name, stream):
-        """Write what a binary stream gives until its end, with bounded memory; nothing is left when reading fails."""
+    def save(self, name, stream, size=None):
+        """Write what a binary stream gives until its end, with bounded memory; nothing is left when reading fails.
+
+        Args:
+            name: of the object.
+            stream: of its content.
+            size: its bytes where they are known, which takes less memory.
+        """
         raise NotImplementedError
 
     def folders(self, beginning=""):
@@ -181,6 +189,10 @@ class Bucket:
 
     def tidy(self, name):
         """Remove a folder that is empty; a bucket has none."""
+
+    def locks(self):
+        """Whether the bucket can keep objects from being deleted."""
+        return False
 
 
 class S3(Bucket):
@@ -264,13 +276,27 @@ class S3(Bucket):
                 self.client.get_object(Bucket=self.bucket, Key=self.key(name))["Body"]) as body:
             yield body
 
-    def save(self, name, stream):
+    def save(self, name, stream, size=None):
         from boto3.s3.transfer import TransferConfig
 
-        parts = TransferConfig(use_threads=False, multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES)
+        part = PART_BYTES if size is None else max(SMALL_PART_BYTES, size // PARTS)
+        parts = TransferConfig(use_threads=False, multipart_threshold=part, multipart_chunksize=part)
         with self.errors():
             self.client.upload_fileobj(stream, self.bucket, self.key(name), Config=parts,
                                        ExtraArgs=self.parameters.get("save_arguments") or None)
+
+    def locks(self):
+        """As of Bucket; False also where the credentials may not ask."""
+        with contextlib.suppress(StoreError), self.errors():
+            self.client.get_object_lock_configuration(Bucket=self.bucket)
+            return True
+        return False
+
+    def locked_until(self, name):
+        """Until when the present content of an object cannot be deleted: a datetime, or None."""
+        with self.errors():
+            found = self.client.head_object(Bucket=self.bucket, Key=self.key(name))
+        return found.get("ObjectLockRetainUntilDate")
 
     def lock(self, name, until):
         """Let nobody delete an object before a datetime (Object Lock); a lock is never shortened."""
@@ -369,7 +395,7 @@ class Gcs(Bucket):
         with self.errors(), self._blob(name).open("rb", **self.OPTIONS) as stream:
             yield stream
 
-    def save(self, name, stream):
+    def save(self, name, stream, size=None):
         with self.errors():
             self._blob(name).upload_from_file(stream, **self.OPTIONS)
 
@@ -465,7 +491,7 @@ class Azure(Bucket):
         with self.errors():
             yield _Chunks(self.client.download_blob(self.key(name)).chunks())
 
-    def save(self, name, stream):
+    def save(self, name, stream, size=None):
         with self.errors():
             self.client.upload_blob(self.key(name), stream, overwrite=True)
 
@@ -551,7 +577,7 @@ class Volume:
     def open(self, name):
         return open(os.path.join(self.path, name), "rb")
 
-    def save(self, name, stream):
+    def save(self, name, stream, size=None):
         """Under another name until it is whole."""
         path = os.path.join(self.path, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -581,6 +607,10 @@ class Volume:
                 raise
             found = []
         yield from found
+
+    def locks(self):
+        """As of a bucket."""
+        return False
 
     def tidy(self, name):
         with contextlib.suppress(OSError):

@@ -29,7 +29,10 @@ options:
       - V(restore) loads a backup into a database beside the current one, compares the rows, and writes the artifacts
         that the store does not have. The server must be closed.
       - V(promote) puts the loaded database in the place of the current one, V(revert) puts that back, V(finish) removes
-        it.
+        it. Until one of the last two has run, no other backup can be restored.
+      - V(settle) does one of these two after a restore that was interrupted - V(revert) while the server is still
+        closed by that restore, so that nobody has written to the loaded database, else V(finish). Run it before the
+        server is closed for the next restore, which is only then known to need it.
       - V(rehearse) loads a backup into a throw-away database, migrates it to the version of MLflow that the instance is
         to have, starts the server on it, logs and reads a run, and undoes the migration. The backup remembers the
         result.
@@ -39,7 +42,8 @@ options:
       - V(downgrade) brings the schema back to that of a backup, if its rehearsal found that this restores the schema
         of before. What was logged since stays. The server must be closed.
     type: str
-    choices: [create, verify, prune, keys, restore, promote, revert, finish, rehearse, state, prepopulate, downgrade]
+    choices: [create, verify, prune, keys, restore, promote, revert, finish, settle, rehearse, state, prepopulate,
+      downgrade]
     default: create
   set:
     description: >-
@@ -115,6 +119,10 @@ removed:
   description: IDs of the backups that were removed.
   type: list
   elements: str
+  returned: for V(create) and V(prune)
+locked:
+  description: A sentence about removed objects that the bucket keeps since they are locked, or an empty text.
+  type: str
   returned: for V(create) and V(prune)
 verified:
   description: What was compared (C(rows), C(artifacts), C(artifacts_read), C(experiments), C(registered_models)), and

@@ -44,14 +44,7 @@ def run(engine: Engine, model: Model, command: str, arguments: list[str] | None 
     Raises:
         Failure: backups are off or not deployed, or the command failed, with its sentence.
     """
-    part = model.backup
-    if model.variables.backup_type == "none":
-        raise templating.Failure("backup_type is none, so this instance has no backups; set it to s3 or volume.")
-    wanted = Ref("", "ConfigMap", model.instance.namespace, part.name)
-    if wanted not in engine.read({wanted}, set()):
-        raise templating.Failure(
-            f"The backups of instance {model.instance.name} are not deployed; run playbooks/site.yml first."
-        )
+    refuse_undeployed(engine, model)
     if command == "restore":
         _grant(engine, model)
     moment = datetime.datetime.now(datetime.timezone.utc)
@@ -65,6 +58,17 @@ def run(engine: Engine, model: Model, command: str, arguments: list[str] | None 
         found = SENTENCE.search(str(error))
         raise templating.Failure(found.group(1) if found else str(error)) from None
     return parse(log)
+
+
+def refuse_undeployed(engine: Engine, model: Model) -> None:
+    """Raise Failure where backups are off or not deployed."""
+    if model.variables.backup_type == "none":
+        raise templating.Failure("backup_type is none, so this instance has no backups; set it to s3 or volume.")
+    wanted = Ref("", "ConfigMap", model.instance.namespace, model.backup.name)
+    if wanted not in engine.read({wanted}, set()):
+        raise templating.Failure(
+            f"The backups of instance {model.instance.name} are not deployed; run playbooks/site.yml first."
+        )
 
 
 def parse(log: str) -> dict:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 MAJOR = f"{manifests.MANAGER}/postgresql-major"
 """Annotation of the database's volume (roles/database/templates/server.yaml.j2)."""
+RESTORING = f"{manifests.MANAGER}/restoring"
+"""Annotation of a server that restore.yml has closed (roles/mlflow_server/templates/server.yaml.j2). Whatever opens the
+server, or closes it for something else, removes it."""
 TAG = re.compile(r":v?([0-9]+\.[0-9]+\.[0-9]+(?:rc[0-9]+)?)(?:[-@].*)?$")
 
 
@@ -58,6 +61,17 @@ def of(live: dict[Ref, dict], model: Model) -> Deployed | None:
     image = next((container.get("image", "") for container in containers if container.get("name") == "mlflow"), "")
     found = TAG.search(image)
     return Deployed(manifests.annotation(workload, manifests.VERSION) or (found.group(1) if found else ""), image)
+
+
+def restoring(live: dict[Ref, dict], model: Model) -> bool:
+    """Whether restore.yml has closed the server, and nothing has opened it since.
+
+    Args:
+        live: live objects, with the server's workload among them.
+        model: the instance.
+    """
+    workload = live.get(ref(model))
+    return bool(workload and manifests.annotation(workload, RESTORING))
 
 
 def refusal(live: dict[Ref, dict], model: Model) -> str:

@@ -143,8 +143,7 @@ class Backup(Component):
 
     def _check_schedule(self, v: Variables, model: Model) -> Iterator[str]:
         for variable in ("backup_schedule", "backup_verify_schedule"):
-            if v[variable] and not common.cron(v[variable]):
-                yield f"{variable} is {v[variable]!r}; it must be cron's five fields, such as 0 2 * * *, or empty."
+            yield from common.schedule(variable, v[variable], "0 2 * * *")
         for variable, least, most in (("backup_keep_days", 1, 36500), ("backup_keep_daily", 0, 3650),
                                       ("backup_keep_weekly", 0, 520), ("backup_keep_monthly", 0, 1200),
                                       ("backup_verify_sample", 0, 10**9), ("backup_timeout", 60, LONGEST_TIMEOUT),

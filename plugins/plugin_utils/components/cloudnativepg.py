@@ -262,9 +262,7 @@ def _images(v: Variables) -> Iterator[str]:
 
 
 def _archive(v: Variables, model: Model) -> Iterator[str]:
-    schedule = v.database_backup_schedule
-    if schedule and not common.cron(schedule):
-        yield f"database_backup_schedule is {schedule!r}; it must be cron's five fields, such as 0 1 * * *, or empty."
+    yield from common.schedule("database_backup_schedule", v.database_backup_schedule, "0 1 * * *")
     if not archives(v):
         return
     store = model.mlflow_server.artifact_store

@@ -154,6 +154,8 @@ class MlflowServerPart:
         metrics: whether requests are counted, and the pods' port mlflow_server_metrics_port answers.
         pod_annotations: of the server's pods, those by which a cluster's Prometheus finds them included.
         closed_because: the sentence that is answered in the server's place while its stores are restored, or empty.
+        restoring: whether it is closed by restore.yml, whose database from before is the one that is wanted until the
+            server is opened again.
         given: values that a restored backup gives to generated Secrets: ``encryption`` and ``auth``.
         pod_labels: further labels of the server's pods, which a cluster's Prometheus copies to their metrics.
         init_containers: of variables, in every pod that opens the stores, before all others.
@@ -193,6 +195,7 @@ class MlflowServerPart:
     metrics: bool
     pod_annotations: dict
     closed_because: str
+    restoring: bool
     given: dict
     pod_labels: dict
     init_containers: list
@@ -251,6 +254,7 @@ class MlflowServer(Component):
             exclusive=any(endpoint.claim and not endpoint.shared for endpoint in (backend, store)),
             store_steps=_store_steps(store.bucket_settings), metrics=counted(v),
             pod_annotations=_pod_annotations(v), closed_because=v.get("_mlflow_server_closed") or "",
+            restoring=bool(v.get("_mlflow_server_closed") and v.get("_mlflow_server_restoring")),
             given=_given(v),
             pod_labels=scraping.pod_labels(metrics.SERVER_JOB, instance.name) if v.monitoring_type == "annotations"
             else {},
@@ -383,9 +387,7 @@ class MlflowServer(Component):
                        f"is a percentage; give a request in mlflow_server_resources, or set {variable} to 0.")
 
     def _check_schedule(self, v: Variables, model: Model) -> Iterator[str]:
-        if v.mlflow_server_gc_schedule and not common.cron(v.mlflow_server_gc_schedule):
-            yield (f"mlflow_server_gc_schedule is {v.mlflow_server_gc_schedule!r}; it must be cron's five fields, "
-                   "such as 0 3 * * 0.")
+        yield from common.schedule("mlflow_server_gc_schedule", v.mlflow_server_gc_schedule, "0 3 * * 0")
         if v.mlflow_server_gc_older_than and not common.matches(common.SPAN, v.mlflow_server_gc_older_than):
             yield (f"mlflow_server_gc_older_than is {v.mlflow_server_gc_older_than!r}; it must be a span of time such "
                    "as 30d or 7d12h, or empty for no age.")

@@ -211,6 +211,20 @@ def cron(text: str) -> bool:
     return len(parts) == 5 and all(_cron_field(part, *limits) for part, limits in zip(parts, CRON_FIELDS))
 
 
+def schedule(variable: str, text: str, example: str) -> Iterator[str]:
+    """A sentence for a schedule that is none, or that never comes; an empty one is right.
+
+    Args:
+        variable: that holds it.
+        text: its value.
+        example: of a schedule.
+    """
+    if text and not cron(text):
+        yield f"{variable} is {text!r}; it must be cron's five fields, such as {example}, or empty."
+    elif text and not cron_interval(text):
+        yield f"{variable} is {text!r}, a day that no year has; name one that comes, such as {example}, or none."
+
+
 CRON_NAMES = {"@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *", "@monthly": "0 0 1 * *", "@weekly": "0 0 * * 0",
               "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@hourly": "0 * * * *"}
 GO_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}

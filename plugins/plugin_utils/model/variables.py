@@ -41,7 +41,7 @@ PLAYBOOK_VARIABLES = frozenset(("mlflow_hosts", "mlflow_open_port", "mlflow_open
                                 "mlflow_adopt_confirm", "mlflow_adopt_without_data"))
 """Variables of playbooks and facts that they set, which no role declares."""
 INTERNAL = ("_database_login", "_mlflow_server_closed", "_mlflow_server_keys", "_mlflow_server_image",
-            "_mlflow_server_service", "_mlflow_version")
+            "_mlflow_server_restoring", "_mlflow_server_service", "_mlflow_version")
 """Facts by which a role passes a value to its own templates."""
 INSTEAD = "_mlflow_instead"
 """Variable of a task: variables by which it describes the instance instead of those of the host, see ``instead``."""

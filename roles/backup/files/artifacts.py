@@ -117,7 +117,7 @@ def back_up(source, sets, set_id, previous, excluded, locked_until, log):
         try:
             with source.open(entry.name) as stream:
                 hashed = Hashed(stream)
-                sets.store.save(content_name(entry.name, version), hashed)
+                sets.store.save(content_name(entry.name, version), hashed, entry.size)
         except FileNotFoundError:
             return None
         except stores.StoreError as error:
@@ -239,7 +239,7 @@ def restore(sets, manifest, target, log):
             return name, size, False
         what = f"Backup {manifest['id']}: artifact {name!r}"
         with opened(sets.store, content_name(name, version), what) as stream:
-            target.save(name, Checked(Hashed(stream), sha256, what))
+            target.save(name, Checked(Hashed(stream), sha256, what), size)
         return name, size, True
 
     restored = set()

@@ -116,7 +116,7 @@ class Backup:
         """Make a set; before a restore, none of a database without tables."""
         if self.options.kind == "before-restore" and not databases.open_database().has_tables():
             log("there is nothing to back up")
-            return {"set": None, "removed": []}
+            return {"set": None, "removed": [], "locked": ""}
         database = databases.open_database()
         try:
             if self.options.kind == "before-upgrade":
@@ -127,7 +127,7 @@ class Backup:
         except Exception:
             self._record_failure()
             raise
-        result = {"set": manifest, "removed": removed}
+        result = {"set": manifest, "removed": removed, "locked": self._kept()}
         if self.options.verify:
             result["verified"] = self._verify(manifest)
         return result
@@ -223,7 +223,7 @@ class Backup:
     def prune(self):
         """Remove what is no longer wanted."""
         with held("removing old backups"):
-            return {"removed": self._prune(self.options.dry_run)}
+            return {"removed": self._prune(self.options.dry_run), "locked": self._kept()}
 
     def _prune(self, dry_run):
         """IDs of the sets that go, incomplete ones included."""
@@ -238,12 +238,22 @@ class Backup:
                 self.sets.remove(set_id)
             self._remove_unused(left)
             log(f"removed {len(removed)} sets that are no longer wanted: {', '.join(removed)}")
+            if self.sets.locked:
+                log(self._kept())
         return removed
+
+    def _kept(self):
+        """The sentence about what the bucket keeps of the removed sets, or an empty text."""
+        locked = self.sets.locked
+        if not locked:
+            return ""
+        return (f"The bucket keeps {len(locked)} of the objects that were removed as versions, since they are locked"
+                f" until {max(locked).astimezone(datetime.timezone.utc):%Y-%m-%dT%H:%M:%SZ}.")
 
     def _remove_unused(self, left):
         try:
             for name in list(artifacts.unused(self.sets, left)):
-                self.sets.store.delete(name)
+                self.sets.delete(name)
                 self.sets.store.tidy(name.rpartition("/")[0])
         except BackupError as error:
             log(f"contents of artifacts that no set needs any more stay: {error}")

@@ -18,7 +18,7 @@ await() {
     begun=$(date +%s)
     while [ ! -e "$exchange/$1" ]; do
         if [ -e "$exchange/ended" ]; then exit 0; fi
-        if [ $(($(date +%s) - begun)) -gt 60 ] && [ -z "$(find "$exchange" -maxdepth 1 -name alive -mmin -2)" ]; then
+        if [ $(($(date +%s) - begun)) -gt 300 ] && [ -z "$(find "$exchange" -maxdepth 1 -name alive -mmin -2)" ]; then
             echo "database.sh: backup.py does not run any more" >&2
             exit 1
         fi

@@ -116,28 +116,40 @@ class Mysql(Server):
             )
 
     def _create(self, name):
+        self._change(f"CREATE DATABASE IF NOT EXISTS {self._quoted(name)} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+                     name)
+
+    def _drop(self, name):
+        self._change(f"DROP DATABASE IF EXISTS {self._quoted(name)}", name)
+
+    def _change(self, statement, name):
         import sqlalchemy
 
         try:
-            self._statements(
-                f"CREATE DATABASE IF NOT EXISTS {self._quoted(name)} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
-            )
+            self._statements(statement)
         except sqlalchemy.exc.OperationalError as error:
             raise BackupError(
-                f"The login of the database may not create the database {name}, which a restore needs "
+                f"The login of the database may not make the database {name} anew, which a restore needs "
                 f"({error.orig.args[-1]}); grant it all privileges on {self.new}.* and {self.old}.*."
             ) from error
 
-    def _move(self, source, target):
-        """All tables at once; their triggers are dropped before and created again, since they cannot move."""
-        self._save_triggers(source)
+    def _move(self, *moves):
+        """All tables of databases to others in one statement, of which the server does all or nothing; their triggers
+        are dropped before and created again, since they cannot move.
+
+        Args:
+            moves: source and target of each, one after the other.
+        """
+        for source, _target in moves:
+            self._save_triggers(source)
         pairs = [
             f"{self._quoted(source)}.{self._quoted(table)} TO {self._quoted(target)}.{self._quoted(table)}"
-            for table in self._tables(source)
+            for source, target in moves for table in self._tables(source)
         ]
         if pairs:
             self._statements("SET SESSION foreign_key_checks = 0", f"RENAME TABLE {', '.join(pairs)}")
-        self._create_triggers(target)
+        for _source, target in moves:
+            self._create_triggers(target)
 
     def _save_triggers(self, name):
         """Drop the triggers of a database; their statements are in a table of it from then on."""
@@ -171,39 +183,40 @@ class Mysql(Server):
 
     def prepare(self):
         """As of Database."""
-        self._statements(f"DROP DATABASE IF EXISTS {self._quoted(self.new)}")
+        left = self._tables(self.old)
+        if left and self._tables(self.name):
+            raise self.left()
+        self._drop(self.new)
         self._create(self.new)
-        if not self._tables(self.name) and self.old in self._schemas():
-            self._move(self.old, self.name)
+        if left:
+            self._move((self.old, self.name))
         self._create_triggers(self.name)
-
-    def _empty(self, name):
-        tables = [f"{self._quoted(name)}.{self._quoted(table)}" for table in self._tables(name)]
-        if tables:
-            self._statements("SET SESSION foreign_key_checks = 0", f"DROP TABLE {', '.join(tables)}")
 
     def promote(self):
         """As of Database."""
         if not self._tables(self.new):
             raise BackupError(f"There is no database {self.new}; restore a backup first.")
-        if self.old in self._schemas() and self._tables(self.old):
-            self._empty(self.name)
-        else:
-            self._create(self.old)
-            self._move(self.name, self.old)
-        self._move(self.new, self.name)
-        self._statements(f"DROP DATABASE {self._quoted(self.new)}")
+        if self._tables(self.old) and self._tables(self.name):
+            raise self.left()
+        self._create(self.old)
+        self._move((self.name, self.old), (self.new, self.name))
+        self._drop(self.new)
 
     def revert(self):
         """As of Database."""
-        self._statements(f"DROP DATABASE IF EXISTS {self._quoted(self.new)}")
-        if self.old not in self._schemas() or not self._tables(self.old):
-            return False
-        self._empty(self.name)
-        self._move(self.old, self.name)
-        self._statements(f"DROP DATABASE {self._quoted(self.old)}")
-        return True
+        self._drop(self.new)
+        reverted = bool(self._tables(self.old))
+        if reverted:
+            self._create(self.new)
+            self._move((self.name, self.new), (self.old, self.name))
+            self._drop(self.new)
+        self._drop(self.old)
+        self._create_triggers(self.name)
+        return reverted
 
     def finish(self):
         """As of Database."""
-        self._statements(f"DROP DATABASE IF EXISTS {self._quoted(self.old)}")
+        if self._tables(self.old) and not self._tables(self.name):
+            self._move((self.old, self.name))
+        self._drop(self.old)
+        self._create_triggers(self.name)

@@ -97,7 +97,9 @@ class Postgresql(Server):
 
         with self._administration() as run:
             names = self._names(run)
-            if self.name not in names and self.old in names:
+            if self.old in names and self.name in names:
+                raise self.left()
+            if self.old in names:
                 self._rename(run, self.old, self.name)
             self._drop(run, self.new)
             try:
@@ -115,8 +117,8 @@ class Postgresql(Server):
             if self.new not in names:
                 raise BackupError(f"There is no database {self.new}; restore a backup first.")
             if self.name in names and self.old in names:
-                self._drop(run, self.name)
-            elif self.name in names:
+                raise self.left()
+            if self.name in names:
                 self._rename(run, self.name, self.old)
             self._rename(run, self.new, self.name)
 
@@ -126,11 +128,17 @@ class Postgresql(Server):
             names = self._names(run)
             self._drop(run, self.new)
             if self.old in names:
-                self._drop(run, self.name)
+                if self.name in names:
+                    self._rename(run, self.name, self.new)
                 self._rename(run, self.old, self.name)
+                self._drop(run, self.new)
             return self.old in names
 
     def finish(self):
         """As of Database."""
         with self._administration() as run:
-            self._drop(run, self.old)
+            names = self._names(run)
+            if self.old in names and self.name not in names:
+                self._rename(run, self.old, self.name)
+            else:
+                self._drop(run, self.old)

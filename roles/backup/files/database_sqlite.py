@@ -11,6 +11,9 @@ from databases import Database, Gzipped
 from exchange import BLOCK, last_line
 from sets import BackupError
 
+SUFFIXES = ("", "-wal", "-shm", "-journal")
+"""Of the names of a database's files."""
+
 
 class Sqlite(Database):
     """A file, by SQLite's backup interface; ``name`` is its path."""
@@ -40,9 +43,18 @@ class Sqlite(Database):
 
     def prepare(self):
         """As of Database."""
-        if not os.path.exists(self.name) and os.path.exists(self.old):
+        if self._has_old():
+            if os.path.exists(self.name):
+                raise self.left()
             os.replace(self.old, self.name)
+        _unlink(self.old)
         _unlink(self.new)
+
+    def _has_old(self):
+        """Whether ``old`` is there, and not only as a second name of the current file."""
+        if not os.path.exists(self.old):
+            return False
+        return not (os.path.exists(self.name) and os.path.samefile(self.old, self.name))
 
     def load(self, exchange, stream, database=None, more=None):
         """As of Database."""
@@ -60,29 +72,45 @@ class Sqlite(Database):
         """As of Database."""
         if not os.path.exists(self.new):
             raise BackupError(f"There is no file {self.new}; restore a backup first.")
-        if os.path.exists(self.name) and not os.path.exists(self.old):
+        if os.path.exists(self.name):
+            if self._has_old():
+                raise self.left()
             with contextlib.closing(sqlite3.connect(self.name)) as connection:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            os.replace(self.name, self.old)
-        _unlink(self.name)
-        os.replace(self.new, self.name)
+            _unlink(self.old)
+            try:
+                os.link(self.name, self.old)
+            except OSError:  # a filesystem without such links
+                os.replace(self.name, self.old)
+        _replace(self.new, self.name)
 
     def revert(self):
         """As of Database."""
         _unlink(self.new)
-        if not os.path.exists(self.old):
+        if not self._has_old():
+            _unlink(self.old)
             return False
-        _unlink(self.name)
-        os.replace(self.old, self.name)
+        _replace(self.old, self.name)
         return True
 
     def finish(self):
         """As of Database."""
-        _unlink(self.old)
+        if os.path.exists(self.name):
+            _unlink(self.old)
+        elif os.path.exists(self.old):
+            os.replace(self.old, self.name)
+
+
+def _replace(source, target):
+    """Rename a SQLite file; what belongs to a former file of the new name must not be taken for this one's."""
+    for suffix in SUFFIXES[1:]:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(target + suffix)
+    os.replace(source, target)
 
 
 def _unlink(path):
     """Remove a SQLite file, with what belongs to it."""
-    for suffix in ("", "-wal", "-shm", "-journal"):
+    for suffix in SUFFIXES:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path + suffix)

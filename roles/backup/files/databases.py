@@ -6,7 +6,12 @@ PostgreSQL and MariaDB are dumped and loaded by their own programs, which run in
 interface. Each kind has a file of its own, database_KIND.py, with a class that has the methods of Database.
 
 A dump is restored into a database NAME_restore. `promote` puts it in the place of the current one, which becomes
-NAME_before; `revert` puts that back, `finish` removes it. Each of them may be interrupted and called again.
+NAME_before; `revert` puts that back, `finish` removes it. Each of them may be interrupted and called again. In between,
+NAME is never a database that is half of each, so that a server that is started too early cannot fill an empty one.
+
+NAME_before beside NAME is left by a restore that was interrupted after `promote`. Only whoever knows whether users have
+written to NAME since can tell which of the two is wanted (command settle of module mlflow_backup), so `prepare` and
+`promote` refuse to go on.
 """
 
 import configparser
@@ -132,21 +137,36 @@ class Database:
             tables: sqlalchemy.Table of each.
         """
 
+    def left(self):
+        """The BackupError for an ``old`` beside the current database."""
+        return BackupError(
+            f"{self.old} is there beside {self.name}, from a restore that was interrupted; playbooks/restore.yml keeps"
+            " the one of the two that was in use last, or run command finish of module mlflow_backup to keep"
+            f" {os.path.basename(self.name)}, or revert to put the other one back."
+        )
+
     def prepare(self):
-        """Make room for the database ``new``, empty; undo a promotion that was interrupted."""
+        """Make room for the database ``new``, empty; undo a promotion that was interrupted.
+
+        Raises:
+            BackupError: ``old`` is there beside the current database.
+        """
         raise NotImplementedError
 
     def promote(self):
-        """``new`` becomes the current database, and that ``old``; an ``old`` of a promotion that was not finished
-        stays."""
+        """``new`` becomes the current database, and that ``old``.
+
+        Raises:
+            BackupError: there is no ``new``, or ``old`` is there beside the current database.
+        """
         raise NotImplementedError
 
     def revert(self):
-        """``old`` becomes the current database again; returns whether there was one."""
+        """``old`` becomes the current database again, and ``new`` goes; returns whether there was an ``old``."""
         raise NotImplementedError
 
     def finish(self):
-        """Remove ``old``."""
+        """Remove ``old``; where a promotion was interrupted before anything took its place, put it back instead."""
         raise NotImplementedError
 
 

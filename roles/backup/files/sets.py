@@ -19,6 +19,7 @@ ID is the UTC time at which the backup began, such as 20261124T020000Z.
 import concurrent.futures
 import contextlib
 import datetime
+import functools
 import hashlib
 import io
 import json
@@ -96,10 +97,24 @@ class Sets:
 
     Args:
         store: a store of stores.py, rooted at the path of the instance.
+
+    Attributes:
+        locked: for each object that was deleted and stays in the bucket as a locked version, until when.
     """
 
     def __init__(self, store):
-        self.store = store
+        self.store, self.locked = store, []
+
+    @functools.cached_property
+    def _locks(self):
+        return self.store.locks()
+
+    def delete(self, name):
+        """Delete an object of the store, and note when the bucket keeps it nevertheless."""
+        until = self.store.locked_until(name) if self._locks else None
+        if until and until > datetime.datetime.now(datetime.timezone.utc):
+            self.locked.append(until)
+        self.store.delete(name)
 
     def path(self, set_id, name):
         """The name in the store of a file of a set."""
@@ -209,7 +224,7 @@ class Sets:
         """Remove a set, its manifest first, so that a half removed one is not offered."""
         names = [entry.name for entry in self.store.entries(f"sets/{set_id}/")]
         for name in sorted(names, key=lambda name: not name.endswith("/manifest.json")):
-            self.store.delete(name)
+            self.delete(name)
         self.store.tidy(f"sets/{set_id}")
 
     def status(self, **changes):

@@ -6,14 +6,15 @@
 
 usage: forks.py FOLDER...    FOLDERs are those of backup.py and of the modules that it imports.
 
-Reads lines of JSON: ``environment``, ``arguments``, ``output`` (a path). Answers each by the process' number, and by
-its exit code when it has ended.
+Reads lines of JSON: ``environment``, ``arguments``, ``output`` (a path), ``killed`` (see ``kill_after``). Answers each
+by the process' number, and by its exit code when it has ended.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 
@@ -35,6 +36,39 @@ def memory(field: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field + ":"))
 
 
+def kill_after(beginning: str, number: int) -> None:
+    """Let this process be killed as soon as the given number of changes is done, and before the next one.
+
+    Args:
+        beginning: of a statement for a database, or the name of a function of ``os`` that changes a file.
+        number: how many of them are done; 0 kills before the first.
+    """
+    done = [0]
+
+    def count() -> None:
+        done[0] += 1
+        if done[0] >= number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(function):
+        def called(*arguments):
+            if not number:
+                count()
+            result = function(*arguments)
+            count()
+            return result
+        return called
+
+    if hasattr(os, beginning):
+        setattr(os, beginning, around(getattr(os, beginning)))
+        return
+
+    @sqlalchemy.event.listens_for(sqlalchemy.Engine, "after_cursor_execute" if number else "before_cursor_execute")
+    def executed(_connection, _cursor, statement, *_more):
+        if statement.startswith(beginning):
+            count()
+
+
 def run(request: dict) -> None:
     """What the pod's container does; ends the process."""
     os.environ.clear()
@@ -46,6 +80,8 @@ def run(request: dict) -> None:
     try:
         import backup
 
+        if request.get("killed"):
+            kill_after(*request["killed"])
         code = backup.main(request["arguments"])
     except BaseException:
         traceback.print_exc()

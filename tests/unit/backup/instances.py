@@ -16,6 +16,7 @@ import pathlib
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -96,6 +97,15 @@ class Running:
         return log
 
 
+    def kill(self) -> None:
+        """End it as a pod ends that is removed at once."""
+        os.kill(self.process, signal.SIGKILL)
+        assert self._forks.stdout and int(self._forks.stdout.readline()) == -signal.SIGKILL
+        if self.database:
+            os.killpg(self.database.pid, signal.SIGKILL)
+            self.database.wait(60)
+
+
 class Pods:
     """Runs commands, one at a time."""
 
@@ -125,8 +135,9 @@ class Pods:
         self.forks.stdin.close()
         self.forks.wait(30)
 
-    def start(self, arguments: list[str], environment: dict, dialect: str, modes: list[str], login: dict) -> Running:
-        """Start a command, and database.sh where there is something for it to do."""
+    def start(self, arguments: list[str], environment: dict, dialect: str, modes: list[str], login: dict,
+              killed: tuple = ()) -> Running:
+        """Start a command, and database.sh where there is something for it to do; ``killed`` see ``kill_after``."""
         self.number += 1
         exchange = self.exchanges / f"exchange-{self.number}"
         exchange.mkdir()
@@ -134,7 +145,7 @@ class Pods:
         (exchange / "tmp").mkdir()
         request = {"environment": {"PATH": f"{unit.BIN}:{os.environ['PATH']}", "EXCHANGE": str(exchange),
                                    "TMPDIR": str(exchange / "tmp"), **environment},
-                   "arguments": arguments, "output": str(exchange / "output")}
+                   "arguments": arguments, "output": str(exchange / "output"), "killed": killed}
         database = self._database(exchange, dialect, modes, login) if modes and dialect != "sqlite" else None
         assert self.forks.stdin and self.forks.stdout
         print(json.dumps(request), file=self.forks.stdin, flush=True)
@@ -193,6 +204,12 @@ class Instance:
     def start(self, *arguments: str, modes: tuple[str, ...] = ()) -> Running:
         """Start a command of backup.py."""
         return self.pods.start(list(arguments), self.environment, self.dialect, list(modes), self.login)
+
+    def killed(self, command: str, beginning: str, number: int) -> None:
+        """Run a command that is killed when it has made so many changes (``kill_after`` of forks.py)."""
+        running = self.pods.start([command], self.environment, self.dialect, [], self.login, (beginning, number))
+        with pytest.raises(CommandFailed, match="no sentence"):
+            running.wait()
 
     def run(self, *arguments: str, modes: tuple[str, ...] = ()) -> dict:
         """The result of a command; CommandFailed where it has none."""

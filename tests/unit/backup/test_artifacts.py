@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import os
 import pathlib
+import re
 
 import boto3
 import instances
@@ -126,6 +127,22 @@ def test_object_lock(bucket, moto):
     assert (until.replace(tzinfo=None) - _moment(first)).days >= 9  # contents of earlier sets are locked for longer
 
 
+def test_what_object_lock_keeps_of_removed_sets_is_said(bucket, moto):
+    """On the same stand-in."""
+    store = client({"url": moto, "access_key": "key", "secret_key": "secret"})
+    store.create_bucket(Bucket="kept", ObjectLockEnabledForBucket=True)
+    bucket.store = {"type": "s3", "bucket": "kept", "prefix": "n/a", "url": moto, "region": "us-east-1",
+                    "lock_days": 3}
+    first, second = bucket.create(), bucket.create()
+    bucket.retention["days"] = -1
+    found = bucket.run("prune")
+    assert found["removed"] == [first["id"]]
+    assert re.fullmatch(r"The bucket keeps 4 of the objects that were removed as versions, since they are locked until "
+                        r"20[0-9-]+T[0-9:]+Z\.", found["locked"]), found["locked"]
+    assert [entry["id"] for entry in bucket.run("list")["sets"]] == [second["id"]]
+    assert bucket.run("prune") == {"removed": [], "locked": ""}
+
+
 def _moment(manifest: dict) -> datetime.datetime:
     return datetime.datetime.strptime(manifest["id"], "%Y%m%dT%H%M%SZ")
 
@@ -146,3 +163,18 @@ def test_memory_is_bounded(sqlite, artifacts, execute):
     running.wait()
     assert (artifacts / "large").stat().st_size == 200 * 2**20
     assert max(peak, instances.peak_of(running)) < 60 * 2**20, (peak, instances.peak_of(running))
+
+
+def test_memory_is_bounded_with_buckets(bucket):
+    """Eight artifacts at once, each of which is larger than a part of an upload."""
+    names = [f"large-{number}" for number in range(10)]
+    for name in names:
+        bucket.client.put_object(Bucket="versioned", Key=f"{bucket.prefix}/{name}", Body=os.urandom(24 * 2**20))
+    peaks = []
+    for command in ("create", "restore"):
+        running = bucket.start(command)
+        running.wait()
+        peaks.append(instances.peak_of(running))
+        for name in names:
+            bucket.client.delete_object(Bucket="versioned", Key=f"{bucket.prefix}/{name}")
+    assert max(peaks) < 200 * 2**20, peaks

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, deployed, render
+from ansible_collections.mlops.mlflow.plugins.action import mlflow_backup
+from ansible_collections.mlops.mlflow.plugins.module_utils import sealed
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, deployed, render, templating
 from model_tests import resolved
 
 
@@ -50,6 +52,45 @@ def test_the_version_of_older_deployments_is_that_of_the_image(image, version):
     objects = live(mlflow_server_image=image)
     objects[deployed.ref(model)]["metadata"]["annotations"].clear()
     assert deployed.of(objects, model) == deployed.Deployed(version, image)
+
+
+@pytest.mark.parametrize(("variables", "restoring"), [
+    ({"_mlflow_server_closed": "A backup is restored.", "_mlflow_server_restoring": True}, True),
+    # by an upgrade, after which users' data is that of the current database
+    ({"_mlflow_server_closed": "It is upgraded."}, False),
+    ({"_mlflow_server_closed": "", "_mlflow_server_restoring": True}, False),
+    ({}, False),
+])
+def test_what_a_restore_has_closed_is_known_until_it_is_opened(variables, restoring):
+    assert deployed.restoring(live(**variables), resolved({})) is restoring
+    assert not deployed.restoring({}, resolved({}))
+
+
+@pytest.mark.parametrize(("variables", "command"), [
+    ({"_mlflow_server_closed": "A backup is restored.", "_mlflow_server_restoring": True}, "revert"),
+    ({"_mlflow_server_closed": "It is upgraded."}, "finish"), ({}, "finish"),
+])
+def test_after_an_interrupted_restore_the_database_stays_that_users_had(variables, command, monkeypatch):
+    class Engine:
+        def read(self, refs, _kinds):
+            return {ref: obj for ref, obj in live(**variables).items() if ref in refs}
+
+    commands = []
+    monkeypatch.setattr(mlflow_backup.backups, "run", lambda _engine, _model, name: commands.append(name) or {})
+    action = mlflow_backup.ActionModule.__new__(mlflow_backup.ActionModule)
+    assert action._settle(Engine(), resolved({}), {})["changed"] and commands == [command]
+
+
+def test_another_passphrase_than_that_of_the_backup_is_refused(monkeypatch):
+    found = {"set": {}, "differing": ["gateway"], "sealed": sealed.seal("the passphrase of then", {"gateway": "x"})}
+    monkeypatch.setattr(mlflow_backup.backups, "run", lambda *_arguments: found)
+    monkeypatch.setattr(mlflow_backup.backups, "summary", lambda _manifest: {"id": "SET"})
+    action = mlflow_backup.ActionModule.__new__(mlflow_backup.ActionModule)
+    given = {"backup_type": "volume", "backup_passphrase": "the passphrase of now"}
+    with pytest.raises(templating.Failure, match="backup_passphrase is not the one with which backup SET was made"):
+        action._keys(None, resolved(given), {"set": "latest", "source": ""})
+    given["backup_passphrase"] = "the passphrase of then"
+    assert action._keys(None, resolved(given), {"set": "latest", "source": ""})["values"] == {"gateway": "x"}
 
 
 def test_a_playbook_deploys_another_version_than_the_inventory_says():

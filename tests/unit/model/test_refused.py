@@ -860,6 +860,7 @@ CASES = {
         ("url", {"backup_url": "https://s3.example.com/bucket"}, "it must be the endpoint alone"),
         ("schedule", {"backup_schedule": "daily"}, "backup_schedule is 'daily'; it must be cron's five fields"),
         ("verify-schedule", {"backup_verify_schedule": "weekly"}, "backup_verify_schedule is 'weekly'"),
+        ("never", {"backup_schedule": "0 2 30 2 *"}, "backup_schedule is '0 2 30 2 *', a day that no year has"),
         ("keep", {"backup_keep_days": 0}, "backup_keep_days is 0; it must be from 1"),
         ("lock", {"backup_object_lock_days": 31}, "what is locked cannot be removed, so raise backup_keep_days"),
         ("passphrase", {"backup_passphrase": "too short"}, "backup_passphrase is shorter than 12 characters"),

@@ -34,6 +34,7 @@ class ActionModule(ModelAction):
             "NAME", arguments.get("step"), arguments.get("command"), arguments.get("kind"), arguments.get("set"),
             model.instance.version, "old-image" if model.mlflow_server.image == "old:3.10.0" else "",
             "closed" if model.mlflow_server.closed_because else "",
+            "restoring" if model.mlflow_server.restoring else "",
             "under another name" if model.mlflow_server.service != model.mlflow_server.service_hosts[0] else "",
             ",".join(arguments.get("components") or []), "without pruning" if "prune" in arguments else ""]))
         with open(folder / "calls", "a") as file:
@@ -153,4 +154,46 @@ def test_a_restore_says_why_the_keys_of_the_backup_cannot_be_looked_up(tmp_path)
     failed = {"failed": True, "msg": "bucket 'backups' does not exist."}
     done, calls = play(tmp_path, {"mlflow_backup keys": failed, "instance_info": {"installed": True}}, "restore.yml")
     assert done.returncode and failed["msg"] in done.stdout, done.stdout
-    assert calls == [f"instance_info {NEW}", f"apply {NEW} closed backup", f"mlflow_backup keys latest {NEW} closed"]
+    assert calls == [f"instance_info {NEW}", f"apply {NEW} closed restoring backup", f"mlflow_backup keys latest {NEW} closed restoring"]
+
+
+RESTORE = {"instance_info": {"installed": True}, "instance_health": {"connect": ["connected"]},
+           "mlflow_backup keys": {"backup": {"id": "SET"}, "differing": [], "values": {}},
+           "mlflow_backup restore": {"backup": {"id": "SET", "counts": {"runs": 2}}, "artifacts": {"count": 3}}}
+CLOSED = f"{NEW} closed restoring"
+LOADED = [f"apply {CLOSED} backup", f"mlflow_backup keys latest {CLOSED}", f"mlflow_backup settle {CLOSED}",
+          f"mlflow_backup before-restore {CLOSED}", f"apply {CLOSED} mlflow_server",
+          f"mlflow_backup restore SET {CLOSED}"]
+OPENED = [f"mlflow_backup promote {CLOSED}", f"apply {NEW}", f"instance_health {NEW}"]
+PUT_BACK = [f"apply {CLOSED} mlflow_server", f"mlflow_backup revert {CLOSED}", f"apply {NEW}"]
+
+
+def restore(folder, **failures):
+    """A run of restore.yml: what it said on one line, its exit code, its calls."""
+    done, calls = play(folder, {**{call: {"failed": True, "msg": msg} for call, msg in failures.items()}, **RESTORE},
+                       "restore.yml")
+    return " ".join(done.stdout.split()), done.returncode, [call for call in calls if call != f"instance_info {NEW}"]
+
+
+def test_a_restore_settles_an_earlier_one_before_it_closes_the_server(tmp_path):
+    text, code, calls = restore(tmp_path)
+    assert code == 0, text
+    assert calls == [*LOADED, *OPENED, f"mlflow_backup finish {NEW}"]
+    assert "Backup SET is restored: 2 rows, 3 artifacts." in text
+
+
+def test_what_cannot_be_settled_is_left_alone(tmp_path):
+    text, code, calls = restore(tmp_path, **{"mlflow_backup settle": "The database is down."})
+    assert code and "The database is down." in text and calls == LOADED[:3]
+
+
+def test_a_restore_that_fails_puts_back_what_was_there(tmp_path):
+    text, code, calls = restore(tmp_path, **{f"instance_health {NEW}": "It is bad."})
+    assert code and calls == [*LOADED, *OPENED, *PUT_BACK]
+    assert "The backup was not restored, and what was there before is in use again. It is bad." in text
+
+
+def test_a_restored_instance_that_users_have_is_not_undone(tmp_path):
+    text, code, calls = restore(tmp_path, **{"mlflow_backup finish": "The database is down."})
+    assert code and "The database is down." in text
+    assert calls == [*LOADED, *OPENED, f"mlflow_backup finish {NEW}"]
