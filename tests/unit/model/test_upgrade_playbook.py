@@ -154,7 +154,8 @@ def test_a_restore_says_why_the_keys_of_the_backup_cannot_be_looked_up(tmp_path)
     failed = {"failed": True, "msg": "bucket 'backups' does not exist."}
     done, calls = play(tmp_path, {"mlflow_backup keys": failed, "instance_info": {"installed": True}}, "restore.yml")
     assert done.returncode and failed["msg"] in done.stdout, done.stdout
-    assert calls == [f"instance_info {NEW}", f"apply {NEW} closed restoring backup", f"mlflow_backup keys latest {NEW} closed restoring"]
+    assert calls == [f"instance_info {NEW}", f"apply {NEW} closed restoring backup",
+                     f"mlflow_backup keys latest {NEW} closed restoring"]
 
 
 RESTORE = {"instance_info": {"installed": True}, "instance_health": {"connect": ["connected"]},
