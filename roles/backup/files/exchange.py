@@ -142,4 +142,6 @@ class Exchange:
         except FileNotFoundError:
             text = ""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return " ".join(lines[-3:]) or "it wrote nothing"
+        # What follows may be a long statement.
+        named = [line for line in lines if "error" in line.lower()]
+        return " ".join(named[:1] or lines[-3:]) or "it wrote nothing"
