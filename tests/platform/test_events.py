@@ -270,11 +270,12 @@ def test_a_server_that_hangs_is_restarted(tmp_path):
         "mlflow_server_publish": f"127.0.0.1:{unit.free_port()}", "monitoring_interval": 5,
         "monitoring_alert_group_wait": "0s", "monitoring_alerts": {"MLflowServerDown": {"for": "10s"}}}
 
-    def play(playbook: str, *arguments: str, **variables) -> None:
+    def play(playbook: str, *arguments: str, **variables) -> str:
         inventory.write_text(yaml.safe_dump({"all": {"hosts": {"Hanging": {**instance, **variables}}}}))
         done = subprocess.run(["ansible-playbook", "-i", inventory, f"playbooks/{playbook}.yml", *arguments], cwd=ROOT,
                               env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def podman(*arguments: str) -> str:
         return subprocess.run(["podman", *arguments], capture_output=True, text=True, check=True).stdout
@@ -293,6 +294,7 @@ def test_a_server_that_hangs_is_restarted(tmp_path):
             wait(lambda: rulebook.output.count("PLAY RECAP") == 2, lambda: rulebook.output[-4000:], 600)
         assert "failed=1" not in rulebook.plays and "changed: [Hanging]" in rulebook.plays, rulebook.output
         assert any((tmp_path / "logs").iterdir())
-        play("verify")
+        # It works again, so that another alert would not restart it.
+        assert "changed=0" in play("restart", "-e", "mlflow_restart_unhealthy_only=true")
     finally:
         play("uninstall", "-e", '{"mlflow_purge_data": true}')
