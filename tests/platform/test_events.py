@@ -290,6 +290,7 @@ def test_a_server_that_hangs_is_restarted(tmp_path):
         with rulebook.running(port, gateway):
             (server,) = [found for found in podman("ps", "--format", "{{.Names}}").split()
                          if found.startswith(f"{name}-server") and found.endswith("-mlflow")]
+            podman("kill", "--signal", "STOP", server)  # before the workers, which it would replace
             podman("exec", server, "sh", "-c", "kill -STOP -1")
             wait(lambda: rulebook.output.count("PLAY RECAP") == 2, lambda: rulebook.output[-4000:], 600)
         assert "failed=1" not in rulebook.plays and "changed: [Hanging]" in rulebook.plays, rulebook.output
