@@ -163,3 +163,18 @@ def test_memory_is_bounded(sqlite, artifacts, execute):
     running.wait()
     assert (artifacts / "large").stat().st_size == 200 * 2**20
     assert max(peak, instances.peak_of(running)) < 60 * 2**20, (peak, instances.peak_of(running))
+
+
+def test_memory_is_bounded_with_buckets(bucket):
+    """Eight artifacts at once, each of which is larger than a part of an upload."""
+    names = [f"large-{number}" for number in range(10)]
+    for name in names:
+        bucket.client.put_object(Bucket="versioned", Key=f"{bucket.prefix}/{name}", Body=os.urandom(24 * 2**20))
+    peaks = []
+    for command in ("create", "restore"):
+        running = bucket.start(command)
+        running.wait()
+        peaks.append(instances.peak_of(running))
+        for name in names:
+            bucket.client.delete_object(Bucket="versioned", Key=f"{bucket.prefix}/{name}")
+    assert max(peaks) < 200 * 2**20, peaks
