@@ -184,7 +184,7 @@ def test_alerts_run_playbooks(tmp_path):
         with alertmanager_running(tmp_path, f"http://somebody:another-token@127.0.0.1:{port}/") as url:
             fire(url, "MLflowServerDown")
             log = tmp_path / "alertmanager.log"
-            wait(lambda: "401" in log.read_text(), log.read_text)
+            wait(lambda: "status code 401" in log.read_text(), log.read_text)
         with alertmanager_running(tmp_path, f"http://mlflow:{TOKEN}@127.0.0.1:{port}/") as url:
             fire(url, "MLflowServerDown", "MLflowBackupLate", "MLflowVolumeFilling", "MLflowReplicaDown")
             rulebook.wait_for("runs no pods of mlflow_server", "are not deployed; run playbooks/site.yml",

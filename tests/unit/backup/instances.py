@@ -96,7 +96,6 @@ class Running:
             raise CommandFailed(log)
         return log
 
-
     def kill(self) -> None:
         """End it as a pod ends that is removed at once."""
         os.kill(self.process, signal.SIGKILL)
