@@ -21,7 +21,7 @@ from typing import Any
 
 import boto3
 from boto3.s3.transfer import TransferConfig
-from common import ROOT, Failed, heading, log, program, table, timed, version
+from common import ENVIRONMENT, ROOT, Failed, heading, log, program, run, table, timed, version
 from exporter import KINDS, NUMBERS, database
 from exporters import unit, uri_of
 
@@ -231,6 +231,11 @@ def of_a_database(kind: str, rows: int, folder: pathlib.Path) -> list[str]:
     log(f"{kind}: {rows} rows")
     with database(kind, folder) as found:
         fill(found, rows)
+        if kind == "postgresql":  # whose database postgres, in which MLflow's tables are, cannot be renamed
+            run(["psql", f"--host={found['host']}", f"--port={found['port']}", f"--username={found['user']}",
+                 "--command=CREATE DATABASE mlflow TEMPLATE postgres", "template1"],
+                env={**ENVIRONMENT, "PGPASSWORD": found["password"]})
+            found = {**found, "database": "mlflow"}
         place = Folder(folder)
         pod = Pod(folder / "pod", pod_uri(found), login(found), place.store, place.uri, {})
         plain = Plain(found, folder)
