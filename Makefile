@@ -35,7 +35,7 @@ LINK := .cache/collections/ansible_collections/mlops/mlflow
 PLAY := ansible-playbook --inventory $(INVENTORY)
 
 .PHONY: help quickstart wizard status verify service-levels open uninstall backup restore migrate upgrade rollback restart maintain logs clean venv test lint sanity unit versions upgrades manifests ansible-versions molecule molecule-ssh build platform ee \
-	benchmark-converge benchmark-serve benchmark-ui benchmark-exporter changelog lock tools test-tools packages test-packages
+	benchmark-converge benchmark-serve benchmark-ui benchmark-exporter benchmark-backup changelog lock tools test-tools packages test-packages
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -169,7 +169,7 @@ lint: test-tools test-packages ## yamllint, ansible-lint (profile production), t
 	@yamllint --strict .
 	@ansible-lint
 	@antsibull-changelog lint
-	@shellcheck .ci/run tools/debian-packages tools/run-tests benchmarks/converge benchmarks/serve benchmarks/ui benchmarks/exporter plugins/plugin_utils/engines/scripts/*.sh
+	@shellcheck .ci/run tools/debian-packages tools/run-tests benchmarks/converge benchmarks/serve benchmarks/ui benchmarks/exporter benchmarks/backup plugins/plugin_utils/engines/scripts/*.sh
 
 # ansible-test requires the collection in a directory of its name, and a repository there, so that the files are not taken for
 # ignored ones. It would download pip for its environments; ensurepip is used instead. It passes no environment variables to
@@ -240,7 +240,8 @@ benchmark-converge: tools ## Measure runs without changes on the cluster of KUBE
 benchmark-serve: tools ## Measure the server under load, compared with others
 benchmark-ui: tools test-packages ## Measure how fast the user interface loads, with and without compression
 benchmark-exporter: test-tools test-packages ## Measure what the exporter takes of databases with a million runs
-benchmark-converge benchmark-serve benchmark-ui benchmark-exporter:
+benchmark-backup: test-tools test-packages ## Measure backup and restore, compared with plain dumps and copies
+benchmark-converge benchmark-serve benchmark-ui benchmark-exporter benchmark-backup:
 	@benchmarks/$(@:benchmark-%=%) $(ARGS)
 
 changelog: test-tools ## Turn changelogs/fragments into CHANGELOG.rst, under the version in galaxy.yml
