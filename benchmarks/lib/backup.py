@@ -123,7 +123,7 @@ class Plain:
         return timed(["bash", "-c", f"set -euo pipefail; {text}"], env=self.environment)[0]
 
     def _arguments(self) -> str:
-        return f"--host={self.options['host']} --port={self.options['port']}"
+        return f"--host={self.options.get('host')} --port={self.options.get('port')}"
 
     def back_up(self) -> float:
         """Seconds of a dump to a file."""

@@ -1,7 +1,7 @@
 """Metrics of runs with less work for each; mlflow_server_disabled_hooks switches it off by the name `log_metrics`.
 
 MLflow makes two objects of SQLAlchemy's ORM of each metric that is logged, and tracks their changes; for a batch it
-opens a second connection that reads the run again. Half of the processor time of a training job's requests is that.
+opens a second connection that reads the run again.
 This sends the same statements with rows instead of objects, in one transaction. MLflow's own checks, errors, retries
 and order of locks stay, and what is not the usual case goes MLflow's own way.
 """
