@@ -46,6 +46,15 @@ SIZES = (200_000, 2_000_000, 20_000_000)
 THREADS = 8
 
 
+def resident(pid: int) -> float:
+    """MiB that a process had in memory at most so far. getrusage would count what its parent had when it was forked."""
+    try:
+        status = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    return max((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:")), default=0)
+
+
 class Pod:
     """Runs backup.py as in the pod of a backup, in a process of its own, beside the programs of the database.
 
@@ -77,14 +86,16 @@ class Pod:
         with (exchange / "output").open("wb") as output:
             process = subprocess.Popen([sys.executable, self.folder / "backup/backup.py", command], env=environment,
                                        stdout=output, stderr=subprocess.STDOUT)
-            _pid, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+            peak = 0.0
+            while process.poll() is None:
+                peak = max(peak, resident(process.pid))
+                time.sleep(0.02)
         if helper:
             helper.wait(60)
         seconds = time.perf_counter() - begun
         if process.returncode:
             raise Failed(f"backup.py {command} failed: {(exchange / 'output').read_text()[-1000:]}")
-        return seconds, usage.ru_maxrss / 1024
+        return seconds, peak
 
     def restore(self) -> tuple[float, float]:
         """The same of all commands of a restore together."""
