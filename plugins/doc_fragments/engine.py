@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Fragments ``mlops.mlflow.engine`` and ``mlops.mlflow.engine.action``."""
+    """Fragments ``mlops.mlflow.engine``, ``mlops.mlflow.engine.cluster`` and ``mlops.mlflow.engine.action``."""
 
     DOCUMENTATION = r"""
 options:
@@ -33,6 +33,17 @@ options:
     type: path
   context:
     description: Context of the kubeconfig. Without it, its current context.
+    type: str
+"""
+
+    CLUSTER = r"""
+options:
+  kubeconfig:
+    description: Path of the kubeconfig. Defaults to E(KUBECONFIG), C(~/.kube/config), or the service account of the
+        pod.
+    type: path
+  context:
+    description: Context of the kubeconfig. Defaults to its current context.
     type: str
 """
 

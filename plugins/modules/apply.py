@@ -137,13 +137,6 @@ options:
     description: Longest time to wait for all workloads together, in seconds.
     type: int
     default: 600
-  kubeconfig:
-    description: Path of the kubeconfig. Defaults to E(KUBECONFIG), C(~/.kube/config), or the service account of the
-        pod.
-    type: path
-  context:
-    description: Context of the kubeconfig. Defaults to its current context.
-    type: str
 attributes:
   check_mode:
     support: full
@@ -152,6 +145,7 @@ attributes:
     support: full
     description: Shows objects before and after. Of a Secret only the keys whose values differ are shown.
 extends_documentation_fragment:
+  - mlops.mlflow.engine.cluster
   - mlops.mlflow.engine.action
   - ansible.builtin.action_common_attributes
 """

@@ -47,14 +47,8 @@ attributes:
   check_mode:
     support: full
     description: Returns what would be done.
-  diff_mode:
-    support: none
-    description: The module returns no diff.
-  platform:
-    support: full
-    description: Kubernetes is accessed from the controller.
-    platforms: posix
 extends_documentation_fragment:
+  - mlops.mlflow.engine.action
   - ansible.builtin.action_common_attributes
 """
 

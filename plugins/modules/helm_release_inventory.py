@@ -46,27 +46,15 @@ options:
     description: Whether files that exist and differ are written anew. Otherwise the task fails.
     type: bool
     default: false
-  kubeconfig:
-    description: Path of the kubeconfig. Defaults to E(KUBECONFIG), C(~/.kube/config), or the service account of the
-        pod.
-    type: path
-  context:
-    description: Context of the kubeconfig. Defaults to its current context.
-    type: str
 seealso:
   - module: mlops.mlflow.helm_release_adopt
 attributes:
   check_mode:
     support: full
     description: No file is written.
-  diff_mode:
-    support: none
-    description: The module returns no diff.
-  platform:
-    support: full
-    description: Kubernetes is accessed from the controller.
-    platforms: posix
 extends_documentation_fragment:
+  - mlops.mlflow.engine.action
+  - mlops.mlflow.engine.cluster
   - ansible.builtin.action_common_attributes
 """
 

@@ -37,13 +37,6 @@ options:
         instance.
     type: bool
     default: false
-  kubeconfig:
-    description: Path of the kubeconfig. Defaults to E(KUBECONFIG), C(~/.kube/config), or the service account of the
-        pod.
-    type: path
-  context:
-    description: Context of the kubeconfig. Defaults to its current context.
-    type: str
 seealso:
   - module: mlops.mlflow.instance_health
 attributes:
@@ -51,6 +44,7 @@ attributes:
     support: full
     description: Changes nothing in any mode.
 extends_documentation_fragment:
+  - mlops.mlflow.engine.cluster
   - mlops.mlflow.engine.action
   - ansible.builtin.action_common_attributes
 """

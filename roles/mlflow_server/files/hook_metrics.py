@@ -127,6 +127,7 @@ def order(row):
 def written(module, tables, own):
     """MLflow's method that writes metrics; a metric that is there already goes its own way."""
     integrity_error = importlib.import_module("sqlalchemy.exc").IntegrityError
+    writes = {"read_only": False} if "read_only=False" in inspect.getsource(own) else {}
 
     @functools.wraps(own)
     def log(self, run_id, metrics):
@@ -158,7 +159,6 @@ def written(module, tables, own):
                 session.rollback()
         return own(self, run_id, metrics)
 
-    writes = {"read_only": False} if "read_only=False" in inspect.getsource(own) else {}
     return log
 
 

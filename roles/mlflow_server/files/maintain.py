@@ -234,11 +234,18 @@ class Maintenance:
         found = {"runs": [run for run in runs if run not in referenced],
                  "models": [model for model in models if model not in referenced],
                  "spared": {each: sorted(referenced[each]) for each in runs + models if each in referenced}}
+
+        def of_deleted_experiments(table, key):
+            return [(str(experiment), each) for experiment, each in self.rows(
+                f"SELECT experiments.experiment_id, {key} FROM {table} JOIN experiments"
+                f" ON experiments.experiment_id = {table}.experiment_id"
+                " WHERE experiments.lifecycle_stage = 'deleted'")]
+
         inside = {}
-        for experiment, model in self.rows("SELECT experiment_id, model_id FROM logged_models"):
-            inside.setdefault(str(experiment), []).append(model)
+        for experiment, model in of_deleted_experiments("logged_models", "model_id"):
+            inside.setdefault(experiment, []).append(model)
         going = set(found["runs"])
-        kept = {str(row[0]) for row in self.rows("SELECT experiment_id, run_uuid FROM runs") if row[1] not in going}
+        kept = {experiment for experiment, run in of_deleted_experiments("runs", "run_uuid") if run not in going}
         kept |= {experiment for experiment, there in inside.items() if any(model in referenced for model in there)}
         found["experiments"] = [experiment for experiment in deleted("experiments", "experiment_id",
                                                                      "last_update_time") if experiment not in kept]
