@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator
 
 import yaml
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, engines, generated, manifests
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import (
+    components, engines, generated, manifests, sealed_secrets)
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ KUSTOMIZATION = "kustomization.yaml"
 SECRET = "secret-"
 LEFT_OUT = "secrets"
 VERIFY = "verify"
+BINDING = "claims"
 SALT = "# salt: "
 SOPS_TIMEOUT = 60
 
@@ -57,8 +59,9 @@ class Settings:
 
     Attributes:
         folder: its root, or a folder of it.
-        secrets: omit, external, sops or plain.
+        secrets: omit, external, sops, sealed or plain.
         recipients: public keys of age that may decrypt.
+        certificate: file with that of the Sealed Secrets controller.
         store: the store of External Secrets, as mlflow_secret_store.
         tool: none, argocd or flux.
         repository: URL that the tool clones.
@@ -75,6 +78,7 @@ class Settings:
     folder: str
     secrets: str = "omit"
     recipients: tuple[str, ...] = ()
+    certificate: str = ""
     store: dict | None = None
     tool: str = "none"
     repository: str = ""
@@ -92,8 +96,8 @@ def settings(model: Model) -> Settings:
     """How the repository of an instance is written."""
     v = model.variables
     return Settings(
-        v.mlflow_render_dir, v.mlflow_render_secrets, tuple(v.mlflow_render_age_recipients), v.mlflow_secret_store,
-        v.mlflow_gitops, v.mlflow_gitops_repository, v.mlflow_gitops_revision, v.mlflow_gitops_path,
+        v.mlflow_render_dir, v.mlflow_render_secrets, tuple(v.mlflow_render_age_recipients),
+        v.mlflow_render_sealed_certificate, v.mlflow_secret_store, v.mlflow_gitops, v.mlflow_gitops_repository, v.mlflow_gitops_revision, v.mlflow_gitops_path,
         v.mlflow_gitops_project, v.mlflow_gitops_destination, v.mlflow_gitops_namespace, v.mlflow_gitops_fleet,
         v.mlflow_gitops_decryption_secret, v.mlflow_wait_timeout)
 
@@ -142,6 +146,7 @@ class Repository:
             self._annotate(obj)
             if obj["kind"] == "ConfigMap":
                 fingerprints[Ref.of(obj)] = manifests.revision([obj])
+        unmounted = self._claims(objects)
         keep = self._secrets(objects, fingerprints)
         by_file: dict[pathlib.Path, list[dict]] = {}
         for wave in manifests.waves(objects):
@@ -156,6 +161,7 @@ class Repository:
         keep.update(by_file)
         self._remove_others(keep)
         self._verification(verification)
+        self._binding(unmounted, verification)
         with self._locked(dry_run):
             self._kustomizations()
             if self.settings.tool != "none":
@@ -173,6 +179,34 @@ class Repository:
         if obj["kind"] == "Job":
             # A finished Job cannot be changed, only be made anew.
             annotate(obj, {HOOK: "Sync", DELETE_POLICY: "BeforeHookCreation", FLUX_FORCE: "enabled"})
+
+    def _claims(self, objects: list[dict]) -> list[dict]:
+        """Move claims to the wave of the first workload that mounts them, and return those that none mounts.
+
+        A tool goes on to the next wave when claims are bound, and most StorageClasses bind one when a pod mounts it.
+        """
+        others = [obj for path in self.folder.glob("wave-*/*.yaml")
+                  if path.stem not in (*self.names, BINDING) and not path.name.startswith((KUSTOMIZATION, SECRET))
+                  for obj in _load(path)]
+        waves: dict[str, int] = {}
+        for obj in [*objects, *others]:
+            for name in _mounted(obj) if obj["kind"] != "CronJob" else ():
+                wave = int(manifests.annotation(obj, manifests.WAVE))
+                waves[name] = min(wave, waves.get(name, wave))
+        claims = [obj for obj in objects if obj["kind"] == "PersistentVolumeClaim"]
+        for obj in claims:
+            if obj["metadata"]["name"] in waves:
+                annotate(obj, {manifests.WAVE: str(waves[obj["metadata"]["name"]])})
+        return [obj for obj in claims if obj["metadata"]["name"] not in waves]
+
+    def _binding(self, claims: list[dict], verification: list[dict] | None) -> None:
+        """Plan the Jobs that mount claims which no workload mounts, such as that of backups, once."""
+        jobs: dict[pathlib.Path, list[dict]] = {}
+        for claim in claims if verification else ():
+            job = _mounting(claim, next(obj for obj in verification if obj["kind"] == "Job"))
+            jobs.setdefault(self.folder / _wave_folder(claim) / f"{BINDING}.yaml", []).append(job)
+        for path, held in jobs.items():
+            self.planned[path] = _dump(held)
 
     def _fingerprint(self, obj: dict, fingerprints: dict[Ref, str]) -> None:
         """Mark pods with a fingerprint of what they read, so that its change restarts them.
@@ -225,7 +259,7 @@ class Repository:
                     self.messages.append(f"{Ref.of(obj)} is left out; {path} says which keys it must have.")
                 continue
             path = self.folder / _wave_folder(obj) / f"{SECRET}{obj['metadata']['name']}.yaml"
-            text = self._sops(obj, path) if self.settings.secrets == "sops" else self._plain(obj, path)
+            text = {"sops": self._sops, "sealed": self._sealed, "plain": self._plain}[self.settings.secrets](obj, path)
             self.planned[path] = text
             paths.add(path)
             # Of the text as it is in the repository, which who can read it knows anyway.
@@ -235,11 +269,28 @@ class Repository:
     def _fill(self, obj: dict, written: dict | None) -> None:
         generated.fill(obj, written or self.live.get(Ref.of(obj)))
 
+    def _decrypted(self, path: pathlib.Path, text: str) -> dict | None:
+        """The Secret that an earlier run wrote, in whichever form; None where the running instance is asked instead.
+
+        Raises:
+            GitopsError: nobody here can read it.
+        """
+        written = yaml.safe_load(text) if text else None
+        if not written or written["kind"] != sealed_secrets.KIND:
+            if written and "sops" in written:
+                written = yaml.safe_load(_run_sops(["decrypt", *SOPS_YAML], text))
+                written.pop("sops", None)
+            return written
+        if self._find_live:
+            return None
+        raise GitopsError(f"{path} is a SealedSecret, whose values only the controller can read; set "
+                          "mlflow_render_adopt=true to take them from the running instance, or remove the file to make "
+                          "them anew.")
+
     def _plain(self, obj: dict, path: pathlib.Path) -> str:
         """As plain text, after a random comment, so that the fingerprint tells no short password."""
         before = path.read_text(encoding="utf-8") if path.exists() else ""
-        written = yaml.safe_load(before) if before else None
-        self._fill(obj, written if written and "sops" not in written else None)
+        self._fill(obj, self._decrypted(path, before))
         first = before.partition("\n")[0]
         salt = first if first.startswith(SALT) else SALT + secrets.token_hex(16)
         return f"{salt}\n{_dump([obj])}"
@@ -247,21 +298,38 @@ class Repository:
     def _sops(self, obj: dict, path: pathlib.Path) -> str:
         """Encrypted for the recipients; the text that is there, where its content is the same or cannot be read."""
         before = path.read_text(encoding="utf-8") if path.exists() else ""
-        encrypted = yaml.safe_load(before) if before else None
-        if encrypted and "sops" in encrypted:
-            try:
-                written = yaml.safe_load(_run_sops(["decrypt", *SOPS_YAML], before))
-            except GitopsError:
+        encrypted = (yaml.safe_load(before) if before else None) or {}
+        try:
+            written = self._decrypted(path, before)
+        except GitopsError:
+            if "sops" in encrypted:
                 return self._kept_encrypted(obj, path, before, encrypted)
-            written.pop("sops", None)
-            self._fill(obj, written)
-            there = {entry["recipient"] for entry in encrypted["sops"].get("age") or []}
-            if written == obj and there == set(self.settings.recipients):
-                return before
-        else:
-            self._fill(obj, encrypted)
+            raise
+        self._fill(obj, written)
+        there = {entry["recipient"] for entry in encrypted.get("sops", {}).get("age") or []}
+        if written == obj and there == set(self.settings.recipients):
+            return before
         return _run_sops(["encrypt", *SOPS_YAML, "--age", ",".join(self.settings.recipients), "--encrypted-regex",
                           "^(data|stringData)$"], _dump([obj]))
+
+    def _sealed(self, obj: dict, path: pathlib.Path) -> str:
+        """Encrypted for the controller of SealedSecrets; what was sealed before stays."""
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        written = yaml.safe_load(before) if before else None
+        live = self.live.get(Ref.of(obj))
+        if live:
+            name, namespace = obj["metadata"]["name"], self.scope.namespace
+            self.messages.append(f"{Ref.of(obj)} is there already; before the first synchronization, let the controller "
+                                 f"take it over by: kubectl annotate secret {name} --namespace {namespace} "
+                                 f"{sealed_secrets.MANAGED}=true")
+        there = written and written["kind"] == sealed_secrets.KIND
+        if not there:
+            live = self._decrypted(path, before) or live
+        try:
+            found = sealed_secrets.seal(obj, written if there else None, live, self.settings.certificate, ANNOTATIONS)
+        except sealed_secrets.CertificateError as error:
+            raise GitopsError(f"mlflow_render_sealed_certificate is {self.settings.certificate!r}, {error}.") from None
+        return before if found == written else _dump([found])
 
     def _kept_encrypted(self, obj: dict, path: pathlib.Path, before: str, encrypted: dict) -> str:
         wanted = {*generated.keys(obj), *(obj.get("data") or {})}
@@ -310,7 +378,8 @@ class Repository:
         if objects:
             for obj in objects:
                 obj["metadata"].setdefault("namespace", self.scope.namespace)
-                annotate(obj, {manifests.WAVE: str(VERIFY_WAVE)})
+                # No component has it, and `apply` leaves it.
+                annotate(obj, {manifests.WAVE: str(VERIFY_WAVE), manifests.RECORD: "verification of a repository"})
             fingerprints = {Ref.of(obj): manifests.revision([obj]) for obj in objects if obj["kind"] == "ConfigMap"}
             for obj in objects:
                 if obj["kind"] == "Job":
@@ -519,6 +588,35 @@ def kustomization(resources: Iterable[str]) -> str:
     """The text of a kustomization.yaml."""
     return _dump([{"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
                    "resources": list(resources)}])
+
+
+def _mounted(obj: dict) -> list[str]:
+    """The names of the claims that an object's pods mount."""
+    volumes = ((manifests.pod_template(obj) or {}).get("spec") or {}).get("volumes") or []
+    return [volume["persistentVolumeClaim"]["claimName"] for volume in volumes if "persistentVolumeClaim" in volume]
+
+
+def _mounting(claim: dict, like: dict) -> dict:
+    """A Job that mounts a claim and ends.
+
+    Args:
+        claim: whose wave and namespace it gets.
+        like: a Job whose image, security and scheduling it has.
+    """
+    job = json.loads(json.dumps(like))
+    name, spec = claim["metadata"]["name"], job["spec"]["template"]["spec"]
+    job["metadata"]["name"] = f"{name}-mount"
+    annotate(job, {manifests.WAVE: manifests.annotation(claim, manifests.WAVE), HOOK: "Sync"})
+    for part in (job, job["spec"]["template"]):
+        for annotation in (manifests.RENDERED, manifests.REVISION):
+            (part["metadata"].get("annotations") or {}).pop(annotation, None)
+    spec.pop("initContainers", None)
+    spec["containers"] = [{**{field: value for field, value in spec["containers"][0].items()
+                              if field not in ("env", "envFrom")},
+                           "name": "mount", "command": ["true"],
+                           "volumeMounts": [{"name": "claim", "mountPath": "/claim"}]}]
+    spec["volumes"] = [{"name": "claim", "persistentVolumeClaim": {"claimName": name}}]
+    return job
 
 
 def _wave_folder(obj: dict) -> str:

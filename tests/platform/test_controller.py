@@ -25,16 +25,17 @@ from conftest import LOCALHOST, ROOT, run_job
 
 ANSWERS = {"mlflow_controller_project_url": "https://git.example.com/ml/mlflow.git",
            "mlflow_controller_notification_url": "https://hooks.example.com/mlflow",
-           "mlflow_controller_survey_credentials": ["controller"], "mlflow_controller_versions": ["3.17.2", "3.16.0"]}
-INSTANCE = {"mlflow_instance": "platform-job", "mlflow_image_source": "build", "database_type": "postgresql",
-            "object_storage_type": "volume", "mlflow_server_publish": "127.0.0.1:5931", "backup_type": "volume"}
+           "mlflow_controller_survey_credentials": ["controller"], "mlflow_controller_versions": ["3.17.2", "3.12.0"]}
+INSTANCE = {"mlflow_instance": "platform-job", "mlflow_image_source": "build", "mlflow_version": "3.12.0",
+            "database_type": "postgresql", "object_storage_type": "volume",
+            "mlflow_server_publish": "127.0.0.1:5931", "backup_type": "volume"}
 """Answers of the survey."""
 GIVEN = {
     "MLflow backup": {"mlflow_verify_backup": "true"},
     "MLflow restart": {"mlflow_restart_unhealthy_only": "true"},
     "MLflow restore": {"mlflow_restore_set": "latest", "mlflow_restore_from": ""},
-    "MLflow rehearse upgrade": {"mlflow_upgrade_to": ""},
-    "MLflow upgrade": {"mlflow_upgrade_to": ""},
+    "MLflow rehearse upgrade": {"mlflow_upgrade_to": "3.17.2"},
+    "MLflow upgrade": {"mlflow_upgrade_to": "3.17.2"},
     "MLflow uninstall": {"mlflow_purge_data": "true", "mlflow_purge_confirm": "platform-job"},
 }
 """Answers of other surveys, as the user interface gives them: an empty text where nothing was entered."""

@@ -411,6 +411,8 @@ class Convergence:
     def _put(self, batch: list[dict]) -> None:
         for obj in batch:
             self._set_revision(obj)
+            # Waves have been kept here. Those of a repository count otherwise, and stay on what it has made.
+            (obj["metadata"].get("annotations") or {}).pop(manifests.WAVE, None)
         for ref, put in self.engine.put(batch, self.live, self.dry_run).items():
             before = self.live.get(ref)
             self.current[ref] = put.after

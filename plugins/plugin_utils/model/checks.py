@@ -14,7 +14,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 from ansible_collections.mlops.mlflow.plugins.module_utils import versions
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests, sealed_secrets
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import quantity
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common, kubernetes_types
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import (
@@ -257,9 +257,25 @@ def _gitops(v: Variables) -> Iterator[str]:
             # It may be a private key.
             yield ("mlflow_render_age_recipients holds what is no public key of age; public keys begin with age1, and "
                    "age-keygen -y prints that of a private key.")
+    yield from _sealed(v)
     if v.mlflow_render_secrets == "external" and not v.mlflow_secret_store.get("name"):
         yield ("mlflow_secret_store.name is missing while mlflow_render_secrets is external; name the store that has "
                "the values.")
+
+
+def _sealed(v: Variables) -> Iterator[str]:
+    path = v.mlflow_render_sealed_certificate
+    if v.mlflow_render_secrets != "sealed":
+        return
+    if not path:
+        yield ("mlflow_render_sealed_certificate is empty while mlflow_render_secrets is sealed; give the file with the "
+               "certificate of the controller, which `kubeseal --fetch-cert` prints.")
+        return
+    try:
+        sealed_secrets.public_key(path)
+    except sealed_secrets.CertificateError as error:
+        yield (f"mlflow_render_sealed_certificate is {path!r}, {error}; give the file with what "
+               "`kubeseal --fetch-cert` prints.")
 
 
 def _lists(v: Variables) -> Iterator[str]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import base64
 import copy
+import datetime
 import itertools
 import json
 import pathlib
 import shutil
+import struct
 import subprocess
 import sys
 
@@ -21,6 +23,10 @@ import yaml
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import (
     components, engines, generated, gitops, health, manifests, render)
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from test_converge import Memory
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -123,10 +129,13 @@ def test_adopted_both_ways(inventory, tmp_path):
         assert plain(obj) == plain(applied[ref]), ref
     assert any(manifests.pod_revision(obj) for obj in rendered.values())
 
+    assert not [ref for ref, obj in applied.items() if manifests.annotation(obj, manifests.WAVE)]
+
     shutil.rmtree(tmp_path)
     write(model)
+    verification = load(next(tmp_path.rglob("verify.yaml")).read_text())
     made = {ref: {**obj, "metadata": {**obj["metadata"], "uid": f"argo-{ref.name}"}}
-            for ref, obj in objects_of(tmp_path).items()}
+            for ref, obj in {**objects_of(tmp_path), **{Ref.of(obj): obj for obj in verification}}.items()}
     taken_over = Cluster(model, {**theirs, **copy.deepcopy(made)})
     engines.converge(taken_over, stages(model), False, True, 5)
     assert set(taken_over.world) == {*theirs, *made}
@@ -236,6 +245,39 @@ def test_flux_waits_for_each_wave(tmp_path):
     assert built[-1]["spec"]["path"].endswith("/verify")
 
 
+@pytest.mark.parametrize("inventory, variables", [
+    ("helm-style-sqlite", {}), ("kubernetes", {"backup_type": "volume"}),
+    ("helm-style-sqlite", {"backup_type": "volume", "backup_schedule": ""}),
+])
+def test_each_claim_is_mounted_in_its_wave(inventory, variables, tmp_path):
+    """Tools wait until a claim is bound, which most StorageClasses do when a pod mounts it."""
+    model = instance(inventory, tmp_path, **variables)
+    write(model)
+    before, objects = texts(tmp_path), objects_of(tmp_path)
+    mounted: dict[str, list[int]] = {}
+    for obj in objects.values():
+        volumes = (manifests.pod_template(obj) or {"spec": {}})["spec"].get("volumes") or []
+        for volume in volumes if obj["kind"] != "CronJob" else ():
+            if "persistentVolumeClaim" in volume:
+                name = volume["persistentVolumeClaim"]["claimName"]
+                mounted.setdefault(name, []).append(int(manifests.annotation(obj, manifests.WAVE)))
+    claims = {ref.name: int(manifests.annotation(obj, manifests.WAVE)) for ref, obj in objects.items()
+              if ref.kind == "PersistentVolumeClaim"}
+    assert claims and claims == {name: min(waves) for name, waves in mounted.items()}
+    jobs = [obj for obj in objects.values() if obj["metadata"]["name"].endswith("-mount")]
+    assert len(jobs) == (1 if "backup_type" in variables else 0)
+    for job in jobs:
+        strict.validate(job, "1.37")
+        assert manifests.annotation(job, gitops.HOOK) == "Sync"
+
+    # One component alone is written to the same files.
+    for component in ("database", "backup"):
+        write(model, roles=(component,))
+    changed = {path for path, text in texts(tmp_path).items() if before.get(path) != text}
+    assert not {path for path in changed if "/secret-" not in path and "database.yaml" not in path}
+    assert set(texts(tmp_path)) == set(before)
+
+
 def test_one_component_leaves_the_files_of_others(tmp_path):
     model = instance("kubernetes", tmp_path)
     write(model)
@@ -328,6 +370,117 @@ def objects_and_values(folder):
     return objects_of(folder), {ref: obj["data"] for ref, obj in decrypted(folder).items()}
 
 
+# -- SealedSecrets ---------------------------------------------------------------------------------------------------
+
+def certificate_of(key, days: int = 365) -> bytes:
+    """A certificate as the controller makes it for itself."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return (x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(x509.Name([])).public_key(
+        key.public_key()).serial_number(1).not_valid_before(now - datetime.timedelta(days=9)).not_valid_after(
+            now + datetime.timedelta(days=days)).sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+
+
+@pytest.fixture(scope="module", name="controller")
+def fixture_controller(tmp_path_factory):
+    """The controller's private key, and the file with its certificate."""
+    key, path = rsa.generate_private_key(65537, 2048), tmp_path_factory.mktemp("controller") / "certificate.pem"
+    path.write_bytes(certificate_of(key))
+    return key, str(path)
+
+
+def unsealed(controller, folder: pathlib.Path) -> dict[Ref, dict]:
+    """The Secrets that the controller makes, by its own steps (Unseal and HybridDecrypt of sealed-secrets)."""
+    found = {}
+    for path in folder.rglob("secret-*.yaml"):
+        obj = yaml.safe_load(path.read_text())
+        strict.validate(obj, "1.37")
+        name, namespace = obj["metadata"]["name"], obj["metadata"]["namespace"]
+        data = {}
+        for key, value in obj["spec"]["encryptedData"].items():
+            raw = base64.b64decode(value)
+            (size,) = struct.unpack(">H", raw[:2])
+            session = controller[0].decrypt(raw[2:2 + size], padding.OAEP(
+                padding.MGF1(hashes.SHA256()), hashes.SHA256(), f"{namespace}/{name}".encode()))
+            data[key] = base64.b64encode(AESGCM(session).decrypt(bytes(12), raw[2 + size:], None)).decode()
+        template = obj["spec"]["template"]
+        metadata = {**template["metadata"], "name": name, "namespace": namespace}
+        secret = {"apiVersion": "v1", "kind": "Secret", "type": template["type"], "metadata": metadata, "data": data}
+        strict.validate(secret, "1.37")
+        found[Ref.of(secret)] = secret
+    return found
+
+
+def sealing(controller, folder: pathlib.Path, **variables):
+    return instance("kubernetes", folder, **{"mlflow_render_secrets": "sealed", "mlflow_server_auth": "basic",
+                                             "mlflow_render_sealed_certificate": controller[1], **variables})
+
+
+def test_sealed_secrets_are_what_apply_puts(tmp_path, controller):
+    """Adopted both ways: the controller makes the Secrets that apply has made, and apply changes none of them."""
+    model = sealing(controller, tmp_path, mlflow_server_auth_admin_password="Sentinel-of-an-admin")
+    cluster = Cluster(model)
+    engines.converge(cluster, stages(model), False, True, 5)
+    _changed, repository = write(model, lambda refs: cluster.read(refs, set()))
+    found = unsealed(controller, tmp_path)
+    assert found and set(found) == {ref for ref in cluster.world if ref.kind == "Secret"}
+    for ref, obj in found.items():
+        assert plain(obj) == plain(cluster.world[ref]), ref
+        assert any(f"kubectl annotate secret {ref.name} " in message for message in repository.messages)
+    values = {value for value in values_of(found.values()) if len(value) >= 12 and not value.startswith("mlflow")}
+    assert "Sentinel-of-an-admin" in values and len(values) > 8
+    assert not [(path, value) for path, text in texts(tmp_path).items() for value in values if value in text]
+    engines.converge(cluster, stages(model), False, True, 5)
+    assert all(plain(cluster.world[ref]) == plain(obj) for ref, obj in found.items())
+
+
+def test_what_is_sealed_stays_until_its_value_changes(tmp_path, controller):
+    def model(password):
+        return sealing(controller, tmp_path, mlflow_server_auth_admin_password=password)
+
+    write(model("Sentinel-one-of-two"))
+    before, values = texts(tmp_path), unsealed(controller, tmp_path)
+    marks = {ref.name: manifests.pod_revision(obj) for ref, obj in objects_of(tmp_path).items()}
+    assert not write(model("Sentinel-one-of-two"))[0] and texts(tmp_path) == before
+
+    assert write(model("Sentinel-two-of-two"))[0]
+    after = unsealed(controller, tmp_path)
+    (changed,) = {(ref.name, key) for ref, obj in after.items() for key in obj["data"]
+                  if obj["data"][key] != values[ref]["data"].get(key)}
+    ref = next(ref for ref in after if ref.name == changed[0])
+    assert base64.b64decode(after[ref]["data"][changed[1]]) == b"Sentinel-two-of-two"
+    again = {ref.name: manifests.pod_revision(obj) for ref, obj in objects_of(tmp_path).items()}
+    assert again["mlflow-server"] != marks["mlflow-server"] and again["mlflow-database"] == marks["mlflow-database"]
+
+
+def test_sealed_values_are_not_made_anew_by_another_form(tmp_path, controller, recipient):
+    given = {"mlflow_render_secrets": "sops", "mlflow_render_age_recipients": [recipient]}
+    write(sealing(controller, tmp_path, **given))
+    before = {ref: obj["data"] for ref, obj in decrypted(tmp_path).items()}
+    write(sealing(controller, tmp_path))
+    assert {ref: obj["data"] for ref, obj in unsealed(controller, tmp_path).items()} == before
+    kept = texts(tmp_path)
+    for form in ({"mlflow_render_secrets": "plain"}, given):
+        with pytest.raises(gitops.GitopsError, match="is a SealedSecret, whose values only the controller can read"):
+            write(sealing(controller, tmp_path, **form))
+    assert texts(tmp_path) == kept
+    _changed, _repository = write(sealing(controller, tmp_path, mlflow_render_secrets="plain"),
+                                  lambda refs: {ref: {"data": before[ref]} for ref in refs if ref in before})
+    found = {ref: obj["data"] for ref, obj in objects_of(tmp_path).items() if ref.kind == "Secret"}
+    assert found == before
+
+
+def test_certificates_that_are_none_are_refused(tmp_path):
+    path, key = tmp_path / "c.pem", rsa.generate_private_key(65537, 2048)
+    elliptic = ec.generate_private_key(ec.SECP256R1())
+    for content, why in ((b"text", "which is no certificate in PEM"), (certificate_of(key, -1), "has expired on"),
+                         (certificate_of(elliptic), "a certificate without an RSA key"),
+                         (None, "which cannot be read (No such file or directory)")):
+        path.write_bytes(content) if content else path.unlink()
+        (only,) = refused({"mlflow_engine": "kubernetes", "mlflow_render_secrets": "sealed",
+                           "mlflow_render_sealed_certificate": str(path)})
+        assert why in only and "kubeseal --fetch-cert" in only
+
+
 @pytest.mark.parametrize("way", ["omit", "external"])
 @pytest.mark.parametrize("inventory", INVENTORIES)
 def test_secrets_left_out(inventory, way, tmp_path):
@@ -395,6 +548,7 @@ def test_the_verification_fails_where_nothing_runs(tmp_path):
     ({"mlflow_render_secrets": "sops"}, "mlflow_render_age_recipients is empty"),
     ({"mlflow_render_age_recipients": ["AGE-SECRET-KEY-1QQQ"]}, "public keys begin with age1"),
     ({"mlflow_render_secrets": "external"}, "mlflow_secret_store.name is missing"),
+    ({"mlflow_render_secrets": "sealed"}, "mlflow_render_sealed_certificate is empty"),
 ])
 def test_refused(variables, sentence):
     (only,) = refused({"mlflow_engine": "kubernetes", **variables})
