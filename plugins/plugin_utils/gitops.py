@@ -97,7 +97,8 @@ def settings(model: Model) -> Settings:
     v = model.variables
     return Settings(
         v.mlflow_render_dir, v.mlflow_render_secrets, tuple(v.mlflow_render_age_recipients),
-        v.mlflow_render_sealed_certificate, v.mlflow_secret_store, v.mlflow_gitops, v.mlflow_gitops_repository, v.mlflow_gitops_revision, v.mlflow_gitops_path,
+        v.mlflow_render_sealed_certificate, v.mlflow_secret_store,
+        v.mlflow_gitops, v.mlflow_gitops_repository, v.mlflow_gitops_revision, v.mlflow_gitops_path,
         v.mlflow_gitops_project, v.mlflow_gitops_destination, v.mlflow_gitops_namespace, v.mlflow_gitops_fleet,
         v.mlflow_gitops_decryption_secret, v.mlflow_wait_timeout)
 
@@ -319,8 +320,8 @@ class Repository:
         live = self.live.get(Ref.of(obj))
         if live:
             name, namespace = obj["metadata"]["name"], self.scope.namespace
-            self.messages.append(f"{Ref.of(obj)} is there already; before the first synchronization, let the controller "
-                                 f"take it over by: kubectl annotate secret {name} --namespace {namespace} "
+            self.messages.append(f"{Ref.of(obj)} is there already; before the first synchronization, let the "
+                                 f"controller take it over by: kubectl annotate secret {name} --namespace {namespace} "
                                  f"{sealed_secrets.MANAGED}=true")
         there = written and written["kind"] == sealed_secrets.KIND
         if not there:

@@ -268,8 +268,8 @@ def _sealed(v: Variables) -> Iterator[str]:
     if v.mlflow_render_secrets != "sealed":
         return
     if not path:
-        yield ("mlflow_render_sealed_certificate is empty while mlflow_render_secrets is sealed; give the file with the "
-               "certificate of the controller, which `kubeseal --fetch-cert` prints.")
+        yield ("mlflow_render_sealed_certificate is empty while mlflow_render_secrets is sealed; give the file with "
+               "the certificate of the controller, which `kubeseal --fetch-cert` prints.")
         return
     try:
         sealed_secrets.public_key(path)
