@@ -11,6 +11,7 @@ they run on an instance that is not deployed, whose outcome is known.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pathlib
@@ -98,6 +99,27 @@ def test_optional_inputs_that_are_empty_give_defaults(definition):
     kind = next(each for each in definition["controller_credential_types"] if each["name"] == "MLflow backup")
     given = awx_rules.inject(kind["injectors"], {"passphrase": "a phrase", "access_key": "", "secret_key": ""})
     assert given["extra_vars"] == {"backup_passphrase": "a phrase", "backup_access_key": "", "backup_secret_key": ""}
+
+
+def test_values_of_credentials_are_no_templates(definition, tmp_path):
+    """What looks like a template in an input of a credential is a value, as it was entered."""
+    stolen = tmp_path / "evaluated"
+    text = "{{ lookup('ansible.builtin.pipe', 'touch %s') }}{% if true %}-%s{% endif %}"
+    values = {name: text.replace("%s", str(stolen), 1).replace("%s", name) for name in (
+        "password", "access_key", "secret_key", "admin_password")}
+    answers = {"mlflow_instance": "platform-job", "mlflow_engine": "kubernetes", "mlflow_server_auth": "basic",
+               "database_type": "postgresql", "object_storage_type": "seaweedfs",
+               "mlflow_render_dir": str(tmp_path / "rendered"), "mlflow_render_secrets": "plain"}
+    for kind in definition["controller_credential_types"]:
+        if kind["name"] in ("MLflow database", "MLflow S3", "MLflow login"):
+            given = awx_rules.inject(kind["injectors"], {**values, "user": "{{ user }}"})
+            answers |= {name: value for name, value in given["extra_vars"].items() if value}
+    done = run_job(tmp_path / "job", "site.yml", answers, inventory=inventory({}), cmdline="--skip-tags images")
+    assert done.code == 0, done.output[-3000:]
+    secrets = [yaml.safe_load(path.read_text()) for path in tmp_path.rglob("secret-*.yaml")]
+    found = {base64.b64decode(value).decode() for secret in secrets for value in secret["data"].values()}
+    assert {"{{ user }}", *values.values()} <= found, found
+    assert not stolen.exists() and not any(value in done.output for value in values.values())
 
 
 def test_what_is_named_exists(definition):

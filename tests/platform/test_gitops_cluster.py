@@ -145,7 +145,8 @@ class Repository:
         left = {obj["metadata"]["name"]: obj["spec"] for obj in own if obj["kind"] == "Kustomization"}
         done: set[str] = set()
         while left:
-            ready = [name for name, spec in left.items() if {each["name"] for each in spec.get("dependsOn", [])} <= done]
+            ready = [name for name, spec in left.items()
+                     if {each["name"] for each in spec.get("dependsOn", [])} <= done]
             assert ready, left
             for name in ready:
                 spec = left.pop(name)
