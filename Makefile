@@ -132,8 +132,9 @@ endef
 	@npm ci --prefix $(@D) --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
 	@touch $@
 
-# MLflow in each version that tests/versions runs.
-.cache/versions/%/.installed: tests/versions/locks/%.txt .venv/.test
+# MLflow in each version that tests/versions runs. Those in `older` are not supported as servers; their databases are upgraded.
+vpath %.txt tests/versions/locks tests/versions/older
+.cache/versions/%/.installed: %.txt .venv/.test
 	@echo "Installing MLflow $*"
 	@$(uv) venv --quiet --clear --python .venv/bin/python $(@D)
 	@$(uv) pip install --quiet --python $(@D) --requirements $<
@@ -158,6 +159,7 @@ lock: test-tools ## Renew requirements.txt, requirements-test.txt, requirements-
 # Tests
 
 VERSIONS := $(patsubst tests/versions/locks/%.txt,.cache/versions/%/.installed,$(wildcard tests/versions/locks/*.txt))
+OLDER := $(patsubst tests/versions/older/%.txt,.cache/versions/%/.installed,$(wildcard tests/versions/older/*.txt))
 # Two lanes of about the same length; everything is installed before, since apt-get has one lock.
 test: test-tools test-packages .cache/azurite/.installed $(VERSIONS) ## Run all tests, in two lanes side by side
 	@tools/run-tests "lint build manifests ansible-versions sanity unit" "standalone platform molecule molecule-ssh versions"
@@ -203,7 +205,7 @@ manifests: test-tools ## Render every inventory and validate each object
 	@pytest tests/manifests
 
 # Each version has an environment of its own, of the Python that runs it; uv is asked here once, so that it knows where packages are.
-upgrades: test-tools test-packages $(VERSIONS) ## Upgrade each older MLflow on PostgreSQL, MariaDB and SQLite, and back (several minutes)
+upgrades: test-tools test-packages $(VERSIONS) $(OLDER) ## Upgrade each older MLflow, from 3.1 on, on PostgreSQL, MariaDB and SQLite, and back (several minutes)
 	@MLOPS_UPGRADES=1 pytest tests/versions/test_upgrade.py
 
 ansible-versions: test-tools ## Render all inventories with the oldest and the newest supported ansible-core

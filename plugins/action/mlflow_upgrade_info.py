@@ -17,7 +17,7 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model, c
 class ActionModule(EngineAction):
     """Compares what runs with what is wanted, and asks the package index or the registry for it."""
 
-    OPTIONS = {"version": {"type": "str", "default": ""}}
+    OPTIONS = {"version": {"type": "str", "default": ""}, "undeployed": {"type": "bool", "default": False}}
 
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
@@ -31,6 +31,8 @@ class ActionModule(EngineAction):
         model = self.resolve(task_vars)
         with self.engine_of(model.instance) as engine:
             found = deployed.of(engine.read({deployed.ref(model)}, set()), model)
+        if not found and options["undeployed"]:
+            return self._undeployed(model, asked)
         if not found:
             raise templating.Failure(f"Instance {model.instance.name} is not deployed; run playbooks/site.yml first.")
         if not found.version:
@@ -41,9 +43,16 @@ class ActionModule(EngineAction):
         target, messages = self._target(model, asked), []
         newer = bool(versions.newer(found.version, [target]))
         if newer:
-            messages += list(_obstacles(model, target))
+            messages += list(_obstacles(model, target, found.image))
         return {"changed": False, "installed": {"version": found.version, "image": found.image}, "target": target,
-                "needed": newer, "older": bool(versions.newer(target, [found.version])), "messages": messages}
+                "needed": newer, "older": bool(versions.newer(target, [found.version])), "messages": messages,
+                "deployed": True}
+
+    def _undeployed(self, model: Model, asked: str) -> dict:
+        """What there is to know before an instance is deployed on a database that an older MLflow has written."""
+        target = self._target(model, asked)
+        return {"changed": False, "installed": {"version": "", "image": ""}, "target": target, "needed": False,
+                "older": False, "messages": list(_obstacles(model, target, "")), "deployed": False}
 
     def _target(self, model: Model, asked: str) -> str:
         """The version to upgrade to: as asked, or mlflow_version; latest is looked up now."""
@@ -62,7 +71,7 @@ class ActionModule(EngineAction):
         return v.mlflow_version if v.mlflow_version != versions.LATEST else versions.SUPPORTED[1]
 
 
-def _obstacles(model: Model, target: str) -> Iterator[str]:
+def _obstacles(model: Model, target: str, deployed_image: str) -> Iterator[str]:
     """What is to be known before; raises Failure for a version that cannot be had."""
     v = model.variables
     for sentence in versions.violations(target, v.mlflow_server_auth, model.mlflow_server.path_prefix):
@@ -71,6 +80,10 @@ def _obstacles(model: Model, target: str) -> Iterator[str]:
     if warning:
         yield warning
     if v.mlflow_server_image:
+        if v.mlflow_server_image == deployed_image:
+            raise templating.Failure(
+                f"mlflow_server_image is {deployed_image}, which runs already; set it to an image of MLflow {target}."
+            )
         yield (f"mlflow_server_image is {v.mlflow_server_image}; it must hold MLflow {target}, which the rehearsal"
                " checks.")
         return

@@ -55,7 +55,7 @@ backups:
       type: str
     kind:
       description: Why it was made (V(scheduled), V(manual), V(before-restore), V(before-upgrade),
-        V(before-rollback)).
+        V(before-rollback), V(before-deployment), V(before-migration)).
       type: str
     instance:
       description: Name of the instance.

@@ -23,6 +23,12 @@ options:
       of the instance if empty.
     type: str
     default: ""
+  undeployed:
+    description: >-
+      Whether an instance that is not deployed is no failure, since it is to be deployed on the database of an older
+      MLflow.
+    type: bool
+    default: false
 seealso:
   - module: mlops.mlflow.mlflow_version_info
   - module: mlops.mlflow.mlflow_backup
@@ -49,7 +55,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 installed:
-  description: The C(version) of MLflow that the instance runs, and the C(image) of its server.
+  description: The C(version) of MLflow that the instance runs, and the C(image) of its server; empty where it is not
+    deployed.
   type: dict
   returned: success
   sample: {version: 3.15.0, image: "ghcr.io/mlflow/mlflow:v3.15.0-full"}
@@ -64,6 +71,10 @@ needed:
   returned: success
 older:
   description: Whether the target is older than what runs, which is a rollback.
+  type: bool
+  returned: success
+deployed:
+  description: Whether the instance is deployed; the other values are about that, or about its first deployment.
   type: bool
   returned: success
 messages:

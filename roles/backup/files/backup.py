@@ -113,8 +113,8 @@ class Backup:
     # -- create ----------------------------------------------------------------------------------------------------
 
     def create(self):
-        """Make a set; before a restore, none of a database without tables."""
-        if self.options.kind == "before-restore" and not databases.open_database().has_tables():
+        """Make a set; before a restore or the first deployment, none of a database without tables."""
+        if self.options.kind in ("before-restore", "before-deployment") and not databases.open_database().has_tables():
             log("there is nothing to back up")
             return {"set": None, "removed": [], "locked": ""}
         database = databases.open_database()
@@ -295,9 +295,10 @@ class Backup:
         """Migrate a restored copy of a set to this version of MLflow, and undo that; the set remembers the result."""
         import rehearsal
 
-        manifest = self.sets.find(self.options.set)
+        manifest, wanted = self.sets.find(self.options.set), self.settings["manifest"]["mlflow_version"]
+        rehearsal.refuse_other_version(wanted, self.settings["manifest"]["image"])
         found = {**rehearsal.run(self.sets, manifest, self.exchange, log), "from": manifest["mlflow_version"],
-                 "to": self.settings["manifest"]["mlflow_version"]}
+                 "to": wanted}
         # In a file of its own, since it is long and only a downgrade reads it.
         self.sets.save_json(manifest["id"], "structure.json", found["downgrade"].pop("before"))
         self.sets.save_json(manifest["id"], "rehearsal.json", found)

@@ -45,6 +45,15 @@ def run(sets, manifest, exchange, log):
         return Rehearsal(database, users, pathlib.Path(folder), log).run()
 
 
+def refuse_other_version(wanted, image):
+    """Raise BackupError where the image of this pod has another version of MLflow than the one that is rehearsed."""
+    from mlflow.version import VERSION
+
+    if wanted != VERSION:
+        raise BackupError(f"Image {image} has MLflow {VERSION}, and {wanted} is wanted; set mlflow_server_image to an "
+                          f"image of MLflow {wanted}.")
+
+
 class Rehearsal:
     """What is done with a restored copy.
 

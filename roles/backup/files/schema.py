@@ -97,11 +97,17 @@ def new_tables(before, after):
 
 
 def lost_indexes(before, after):
-    """Indexes of columns that are still there, while no index of the later structure begins with them."""
+    """Indexes of columns that are still there, while no index of the later structure begins with them.
+
+    New columns do not count: where names are unique in a workspace, an index of workspace and name is in the place of
+    that of the name.
+    """
     found = []
     for table in sorted(set(before) & set(after)):
         left = [columns for columns, _unique in after[table]["indexes"].values()]
         left += [key.split(", ") for kind in ("unique constraints", "primary key") for key in after[table][kind]]
+        new = set(after[table]["columns"]) - set(before[table]["columns"])
+        left = [[column for column in columns if column not in new] for columns in left]
         for name, (columns, _unique) in sorted(before[table]["indexes"].items()):
             there = all(column in after[table]["columns"] for column in columns)
             if columns and there and not any(other[:len(columns)] == columns for other in left):

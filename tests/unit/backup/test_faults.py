@@ -416,3 +416,12 @@ def wait_for(ready) -> None:
             return
         time.sleep(0.01)
     pytest.fail("it never came")
+
+
+def test_an_image_with_another_version_is_not_rehearsed(small_sqlite):
+    small_sqlite.create()
+    small_sqlite.version = "3.99.0"
+    with pytest.raises(instances.CommandFailed, match=r"^Image mlflow:1 has MLflow [0-9.]+, and 3\.99\.0 is wanted; "
+                                                      r"set mlflow_server_image to an image of MLflow 3\.99\.0\.$"):
+        small_sqlite.run("rehearse")
+    assert not small_sqlite.run("state")["rehearsal"]

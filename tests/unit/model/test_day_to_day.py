@@ -10,8 +10,8 @@ import json
 
 import pytest
 
-from ansible_collections.mlops.mlflow.plugins.action import mlflow_maintenance
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import backups, components, render
+from ansible_collections.mlops.mlflow.plugins.action import mlflow_maintenance, mlflow_upgrade_info
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import backups, components, render, templating
 from model_tests import resolved
 
 REPORT = {
@@ -75,3 +75,11 @@ def test_a_rehearsal_says_before_what_a_rollback_would_lose():
     lines = backups.rehearsal_lines(without, closed=True)
     assert lines[-2:] == ["The server is closed during the migration.", "A rollback restores the backup, and what is"
                           " logged after the upgrade would be lost. The downgrade of abc does nothing."]
+
+
+def test_an_upgrade_to_the_image_that_runs_is_refused():
+    model = resolved({"mlflow_server_image": "registry.example.com/mlflow:1"})
+    with pytest.raises(templating.Failure, match=r"^mlflow_server_image is registry.example.com/mlflow:1, which runs "
+                                                 r"already; set it to an image of MLflow 3\.17\.2\.$"):
+        list(mlflow_upgrade_info._obstacles(model, "3.17.2", "registry.example.com/mlflow:1"))
+    assert "it must hold MLflow 3.17.2" in next(mlflow_upgrade_info._obstacles(model, "3.17.2", "mlflow:0"))

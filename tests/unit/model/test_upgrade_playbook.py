@@ -36,7 +36,7 @@ class ActionModule(ModelAction):
             "closed" if model.mlflow_server.closed_because else "",
             "restoring" if model.mlflow_server.restoring else "",
             "under another name" if model.mlflow_server.service != model.mlflow_server.service_hosts[0] else "",
-            ",".join(arguments.get("components") or []), "without pruning" if "prune" in arguments else ""]))
+            ",".join(arguments.get("components") or []), arguments.get("state"), "without pruning" if "prune" in arguments else ""]))
         with open(folder / "calls", "a") as file:
             file.write(call + "\\n")
         for beginning, result in json.loads((folder / "results").read_text()).items():
@@ -46,7 +46,7 @@ class ActionModule(ModelAction):
 '''
 OLD, NEW = "3.10.0 old-image", "3.17.2"
 INFO = {"installed": {"version": "3.10.0", "image": "old:3.10.0"}, "target": "3.17.2", "needed": True, "older": False,
-        "messages": []}
+        "messages": [], "deployed": True}
 DOWNGRADE = {"possible": True, "reason": "", "longer_columns": []}
 
 
@@ -126,6 +126,36 @@ def test_where_no_downgrade_works_the_backup_is_restored(tmp_path):
     assert calls[-5:] == [f"mlflow_backup restore SET {OLD}", f"mlflow_backup promote {OLD}", f"apply {OLD}",
                           f"instance_health {OLD}", f"mlflow_backup finish {OLD}"]
     assert "what was logged after it is lost (2 rows)" in " ".join(done.stdout.split())
+
+
+UNDEPLOYED = {"mlflow_upgrade_info": {**INFO, "installed": {"version": "", "image": ""}, "needed": False,
+                                      "deployed": False},
+              "mlflow_backup before-deployment": {"backup": {"id": "SET"}}}
+TAKEN_OVER = [f"apply {NEW} closed object_storage,database,mlflow_server,ingress,backup",
+              f"mlflow_backup before-deployment {NEW} closed", f"mlflow_backup rehearse SET {NEW} closed"]
+
+
+def test_a_database_of_an_older_version_is_taken_over(tmp_path):
+    done, calls = play(tmp_path, {**results(), **UNDEPLOYED})
+    assert done.returncode == 0, done.stdout
+    assert calls == [*TAKEN_OVER, f"apply {NEW}", f"instance_health {NEW}"]
+    assert "Backup SET has the database as it was before." in " ".join(done.stdout.split())
+
+
+def test_a_database_that_is_not_taken_over_is_as_it_was(tmp_path):
+    failed = {f"instance_health {NEW}": {"failed": True, "msg": "It is bad."}}
+    done, calls = play(tmp_path, {**failed, **results(), **UNDEPLOYED})
+    assert done.returncode and calls == [
+        *TAKEN_OVER, f"apply {NEW}", f"instance_health {NEW}", f"apply {NEW} closed mlflow_server",
+        *(f"mlflow_backup {step} {NEW} closed" for step in ("state SET", "restore SET", "promote", "finish")),
+        f"apply {NEW} absent"]
+    assert "The instance was not deployed, and its database is as it was. It is bad." in " ".join(done.stdout.split())
+
+
+def test_where_nothing_could_be_backed_up_nothing_is_restored(tmp_path):
+    failed = {"mlflow_backup before-deployment": {"failed": True, "msg": "No login."}}
+    done, calls = play(tmp_path, {**failed, **results(), "mlflow_upgrade_info": UNDEPLOYED["mlflow_upgrade_info"]})
+    assert done.returncode and calls == [*TAKEN_OVER[:2], f"apply {NEW} absent"]
 
 
 BACKUPS = {"backups": [{"id": "SET", "kind": "before-upgrade", "rehearsed_to": "3.17.2", "mlflow_version": "3.10.0",
