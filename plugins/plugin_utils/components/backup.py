@@ -246,11 +246,13 @@ def deployment(v: Variables, model: Model) -> dict:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import variables
 
     hidden = components.secrets()
+    # Within a role, its defaults are variables as any other; the result is the same with and without them.
     given = {
         name: _masked(value)
         for name, value in v.items()
-        if name not in hidden and not name.startswith("_") and value != variables.default_of(variables.SPECS[name])
+        if name not in hidden and not name.startswith("_") and not variables.is_default(name, value)
     }
+    given |= {"mlflow_instance": model.instance.name, "mlflow_namespace": model.instance.namespace}
     objects = []
     for component in components.COMPONENTS:
         if component.role != "backup":

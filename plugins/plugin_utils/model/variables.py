@@ -148,6 +148,12 @@ def default_of(spec: dict) -> Any:
     return None if isinstance(default, str) and "{{" in default else default
 
 
+def is_default(name: str, value: Any) -> bool:
+    """Whether a variable has its default, also as ``convert`` returns that, which fills mappings."""
+    default = default_of(SPECS[name])
+    return value == default or isinstance(default, dict) and value == convert(name, default, SPECS[name], Form())
+
+
 OTHER_ROLES = tuple(sorted(path.parent.parent.name for path in ROLES.glob("[!m]*/meta/argument_specs.yml")))
 """Roles whose prefix does not begin with mlflow."""
 WRONG_PREFIXES = {

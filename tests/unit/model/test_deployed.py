@@ -6,12 +6,17 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import pytest
+import yaml
 
 from ansible_collections.mlops.mlflow.plugins.action import mlflow_backup
 from ansible_collections.mlops.mlflow.plugins.module_utils import sealed
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, deployed, render, templating
 from model_tests import resolved
+
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 def live(role="mlflow_server", **variables) -> dict:
@@ -123,3 +128,15 @@ def test_another_major_version_of_postgresql_is_refused(known_by):
     assert not deployed.refusal(objects, resolved({"database_image": "postgres:15.8"}))
     assert not deployed.refusal(objects, resolved({"database_image": "registry.example.com:5000/postgres:ours"}))
     assert not deployed.refusal(objects, resolved({"database_type": "mariadb"}))
+
+
+def test_a_backup_records_the_same_deployment_within_a_role():
+    given = {"backup_type": "volume"}
+    defaults: dict = {}
+    for path in (ROOT / "roles").glob("*/defaults/main.yml"):
+        defaults |= {name: value for name, value in yaml.safe_load(path.read_text()).items() if "{{" not in str(value)}
+    model = resolved(given)
+    name, namespace = model.instance.name, model.instance.namespace
+    within = resolved({**defaults, "mlflow_instance": name, "mlflow_namespace": namespace, **given})
+    component = components.by_role("backup")
+    assert render.render(component, within, {}) == render.render(component, model, {})
