@@ -36,7 +36,8 @@ class ActionModule(ModelAction):
             "closed" if model.mlflow_server.closed_because else "",
             "restoring" if model.mlflow_server.restoring else "",
             "under another name" if model.mlflow_server.service != model.mlflow_server.service_hosts[0] else "",
-            ",".join(arguments.get("components") or []), arguments.get("state"), "without pruning" if "prune" in arguments else ""]))
+            ",".join(arguments.get("components") or []), arguments.get("state"),
+            "without pruning" if "prune" in arguments else ""]))
         with open(folder / "calls", "a") as file:
             file.write(call + "\\n")
         for beginning, result in json.loads((folder / "results").read_text()).items():
