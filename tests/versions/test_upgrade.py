@@ -151,9 +151,9 @@ def test_an_upgrade_keeps_everything_and_is_undone_where_mlflow_can(version, dia
     possible, failure = found["downgrade"]["possible"], FAILURES.get((version in OLDER, dialect), "")
     assert failure in found["downgrade"]["reason"] and possible == (not failure), found["downgrade"]["reason"]
     assert not possible or version in OLDER or found["downgrade"]["longer_columns"] == ["experiment_tags.value"]
-    before = backups.rehearsal_lines({**found, "to": NEWEST}, closed=not possible)[-1]
-    assert before.startswith("A rollback undoes" if possible else
-                             "A rollback restores the backup, and what is logged after the upgrade would be lost."), before
+    said = backups.rehearsal_lines({**found, "to": NEWEST}, closed=not possible)[-1]
+    assert said.startswith("A rollback undoes the migration" if possible else
+                           "A rollback restores the backup, and what is logged after the upgrade would be lost."), said
 
     database.python(NEWEST, MIGRATE)
     database.python(NEWEST, LOG, "meanwhile")
