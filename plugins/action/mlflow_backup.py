@@ -12,8 +12,8 @@ from ansible_collections.mlops.mlflow.plugins.plugin_utils.engine_action import 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
 
-COMMANDS = ("create", "verify", "prune", "keys", "restore", "promote", "revert", "finish", "settle", "rehearse",
-            "state", "prepopulate", "downgrade")
+COMMANDS = ("create", "verify", "prune", "keys", "restore", "promote", "revert", "finish", "settle", "target",
+            "rehearse", "state", "prepopulate", "downgrade")
 
 
 class ActionModule(EngineAction):
@@ -34,7 +34,7 @@ class ActionModule(EngineAction):
         _result, options = self.validate_argument_spec(self.OPTIONS)
         model, command = self.resolve(task_vars), options["command"]
         with self.engine_of(model.instance, ("backup",)) as engine:
-            if self._task.check_mode and command not in ("prune", "keys", "state"):
+            if self._task.check_mode and command not in ("prune", "keys", "target", "state"):
                 backups.refuse_undeployed(engine, model)
                 return {"changed": True}
             return getattr(self, f"_{command}", self._simple)(engine, model, options)
@@ -83,6 +83,26 @@ class ActionModule(EngineAction):
         workload = deployed.ref(model)
         command = "revert" if deployed.restoring(engine.read({workload}, set()), model) else "finish"
         return {"changed": True, **backups.run(engine, model, command)}
+
+    def _target(self, engine: Engine, model: Model, options: dict) -> dict:
+        """What a migration must know of the stores of the model, and whether those can be filled that exist."""
+        live = engine.read({deployed.ref(model)}, set())
+        if not live:
+            raise templating.Failure(f"Instance {model.instance.name} is not deployed; run playbooks/site.yml first.")
+        others = deployed.other_stores(live, model)
+        result = {"changed": False, "others": others, "interrupted": deployed.restoring(live, model), "looked_at": []}
+        # Those that the collection runs are made later, and an identity of the pod is not there before.
+        backend, store = model.mlflow_server.database, model.mlflow_server.artifact_store
+        exist = {"database": backend.secret and not backend.service and not backend.proxy and not model.database.cluster
+                 and not model.variables.database_external_secret,
+                 "artifacts": store.secret and not store.service and store.type != "uri"
+                 and not model.variables.object_storage_external_secret}
+        looked_at = [name for name in others if exist[name]]
+        if looked_at:
+            arguments = [f"--stores={','.join(looked_at)}", *(["--dry-run"] if self._task.check_mode else []),
+                         *(["--create-bucket"] if store.bucket_settings.get("create") else [])]
+            backups.run(engine, model, "target", arguments, described=True)
+        return {**result, "looked_at": looked_at}
 
     def _keys(self, engine: Engine, model: Model, options: dict) -> dict:
         """The keys of a set, decrypted where the instance's own are others."""

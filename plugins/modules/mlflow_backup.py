@@ -30,9 +30,14 @@ options:
         that the store does not have. The server must be closed.
       - V(promote) puts the loaded database in the place of the current one, V(revert) puts that back, V(finish) removes
         it. Until one of the last two has run, no other backup can be restored.
-      - V(settle) does one of these two after a restore that was interrupted - V(revert) while the server is still
-        closed by that restore, so that nobody has written to the loaded database, else V(finish). Run it before the
-        server is closed for the next restore, which is only then known to need it.
+      - V(settle) does one of these two after a restore or a migration that was interrupted - V(revert) while the server
+        is still closed by it, so that nobody has written to the loaded database, else V(finish). Run it before the
+        server is closed for the next one, which is only then known to need it.
+      - V(target) compares the stores that the variables describe with those of the server that is deployed, before a
+        migration. Of those that are others, a database and a bucket that exist with credentials of their own are looked
+        at from a pod of the instance - whether they can be reached, whether users have written to the database, whether
+        a database beside it can be made and an object written. The pod has what the variables say of them, in
+        ConfigMaps and Secrets that are removed with it.
       - V(rehearse) loads a backup into a throw-away database, migrates it to the version of MLflow that the instance is
         to have, starts the server on it, logs and reads a run, and undoes the migration. The backup remembers the
         result.
@@ -42,8 +47,8 @@ options:
       - V(downgrade) brings the schema back to that of a backup, if its rehearsal found that this restores the schema
         of before. What was logged since stays. The server must be closed.
     type: str
-    choices: [create, verify, prune, keys, restore, promote, revert, finish, settle, rehearse, state, prepopulate,
-      downgrade]
+    choices: [create, verify, prune, keys, restore, promote, revert, finish, settle, target, rehearse, state,
+      prepopulate, downgrade]
     default: create
   set:
     description: >-
@@ -82,7 +87,7 @@ seealso:
 attributes:
   check_mode:
     support: partial
-    description: Only V(prune), V(keys) and V(state) run.
+    description: Only V(prune), V(keys), V(state) and V(target) run, the latter without writing to the stores.
 extends_documentation_fragment:
   - mlops.mlflow.engine.action
   - ansible.builtin.action_common_attributes
@@ -178,4 +183,22 @@ reverted:
   description: Whether there was a database to put back.
   type: bool
   returned: for V(revert)
+finished:
+  description: Whether there was a database to remove.
+  type: bool
+  returned: for V(finish)
+others:
+  description: Stores of the server that are others than those of the variables (C(database), C(artifacts)).
+  type: list
+  elements: str
+  returned: for V(target)
+looked_at:
+  description: Those of the new stores that were looked at; the others are not there yet.
+  type: list
+  elements: str
+  returned: for V(target)
+interrupted:
+  description: Whether a restore or a migration has closed the server, and nothing has opened it since.
+  type: bool
+  returned: for V(target)
 """

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import copy
 import datetime
 import json
 import re
 import time
+from typing import Iterator
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import components, render, templating
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import (
+    components, generated, manifests, render, templating)
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine, EngineError
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
@@ -28,7 +32,7 @@ GRANTS = ('client=$(command -v mariadb || command -v mysql); '
 
 
 def run(engine: Engine, model: Model, command: str, arguments: list[str] | None = None,
-        modes: list[str] | None = None) -> dict:
+        modes: list[str] | None = None, described: bool = False) -> dict:
     """Run a command of backup.py in a Job to its end.
 
     Args:
@@ -37,6 +41,8 @@ def run(engine: Engine, model: Model, command: str, arguments: list[str] | None 
         command: of backup.py.
         arguments: its options.
         modes: of the container with the database's programs; those of the command if None.
+        described: whether the Job's ConfigMaps and Secrets are as the variables describe them, where the instance
+            that is deployed has others or none; they are made for the Job, and removed after it.
 
     Returns:
         What the command returned.
@@ -52,12 +58,61 @@ def run(engine: Engine, model: Model, command: str, arguments: list[str] | None 
            "modes": MODES.get(command, []) if modes is None else modes}
     component = components.by_role("backup")
     obj = render.render_one(component, model, engine.scope.labels(component.name), "job.yaml.j2", job=job)
+    deadline = time.monotonic() + model.variables.backup_timeout
     try:
-        log = engine.run_job(obj, time.monotonic() + model.variables.backup_timeout)
+        with _described(engine, model, obj, deadline) if described else contextlib.nullcontext():
+            log = engine.run_job(obj, deadline)
     except EngineError as error:
         found = SENTENCE.search(str(error))
         raise templating.Failure(found.group(1) if found else str(error)) from None
     return parse(log)
+
+
+@contextlib.contextmanager
+def _described(engine: Engine, model: Model, job: dict, deadline: float) -> Iterator[None]:
+    """While the context lasts, a Job has what it reads, under names of its own; what the instance has is not touched.
+
+    Args:
+        engine: an open engine.
+        model: the instance as it shall be.
+        job: of its backups; its references are changed in place.
+        deadline: time.monotonic() after which removing ends.
+    """
+    namespace, labels = model.instance.namespace, engine.scope.labels(components.by_role("backup").name)
+    rendered = {}
+    for component in components.COMPONENTS:
+        for obj in render.render(component, model, labels):
+            obj["metadata"]["namespace"] = namespace
+            rendered[Ref.of(obj)] = obj
+    spec = manifests.pod_template(job)["spec"]
+    claims = {Ref("", "PersistentVolumeClaim", namespace, volume["persistentVolumeClaim"]["claimName"])
+              for volume in spec["volumes"] if "persistentVolumeClaim" in volume}
+    read = {Ref("", kind, namespace, name) for kind, name, _required in manifests.references(job)}
+    live = engine.read(read | claims, set())
+    missing = sorted(read - set(rendered) - set(live))
+    if missing:
+        raise EngineError(f"{missing[0]} is not in namespace {namespace}; create it first or name another one.")
+    policy = Ref("networking.k8s.io", "NetworkPolicy", namespace, model.backup.name)
+    made = []
+    for ref in sorted((read | {policy}) & set(rendered)):
+        obj = copy.deepcopy(rendered[ref])
+        generated.fill(obj, live.get(ref))
+        obj["metadata"] = {"namespace": namespace, "labels": obj["metadata"]["labels"], "name": f"{ref.name}-described"}
+        if not engine.unsupported_reason(obj):
+            made.append(obj)
+    manifests.rename_references(spec, {
+        (obj["kind"], obj["metadata"]["name"].removesuffix("-described")): obj["metadata"]["name"] for obj in made})
+    for volume in spec["volumes"]:
+        claim = volume.get("persistentVolumeClaim")
+        if claim and Ref("", "PersistentVolumeClaim", namespace, claim["claimName"]) not in live:
+            del volume["persistentVolumeClaim"]
+            volume["emptyDir"] = {}
+    there = engine.read({Ref.of(obj) for obj in made}, set())
+    try:
+        engine.put(made, there, False)
+        yield
+    finally:
+        engine.delete(list(engine.read({Ref.of(obj) for obj in made}, set()).values()), deadline)
 
 
 def refuse_undeployed(engine: Engine, model: Model) -> None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 MAJOR = f"{manifests.MANAGER}/postgresql-major"
 """Annotation of the database's volume (roles/database/templates/server.yaml.j2)."""
 RESTORING = f"{manifests.MANAGER}/restoring"
-"""Annotation of a server that restore.yml has closed (roles/mlflow_server/templates/server.yaml.j2). Whatever opens the
-server, or closes it for something else, removes it."""
+"""Annotation of a server that restore.yml or migrate.yml has closed (roles/mlflow_server/templates/server.yaml.j2).
+Whatever opens the server, or closes it for something else, removes it."""
 TAG = re.compile(r":v?([0-9]+\.[0-9]+\.[0-9]+(?:rc[0-9]+)?)(?:[-@].*)?$")
 
 
@@ -64,7 +64,7 @@ def of(live: dict[Ref, dict], model: Model) -> Deployed | None:
 
 
 def restoring(live: dict[Ref, dict], model: Model) -> bool:
-    """Whether restore.yml has closed the server, and nothing has opened it since.
+    """Whether restore.yml or migrate.yml has closed the server, and nothing has opened it since.
 
     Args:
         live: live objects, with the server's workload among them.
@@ -72,6 +72,35 @@ def restoring(live: dict[Ref, dict], model: Model) -> bool:
     """
     workload = live.get(ref(model))
     return bool(workload and manifests.annotation(workload, RESTORING))
+
+
+def other_stores(live: dict[Ref, dict], model: Model) -> list[str]:
+    """Which stores of the server are others than those that the variables describe: ``database``, ``artifacts``.
+
+    Args:
+        live: live objects, with the server's workload among them.
+        model: the instance.
+    """
+    spec = (manifests.pod_template(live[ref(model)]) or {}).get("spec") or {}
+    containers = [container for container in spec.get("containers") or [] if container.get("name") == "mlflow"]
+    env = {entry["name"]: entry for container in containers for entry in container.get("env") or []}
+    claims = {volume["persistentVolumeClaim"]["claimName"] for volume in spec.get("volumes") or []
+              if volume.get("persistentVolumeClaim")}
+    backend, store = model.mlflow_server.database, model.mlflow_server.artifact_store
+
+    def value(name: str) -> str:
+        return env.get(name, {}).get("value") or ""
+
+    if backend.uri_key:
+        source = (env.get("MLFLOW_BACKEND_STORE_URI", {}).get("valueFrom") or {}).get("secretKeyRef") or {}
+        same_database = (source.get("name"), source.get("key")) == (backend.secret, backend.uri_key)
+    else:
+        same_database = value("MLFLOW_BACKEND_STORE_URI") == backend.uri
+    same_artifacts = value("MLFLOW_ARTIFACTS_DESTINATION") == store.uri and (
+        store.type != "s3" or value("MLFLOW_S3_ENDPOINT_URL") == store.url)
+    same = {"database": same_database and (not backend.claim or backend.claim in claims),
+            "artifacts": same_artifacts and (not store.claim or store.claim in claims)}
+    return [name for name, is_same in same.items() if not is_same]
 
 
 def refusal(live: dict[Ref, dict], model: Model) -> str:

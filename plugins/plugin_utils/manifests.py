@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import json
 import re
-from typing import Iterable, Iterator, NamedTuple
+from typing import Any, Iterable, Iterator, NamedTuple
 
 import yaml
 
@@ -414,6 +414,28 @@ def references(obj: dict) -> set[tuple[str, str, bool]]:
             add("ConfigMap", source.get("configMap"))
             add("Secret", source.get("secret"))
     return found
+
+
+def rename_references(part: Any, names: dict[tuple[str, str], str]) -> None:
+    """Let a pod read other ConfigMaps and Secrets.
+
+    Args:
+        part: of the pod's spec, changed in place.
+        names: the other names, by kind and name.
+    """
+    kinds = {"configMap": "ConfigMap", "configMapRef": "ConfigMap", "configMapKeyRef": "ConfigMap", "secret": "Secret",
+             "secretRef": "Secret", "secretKeyRef": "Secret"}
+    if isinstance(part, list):
+        for entry in part:
+            rename_references(entry, names)
+    elif isinstance(part, dict):
+        for key, value in part.items():
+            if key in kinds and isinstance(value, dict):
+                field = "secretName" if "secretName" in value else "name"
+                if (kinds[key], value.get(field)) in names:
+                    value[field] = names[kinds[key], value[field]]
+            else:
+                rename_references(value, names)
 
 
 def revision(sources: Iterable[dict]) -> str:

@@ -10,6 +10,7 @@ usage: backup.py create [--kind KIND] [--verify] [--portable]   make a set; then
        backup.py state [--set ID]                   whether the schema is still that of a set
        backup.py prepopulate                        fill columns before the migration, while the older server runs
        backup.py downgrade [--set ID]               bring the schema back to that of a set, as it was rehearsed
+       backup.py target --stores STORES [--dry-run] [--create-bucket]   whether stores can be filled by a migration
        backup.py promote | revert | finish          put that database in the place of the current one; undo that; make
                                                     it final
        backup.py prune [--dry-run]                  remove sets that are no longer wanted
@@ -366,6 +367,19 @@ class Backup:
         log(f"{numbers['count']} artifacts: {numbers['written']} written, {numbers['kept']} were there")
         return {"set": manifest, "artifacts": numbers}
 
+    def target(self):
+        """Whether the stores that are named (database, artifacts) can be filled by a migration."""
+        if "database" in self.options.stores:
+            database = databases.open_database()
+            refuse_rows(database)
+            if not self.options.dry_run:
+                database.prepare()
+                database.revert()
+            log(f"the database {database.name} is empty and can be filled")
+        if "artifacts" in self.options.stores:
+            log(f"{writable(open_artifacts(), self.options)} can be filled")
+        return {}
+
     def _to_restore(self):
         """The set that is asked for, unless its schema is one that this version of MLflow cannot read."""
         manifest = self.sets.find(self.options.set)
@@ -455,10 +469,8 @@ class Backup:
         return {"reverted": [database.revert() for database in self._databases()][0]}
 
     def finish(self):
-        """The former database goes."""
-        for database in self._databases():
-            database.finish()
-        return {}
+        """The former database goes; returns whether there was one."""
+        return {"finished": [database.finish() for database in self._databases()][0]}
 
 
 def held(purpose):
@@ -476,6 +488,21 @@ def refuse_rows(database):
             f"The database {database.name} is not empty ({', '.join(written)}); a migration fills an empty one. Remove "
             "its data or name another database, and repeat."
         )
+
+
+def writable(store, options):
+    """What a store calls itself, after an object was written to it and removed; StoreError where it cannot be used."""
+    try:
+        found = store.look()
+    except stores.StoreError as error:
+        if error.missing and options.create_bucket:  # by the server when it starts
+            return f"{store.location}, where the bucket is to be created,"
+        raise
+    if not options.dry_run:
+        name = f"mlops-mlflow-target-{os.urandom(4).hex()}"
+        store.write(name, b"x")
+        store.delete(name)
+    return found
 
 
 def sentence_of(error):
@@ -499,13 +526,14 @@ def main(arguments):
     parser = argparse.ArgumentParser()
     parser.add_argument(
         "command",
-        choices=["create", "list", "verify", "keys", "restore", "promote", "revert", "finish", "prune", "rehearse",
-                 "state", "prepopulate", "downgrade"],
+        choices=["create", "list", "verify", "keys", "restore", "target", "promote", "revert", "finish", "prune",
+                 "rehearse", "state", "prepopulate", "downgrade"],
     )
     parser.add_argument("--set", default="latest")
     parser.add_argument("--source", default="")
     parser.add_argument("--kind", default="manual")
-    for switch in ("--verify", "--portable", "--empty", "--dry-run"):
+    parser.add_argument("--stores", type=lambda text: text.split(","), default=[])
+    for switch in ("--verify", "--portable", "--empty", "--dry-run", "--create-bucket"):
         parser.add_argument(switch, action="store_true")
     options = parser.parse_args(arguments)
     try:

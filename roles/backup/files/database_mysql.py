@@ -216,7 +216,9 @@ class Mysql(Server):
 
     def finish(self):
         """As of Database."""
-        if self._tables(self.old) and not self._tables(self.name):
+        found = bool(self._tables(self.old))
+        if found and not self._tables(self.name):
             self._move((self.old, self.name))
         self._drop(self.old)
         self._create_triggers(self.name)
+        return found

@@ -142,3 +142,4 @@ class Postgresql(Server):
                 self._rename(run, self.old, self.name)
             else:
                 self._drop(run, self.old)
+            return self.old in names

@@ -95,10 +95,12 @@ class Sqlite(Database):
 
     def finish(self):
         """As of Database."""
+        found = os.path.exists(self.old)
         if os.path.exists(self.name):
             _unlink(self.old)
-        elif os.path.exists(self.old):
+        elif found:
             os.replace(self.old, self.name)
+        return found
 
 
 def _replace(source, target):

@@ -166,7 +166,8 @@ class Database:
         raise NotImplementedError
 
     def finish(self):
-        """Remove ``old``; where a promotion was interrupted before anything took its place, put it back instead."""
+        """Remove ``old``; where a promotion was interrupted before anything took its place, put it back instead; returns
+        whether there was an ``old``."""
         raise NotImplementedError
 
 

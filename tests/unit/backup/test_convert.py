@@ -44,6 +44,38 @@ def test_sqlite_to_postgresql(sqlite, postgresql, pods, execute, tmp_path):
         target.restore("--empty")
 
 
+def test_stores_are_looked_at_before_a_migration(sqlite, postgresql, mariadb, seaweedfs, pods, execute):
+    def failed(sentence):
+        return pytest.raises(instances.CommandFailed, match=sentence)
+
+    for client in (postgresql, mariadb):
+        name = f"looked_at_{client['dialect']}"
+        target = emptied(sqlite, name, client, pods)
+        assert target.run("target", "--stores=database") == {}
+        # Nothing is left of it, and a database that migrations may have filled is empty as well.
+        with failed(f"There is no database {name}_restore"):
+            target.run("promote")
+        execute(target, "CREATE TABLE experiments (name VARCHAR(50))")
+        execute(target, "INSERT INTO experiments VALUES ('Default')")
+        assert target.run("target", "--stores=database", "--dry-run") == {}
+        execute(target, "INSERT INTO experiments VALUES ('of users')")
+        with failed(rf"The database {name} is not empty \(2 experiments\)"):
+            target.run("target", "--stores=database", "--dry-run")
+        url = sqlalchemy.engine.make_url(target.uri)
+        target.uri = url.set(port=9).render_as_string(hide_password=False)
+        with failed("The database answers: .*([Cc]onnection refused|Can't connect)"):
+            target.run("target", "--stores=database,artifacts")
+    sqlite.artifacts = "s3://absent/here"
+    sqlite.more |= {"MLFLOW_S3_ENDPOINT_URL": seaweedfs["url"], "AWS_ACCESS_KEY_ID": seaweedfs["access_key"],
+                    "AWS_SECRET_ACCESS_KEY": seaweedfs["secret_key"], "AWS_DEFAULT_REGION": "us-east-1"}
+    with failed("bucket absent does not exist at http"):
+        sqlite.run("target", "--stores=artifacts")
+    assert sqlite.run("target", "--stores=artifacts", "--create-bucket") == {}
+    sqlite.more["AWS_SECRET_ACCESS_KEY"] = "wrong"
+    with failed("access to bucket absent is denied with these credentials"):
+        sqlite.run("target", "--stores=artifacts", "--create-bucket")
+
+
 def test_mariadb_to_postgresql(on_mariadb, postgresql, pods):
     before = rows.digest(on_mariadb.uri)
     target = emptied(on_mariadb, "from_mariadb", postgresql, pods)

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import base64
+import copy
 import pathlib
 
 import pytest
@@ -69,6 +71,93 @@ def test_the_version_of_older_deployments_is_that_of_the_image(image, version):
 def test_what_a_restore_has_closed_is_known_until_it_is_opened(variables, restoring):
     assert deployed.restoring(live(**variables), resolved({})) is restoring
     assert not deployed.restoring({}, resolved({}))
+
+
+S3 = {"object_storage_type": "s3", "object_storage_bucket": "bucket", "object_storage_url": "http://s3:9000"}
+HOST = {"database_host": "db", "database_user": "u", "database_password": "p"}
+
+
+@pytest.mark.parametrize(("before", "after", "others"), [
+    ({}, {}, []), ({"mlflow_server_replicas": 2}, {"_mlflow_server_closed": "Closed."}, []),
+    ({"database_type": "sqlite"}, {"database_type": "postgresql"}, ["database"]),
+    ({"database_type": "sqlite"}, {"database_type": "sqlite", "database_existing_claim": "other"}, ["database"]),
+    ({}, HOST, ["database"]), (HOST, {**HOST, "database_host": "db2"}, ["database"]), (HOST, HOST, []),
+    ({}, {"database_existing_secret": "s", "database_existing_secret_keys": {"uri": "uri"}}, ["database"]),
+    ({"object_storage_type": "volume"}, S3, ["artifacts"]), (S3, S3, []),
+    (S3, {**S3, "object_storage_url": "http://other:9000"}, ["artifacts"]),
+    ({"database_type": "sqlite", "object_storage_type": "volume"}, {**HOST, **S3}, ["database", "artifacts"]),
+])
+def test_stores_that_are_others_than_those_of_the_server_that_runs(before, after, others):
+    assert deployed.other_stores(live(**before), resolved(after)) == others
+
+
+class Recorder:
+    """An engine that has the objects of an instance, and records what it is asked to do."""
+
+    class scope:
+        @staticmethod
+        def labels(component: str) -> dict:
+            return {"app.kubernetes.io/component": component}
+
+    def __init__(self, objects: dict):
+        self.objects, self.events = objects, []
+
+    def read(self, refs, _kinds):
+        return {ref: obj for ref, obj in self.objects.items() if ref in refs}
+
+    def unsupported_reason(self, obj):
+        return ""
+
+    def put(self, objects, live, dry_run):
+        self.events.append(("put", sorted(obj["metadata"]["name"] for obj in objects)))
+        self.objects |= {deployed.Ref.of(obj): obj for obj in objects}
+        assert not live and not dry_run
+
+    def delete(self, objects, _deadline):
+        self.events.append(("delete", sorted(obj["metadata"]["name"] for obj in objects)))
+
+    def run_job(self, job, _deadline):
+        self.events.append(("run", {name for _kind, name, _required in deployed.manifests.references(job)}))
+        spec = deployed.manifests.pod_template(job)["spec"]
+        self.job = spec["containers"][0]
+        self.mounted = {volume["name"]: volume for volume in spec["volumes"]}
+        return f"RESULT {base64.b64encode(b'{}').decode()}"
+
+
+def test_new_stores_are_looked_at_with_what_the_variables_say_of_them():
+    before = {"database_type": "sqlite", "object_storage_type": "volume", "backup_type": "volume"}
+    engine = Recorder({**live(**before), **live("backup", **before), **live("database", **before)})
+    model = resolved({**HOST, **S3, "object_storage_access_key": "k", "object_storage_secret_key": "s",
+                      "backup_type": "volume", "mlflow_network_policy": True})
+    kept = {ref: copy.deepcopy(obj) for ref, obj in engine.objects.items()}
+    action = mlflow_backup.ActionModule.__new__(mlflow_backup.ActionModule)
+    action._task = type("Task", (), {"check_mode": False})
+    found = action._target(engine, model, {})
+    assert found == {"changed": False, "others": ["database", "artifacts"], "interrupted": False,
+                     "looked_at": ["database", "artifacts"]}
+    (_put, made), (_run, read), (_delete, removed) = engine.events
+    assert made == removed and all(name.endswith("-described") for name in made)
+    assert {"sound-backup-described", "sound-database-external-described",
+            "sound-object-storage-s3-described"} <= set(made)
+    assert read <= set(made) and engine.job["command"][2:] == ["target", "--stores=database,artifacts"]
+    env = {entry["name"]: entry.get("value") for entry in engine.job["env"]}
+    assert env["MLFLOW_BACKEND_STORE_URI"] == model.mlflow_server.database.uri
+    policy = engine.objects[deployed.Ref("networking.k8s.io", "NetworkPolicy", "sound", "sound-backup-described")]
+    assert {"port": 9000, "protocol": "TCP"} in [port for rule in policy["spec"]["egress"]
+                                                 for port in rule.get("ports", [])]
+    assert {ref: obj for ref, obj in engine.objects.items() if ref in kept} == kept
+
+
+@pytest.mark.parametrize("variables", [
+    {"database_type": "postgresql"},
+    {"database_host": "db", "mlflow_secret_store": {"name": "vault"}, "mlflow_engine": "kubernetes",
+     "database_external_secret": {part: {"key": part} for part in ("username", "password")}}])
+def test_stores_that_are_not_there_yet_are_not_looked_at(variables):
+    before = {"database_type": "sqlite", "backup_type": "volume"}
+    action = mlflow_backup.ActionModule.__new__(mlflow_backup.ActionModule)
+    engine = Recorder(live(**before))
+    found = action._target(engine, resolved({**variables, "backup_type": "volume"}), {})
+    assert found["others"] == ["database"] and not found["looked_at"] and not engine.events
 
 
 @pytest.mark.parametrize(("variables", "command"), [

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The order of upgrade.yml, rollback.yml and restore.yml, and with which version each of their steps runs, in success
-and failure.
+"""The order of upgrade.yml, rollback.yml, restore.yml and migrate.yml, and with which version each of their steps runs,
+in success and failure.
 
 In the place of the actions that change an instance stand some that record how they were called and return what a test
 says; what the real ones do is tested by tests/versions, Molecule and by hand (docs/upgrade.md).
@@ -35,6 +35,8 @@ class ActionModule(ModelAction):
             model.instance.version, "old-image" if model.mlflow_server.image == "old:3.10.0" else "",
             "closed" if model.mlflow_server.closed_because else "",
             "restoring" if model.mlflow_server.restoring else "",
+            "former" if model.mlflow_server.database.type == "sqlite" else "",
+            "checked" if self._task.check_mode else "",
             "under another name" if model.mlflow_server.service != model.mlflow_server.service_hosts[0] else "",
             ",".join(arguments.get("components") or []), arguments.get("state"),
             "without pruning" if "prune" in arguments else ""]))
@@ -229,3 +231,92 @@ def test_a_restored_instance_that_users_have_is_not_undone(tmp_path):
     text, code, calls = restore(tmp_path, **{"mlflow_backup finish": "The database is down."})
     assert code and "The database is down." in text
     assert calls == [*LOADED, *OPENED, f"mlflow_backup finish {NEW}"]
+
+
+def test_a_check_says_which_backup_would_be_restored(tmp_path):
+    backup = {"id": "SET", "namespace": "n", "instance": "a", "counts": {"runs": 2, "tags": 1}, "artifacts": 3,
+              "mlflow_version": "3.15.0", "begun": "2026-11-24T02:00:00+00:00", "verified": None}
+    found = {**RESTORE, "mlflow_backup keys": {"backup": backup, "differing": [], "values": {}}}
+    done, calls = play(tmp_path, found, "restore.yml", "--check")
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 0 and calls[1:] == [f"apply {CLOSED} checked backup",
+                                                  f"mlflow_backup keys latest {CLOSED} checked"]
+    assert ("opened with backup SET of n/a: 3 rows and 3 artifacts of MLflow 3.15.0, begun 2026-11-24T02:00:00+00:00, "
+            "not verified.") in text and "changed=2" in text
+
+
+def test_a_check_says_that_nothing_is_deployed(tmp_path):
+    done, calls = play(tmp_path, {**RESTORE, "instance_info": {"installed": False}}, "restore.yml", "--check")
+    assert done.returncode == 0 and calls == [f"instance_info {NEW} checked"]
+    assert "Instance team is not deployed. It would be, with the server closed" in " ".join(done.stdout.split())
+
+
+FORMER = f"{NEW} former"
+TARGET = {"others": ["database"], "interrupted": False, "looked_at": ["database"]}
+MIGRATE = {"instance_info": {"installed": True}, "instance_health": {"connect": ["connected"]},
+           "mlflow_backup before-migration": {"backup": {"id": "SET"}},
+           "mlflow_backup restore": {"backup": {"id": "SET", "counts": {"runs": 2}}, "artifacts": {"count": 3}}}
+LOOKED = [f"mlflow_backup target {NEW}", f"apply {NEW} checked"]
+MOVED = [f"apply {NEW} closed restoring former", f"mlflow_backup before-migration {NEW} closed restoring former",
+         f"apply {CLOSED}", f"mlflow_backup restore SET {CLOSED}"]
+GONE_BACK = [f"apply {CLOSED} mlflow_server", f"mlflow_backup revert {CLOSED}", f"apply {FORMER}"]
+
+
+def migrate(folder, *arguments, target=(), finished=False, **failures):
+    """A run of migrate.yml from SQLite to PostgreSQL: what it said on one line, its exit code, its calls."""
+    found = {"mlflow_backup target": {**TARGET, **dict(target)}, "mlflow_backup finish": {"finished": finished},
+             **MIGRATE, **{call: {"failed": True, "msg": msg} for call, msg in failures.items()}}
+    done, calls = play(folder, found, "migrate.yml", "-e", '{"mlflow_migrate_from": {"database_type": "sqlite"}}',
+                       *arguments)
+    return " ".join(done.stdout.split()), done.returncode, [call for call in calls if "instance_info" not in call]
+
+
+def settled(model: str) -> list[str]:
+    return [f"apply {model} backup", f"mlflow_backup settle {model}"]
+
+
+def test_a_migration_looks_at_the_new_stores_before_it_closes_the_server(tmp_path):
+    text, code, calls = migrate(tmp_path)
+    assert code == 0, text
+    assert calls == [*LOOKED, *settled(FORMER), *MOVED, *OPENED, f"mlflow_backup finish {NEW}"]
+
+
+def test_where_the_new_stores_cannot_be_used_nothing_is_touched(tmp_path):
+    text, code, calls = migrate(tmp_path, **{"mlflow_backup target": "The database answers: no."})
+    assert code and "The database answers: no." in text and calls == LOOKED[:1]
+
+
+def test_a_check_of_a_migration_says_what_would_move(tmp_path):
+    text, code, calls = migrate(tmp_path, "--check")
+    assert code == 0 and calls == [f"mlflow_backup target {NEW} checked", LOOKED[1]], text
+    assert "opened after its data was moved: rows from sqlite to postgresql . Looked at: database." in text
+
+
+def test_a_migration_that_was_interrupted_before_it_opened_the_server_begins_anew(tmp_path):
+    text, code, calls = migrate(tmp_path, target={"others": [], "interrupted": True})
+    assert code == 0, text
+    assert calls == [*LOOKED, *settled(NEW), *MOVED, *OPENED, f"mlflow_backup finish {NEW}"]
+
+
+def test_one_that_was_interrupted_after_it_is_ended(tmp_path):
+    text, code, calls = migrate(tmp_path, target={"others": []}, finished=True)
+    assert code == 0 and "The data was moved by an earlier run" in text
+    assert calls == [LOOKED[0], f"mlflow_backup finish {NEW}", *OPENED[1:]]
+
+
+def test_one_that_has_ended_is_not_repeated(tmp_path):
+    text, code, calls = migrate(tmp_path, target={"others": []})
+    assert code and "is deployed with the stores of the inventory already" in text
+    assert calls == [LOOKED[0], f"mlflow_backup finish {NEW}"]
+
+
+def test_a_migration_that_fails_goes_back_with_the_server_closed(tmp_path):
+    text, code, calls = migrate(tmp_path, **{f"instance_health {NEW}": "It is bad."})
+    assert code and calls == [*LOOKED, *settled(FORMER), *MOVED, *OPENED, *GONE_BACK]
+    assert "Nothing was migrated, and the former stores are in use again. It is bad." in text
+
+
+def test_a_new_database_that_cannot_be_emptied_keeps_nobody_from_the_former_one(tmp_path):
+    text, code, calls = migrate(tmp_path, **{f"instance_health {NEW}": "It is bad.", "mlflow_backup revert": "Gone."})
+    assert code and calls[-1] == f"apply {FORMER}"
+    assert "It is bad. The new database could not be emptied again (Gone.)." in text
