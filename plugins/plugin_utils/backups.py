@@ -50,7 +50,8 @@ def run(engine: Engine, model: Model, command: str, arguments: list[str] | None 
     Raises:
         Failure: backups are off or not deployed, or the command failed, with its sentence.
     """
-    refuse_undeployed(engine, model)
+    if not described:
+        refuse_undeployed(engine, model)
     if command == "restore":
         _grant(engine, model)
     moment = datetime.datetime.now(datetime.timezone.utc)

@@ -285,6 +285,8 @@ def test_everything_is_lost_and_comes_back(kind, tmp_path, monkeypatch):
         begun = instance.back_up_while_clients_log()
         instance.remove()
         assert not left(instance), left(instance)
+        assert f"Instance {name} is not deployed" in " ".join(instance.play("restore.yml", "--check").split())
+        assert not left(instance), left(instance)
 
         text = " ".join(instance.play("restore.yml").split())
         assert " is restored: " in text
@@ -329,7 +331,11 @@ def test_turning_backups_off_removes_all_but_the_sets(tmp_path):
         instance.play("site.yml")
         instance.play("backup.yml", "-e", "mlflow_verify_backup=false")
         made = backups(instance)
-        assert len(made) == 1 and len(of_backups(instance)) > 2, of_backups(instance)
+        there = of_backups(instance)
+        assert len(made) == 1 and len(there) > 2, there
+        text = " ".join(instance.play("restore.yml", "--check").split())
+        assert f"the server opened with backup {made[0]['id']} of {instance.name}/{instance.name}" in text
+        assert backups(instance) == made and of_backups(instance) == there
 
         inventory(instance.hosts, {instance.name: {name: value for name, value in instance.variables.items()
                                                    if not name.startswith("backup_")}})
