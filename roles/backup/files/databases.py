@@ -166,8 +166,11 @@ class Database:
         raise NotImplementedError
 
     def finish(self):
-        """Remove ``old``; where a promotion was interrupted before anything took its place, put it back instead; returns
-        whether there was an ``old``."""
+        """Remove ``old``; where a promotion was interrupted before anything took its place, put it back instead.
+
+        Returns:
+            Whether there was an ``old``.
+        """
         raise NotImplementedError
 
 
