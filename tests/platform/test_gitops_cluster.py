@@ -10,7 +10,8 @@ minutes, so it is run by hand:
     KUBECONFIG=… MLOPS_DEPLOY=1 pytest tests/platform/test_gitops_cluster.py -rP
 
 MOLECULE_IMAGE_SOURCE=build takes images that were built and loaded into the nodes before, MLOPS_PREFIX (gitops) begins
-the names of the namespaces, which are deleted in the end.
+the names of the namespaces, which are deleted in the end, and MLOPS_STORAGE_CLASS names a StorageClass for the test of
+claims, such as one that binds them when a pod mounts them; empty is the default one.
 """
 
 from __future__ import annotations
@@ -330,6 +331,24 @@ def test_a_repository_comes_up_is_upgraded_and_is_taken_over_by_site_yml(reposit
     output = repository.play(mlflow_version=NEWER)
     assert "changed=0" in output and repository.pods() == pods, output[-3000:]
     assert repository.render(mlflow_version=NEWER) == texts
+    repository.check(run, "first")
+
+
+@pytest.mark.parametrize("repository", ["flux", "argocd"], indirect=True)
+def test_claims_are_bound_in_their_waves(repository):
+    """SQLite, artifacts and backups on volumes, of which the last are mounted by no pod before the first backup."""
+    repository.variables |= {"database_type": "sqlite", "object_storage_type": "volume", "backup_type": "volume"}
+    storage_class = os.environ.get("MLOPS_STORAGE_CLASS", "")
+    for variable in ("database_storage_class", "object_storage_storage_class", "backup_storage_class"):
+        repository.variables[variable] = storage_class
+    texts = repository.render()
+    waited = repository.synchronize()
+    assert len([name for name in waited if name.startswith("PersistentVolumeClaim/")]) == 3
+    assert f"Job/{repository.name}-backup-mount" in waited and waited[-1] == f"Job/{repository.name}-verification"
+    run, pods = repository.log("first"), repository.pods()
+    output = repository.play()
+    assert "changed=0" in output and repository.pods() == pods, output[-3000:]
+    assert repository.render() == texts
     repository.check(run, "first")
 
 

@@ -27,6 +27,8 @@ FILES = ("backup.py", "sets.py", "artifacts.py", "exchange.py", "databases.py", 
 MOUNT_PATH = "/backups"
 S3_VARIABLES = ("backup_bucket", "backup_url", "backup_region", "backup_access_key", "backup_secret_key",
                 "backup_existing_secret", "backup_object_lock_days")
+NOT_OF_THE_INSTANCE = ("_", "mlflow_render_", "mlflow_gitops")
+"""Beginnings of variables about a run, or about the repository to which it writes what others apply."""
 VOLUME_VARIABLES = ("backup_existing_claim", "backup_storage_class")
 SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
 CREDENTIALS = re.compile(r"//[^/@\s]*:[^/@\s]*@")
@@ -250,7 +252,8 @@ def deployment(v: Variables, model: Model) -> dict:
     given = {
         name: _masked(value)
         for name, value in v.items()
-        if name not in hidden and not name.startswith("_") and not variables.is_default(name, value)
+        if name not in hidden and not name.startswith(NOT_OF_THE_INSTANCE)
+        and not variables.is_default(name, value)
     }
     given |= {"mlflow_instance": model.instance.name, "mlflow_namespace": model.instance.namespace}
     objects = []

@@ -143,6 +143,14 @@ def test_adopted_both_ways(inventory, tmp_path):
         assert plain(taken_over.world[ref]) == plain(made[ref]), ref
 
 
+def test_objects_do_not_tell_how_they_are_applied(tmp_path):
+    """Each is the same without the variables of the repository, so that site.yml changes nothing."""
+    rendered = instance("kubernetes", tmp_path, backup_type="volume", monitoring_type="prometheus", **TOOLS["fleet"])
+    applied = instance("kubernetes", tmp_path, backup_type="volume", monitoring_type="prometheus",
+                       mlflow_render_dir="", mlflow_render_secrets="omit")
+    assert stages(rendered) == stages(applied)
+
+
 def made_by_operators(model) -> set[Ref]:
     """The Secrets that the External Secrets Operator makes."""
     return {Ref("", "Secret", model.instance.namespace, obj["spec"]["target"]["name"])
