@@ -20,7 +20,7 @@ DEBIAN_PACKAGES := python3-venv podman runc netavark aardvark-dns iptables catat
 # Additional packages for tests: databases (programs only, no service), a linter, a browser with the tool for its CA certificates, and
 # promtool and amtool with their servers; age makes keys for SOPS; Java runs the rules of ansible-rulebook.
 DEBIAN_TEST_PACKAGES := age default-jre-headless postgresql docker-registry mariadb-server-core mariadb-client shellcheck chromium \
-	libnss3-tools prometheus prometheus-alertmanager prometheus-postgres-exporter prometheus-mysqld-exporter prometheus-node-exporter
+	libnss3-tools pgbackrest prometheus prometheus-alertmanager prometheus-postgres-exporter prometheus-mysqld-exporter prometheus-node-exporter
 
 # Tools, collection and configuration of the clone, whatever the environment is. Ansible does not run in a locale other than UTF-8,
 # such as that of a new installation.

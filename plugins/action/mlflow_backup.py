@@ -24,6 +24,7 @@ class ActionModule(EngineAction):
         "set": {"type": "str", "default": "latest"},
         "source": {"type": "str", "default": ""},
         "kind": {"type": "str", "default": "manual"},
+        "moment": {"type": "str", "default": ""},
         "verify": {"type": "bool", "default": False},
         "portable": {"type": "bool", "default": False},
         "empty": {"type": "bool", "default": False},
@@ -43,9 +44,13 @@ class ActionModule(EngineAction):
         return {"changed": True, **backups.run(engine, model, options["command"])}
 
     def _create(self, engine: Engine, model: Model, options: dict) -> dict:
-        arguments = [f"--kind={options['kind']}", *_switches(options, "verify", "portable")]
+        kind, recover = options["kind"], []
+        if options["moment"]:
+            kind, recover = "moment", [f"--moment={backups.moment(model, options['moment'])}"]
+        arguments = [f"--kind={kind}", *recover, *_switches(options, "verify", "portable")]
         # Rows of a portable dump are read by backup.py itself.
-        modes = [*([] if options["portable"] else ["dump"]), *(["drill"] if options["verify"] else [])]
+        modes = [*(["recover"] if recover else []), *([] if options["portable"] else ["dump"]),
+                 *(["drill"] if options["verify"] else [])]
         found = backups.run(engine, model, "create", arguments, modes)
         summary = backups.summary({**found["set"], "verified": found.get("verified")}) if found["set"] else None
         return {"changed": True, "backup": summary, "removed": found["removed"], "locked": found["locked"]}

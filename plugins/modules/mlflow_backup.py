@@ -53,8 +53,8 @@ options:
   set:
     description: >-
       For V(verify), V(keys), V(restore), V(rehearse), V(state) and V(downgrade) - ID of the backup, V(latest)
-      (V(before-restore) ones excepted), V(verified) (the latest of them that was verified), or a moment such as
-      V(2026-11-24T02:00:00Z) for the latest backup until then.
+      (V(before-restore) and V(moment) ones excepted), V(verified) (the latest of them that was verified), or a moment
+      such as V(2026-11-24T02:00:00Z) for the latest backup until then.
     type: str
     default: latest
   source:
@@ -67,6 +67,14 @@ options:
     description: For V(create) - why the backup is made, as the list of backups shows it.
     type: str
     default: manual
+  moment:
+    description:
+      - For V(create) - a moment in the past such as V(2026-11-24T13:37:00Z), in UTC unless it has another offset. The
+        backup then holds the database as it was at that moment, and the artifacts that there are now; its kind is
+        V(moment), and it is asked for by its ID only.
+      - Requires C(database_archive). It fails if the archive does not reach back to that moment.
+    type: str
+    default: ""
   verify:
     description: For V(create) - whether to verify the backup after it was made.
     type: bool
@@ -103,6 +111,10 @@ EXAMPLES = r"""
     command: rehearse
   vars:
     mlflow_version: 3.17.2
+
+- name: Make a backup of the database as it was before a mistake
+  mlops.mlflow.mlflow_backup:
+    moment: 2026-11-24T13:37:00Z
 
 - name: Verify an older one
   mlops.mlflow.mlflow_backup:

@@ -55,7 +55,10 @@ backups:
       type: str
     kind:
       description: Why it was made (V(scheduled), V(manual), V(before-restore), V(before-upgrade),
-        V(before-rollback), V(before-deployment), V(before-migration)).
+        V(before-rollback), V(before-deployment), V(before-migration), V(moment)).
+      type: str
+    moment:
+      description: For the kind V(moment) - when the database was as it is in the backup, in ISO 8601; else empty.
       type: str
     instance:
       description: Name of the instance.

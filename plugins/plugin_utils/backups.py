@@ -127,6 +127,36 @@ def refuse_undeployed(engine: Engine, model: Model) -> None:
         )
 
 
+def moment(model: Model, text: str) -> str:
+    """A moment of which the archive of the database may be asked, in the form of ISO 8601 and in UTC.
+
+    Args:
+        model: the resolved instance.
+        text: as a user writes it, in UTC unless it has another offset.
+
+    Raises:
+        Failure: it is no moment in the past, or there is no archive.
+    """
+    if not model.database.archive:
+        raise templating.Failure(
+            f"A moment is named ({text}) while database_archive is false, so that there is no archive to recover the "
+            "database from; name a backup, such as by mlflow_restore_set."
+        )
+    now = datetime.datetime.now(datetime.timezone.utc)
+    try:
+        found = datetime.datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+    except ValueError:
+        raise templating.Failure(
+            f"The moment is {text!r}; it must be a time in the past such as 2026-11-24T02:00:00Z."
+        ) from None
+    found = found.replace(tzinfo=found.tzinfo or datetime.timezone.utc).astimezone(datetime.timezone.utc)
+    if found >= now:
+        raise templating.Failure(
+            f"The moment is {text!r}, which is in the future (it is {now:%Y-%m-%dT%H:%M:%SZ}); it must be in the past."
+        )
+    return found.isoformat()
+
+
 def parse(log: str) -> dict:
     """What a command printed as its result: JSON in base64, in lines that begin with RESULT.
 
@@ -161,6 +191,7 @@ def summary(manifest: dict) -> dict:
         "begun": manifest["begun"],
         "ended": manifest["ended"],
         "kind": manifest["kind"],
+        "moment": manifest.get("moment", ""),
         "instance": manifest["instance"],
         "namespace": manifest["namespace"],
         "mlflow_version": manifest["mlflow_version"],
@@ -214,7 +245,8 @@ def lines(sets: list[dict]) -> list[str]:
     rows = [("BACKUP", "KIND", "MLFLOW", "ROWS", "ARTIFACTS", "MIB", "VERIFIED")]
     for entry in reversed(sets):
         verified = {True: entry["verified_at"], False: f"no: {entry['reason']}", None: "not yet"}[entry["verified"]]
-        rows.append((entry["id"], entry["kind"], entry["mlflow_version"], str(sum(entry["counts"].values())),
+        kind = f"{entry['kind']} {entry['moment']}".strip()
+        rows.append((entry["id"], kind, entry["mlflow_version"], str(sum(entry["counts"].values())),
                      str(entry["artifacts"]), f"{entry['bytes'] / 2**20:.1f}", verified))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

@@ -11,7 +11,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Iterator
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import cloudnativepg, database, mlflow_server
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import (
+    cloudnativepg,
+    database,
+    mlflow_server,
+    pgbackrest,
+)
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
 
 FILES = ("backup.py", "sets.py", "artifacts.py", "exchange.py", "databases.py", "database_postgresql.py",
          "database_mysql.py", "database_sqlite.py", "convert.py", "locations.py", "schema.py", "rehearsal.py",
-         "drill.py", "database.sh", "sealed.py")
+         "drill.py", "recovery.py", "database.sh", "sealed.py")
 """Programs in the pod, besides those of the server's ConfigMap."""
 MOUNT_PATH = "/backups"
 S3_VARIABLES = ("backup_bucket", "backup_url", "backup_region", "backup_access_key", "backup_secret_key",
@@ -93,7 +98,8 @@ class Backup(Component):
         return ["config.yaml.j2", *(["schedule.yaml.j2"] if v.backup_schedule or v.backup_verify_schedule else [])]
 
     def context(self, v: Variables, model: Model) -> dict[str, Any]:
-        return {"deployment": json.dumps(deployment(v, model), sort_keys=True, default=list)}
+        return {"deployment": json.dumps(deployment(v, model), sort_keys=True, default=list),
+                "archive": pgbackrest.settings(v, model), "archive_path": pgbackrest.REPOSITORY}
 
     def images(self, v: Variables, model: Model) -> list[str]:
         kind = v.database_type

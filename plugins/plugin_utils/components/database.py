@@ -10,7 +10,7 @@ import urllib.parse
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Iterator
 
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import cloudnativepg, connections
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import cloudnativepg, connections, pgbackrest
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import common, variables
@@ -110,6 +110,7 @@ class DatabasePart:
         major: PostgreSQL's major version by the tag of its image, or empty.
         cluster: Cluster of CloudNativePG, or empty; such a database is not managed.
         reader: Secret with a login in it that may only read, or empty.
+        archive: claim with the WAL archive and the base backups, or empty.
     """
 
     name: str
@@ -129,6 +130,7 @@ class DatabasePart:
     major: str
     cluster: str = ""
     reader: str = ""
+    archive: str = ""
 
 
 class Database(Component):
@@ -165,7 +167,8 @@ class Database(Component):
                             v.database_user, login, generated, endpoint, _not_rotatable(v),
                             pools.limit or connections.MAX_CONNECTIONS, pools,
                             postgresql_major(image) if managed and kind == "postgresql" else "",
-                            cluster, f"{name}-reader" if cloudnativepg.reads(v) else "")
+                            cluster, f"{name}-reader" if cloudnativepg.reads(v) else "",
+                            f"{name}-archive" if managed and v.database_archive else "")
 
     def _endpoint(self, v: Variables, name: str, managed: bool, own_secret: str, port: int,
                   pool: dict[str, int], cluster: str) -> Endpoint:
@@ -219,7 +222,7 @@ class Database(Component):
 
     def context(self, v: Variables, model: Model) -> dict[str, Any]:
         if not model.database.cluster:
-            return {}
+            return {"archive": pgbackrest.settings(v, model), "archive_path": pgbackrest.REPOSITORY}
         parameters = {**v.database_parameters, "max_connections": model.database.max_connections}
         return {"archive": cloudnativepg.archive(v, model), "bootstrap": cloudnativepg.bootstrap(v, model),
                 "external_clusters": cloudnativepg.external_clusters(v, model),
@@ -271,6 +274,9 @@ class Database(Component):
     def _check_operator(self, v: Variables, model: Model) -> Iterator[str]:
         yield from cloudnativepg.check(
             v, model, lambda name: v[name] == variables.default_of(variables.SPECS[name]))
+
+    def _check_archive(self, v: Variables, model: Model) -> Iterator[str]:
+        yield from pgbackrest.check(v, model)
 
     def _check_sqlite(self, v: Variables, model: Model) -> Iterator[str]:
         if v.database_type != "sqlite":

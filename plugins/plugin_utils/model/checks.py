@@ -382,7 +382,7 @@ def _network_policy(v: Variables) -> Iterator[str]:
 
 
 def _sizes(v: Variables) -> Iterator[str]:
-    for variable in ("database_size", "object_storage_size", "monitoring_size"):
+    for variable in ("database_size", "database_archive_size", "object_storage_size", "monitoring_size"):
         size = quantity(v[variable])
         if size is None or not 2**20 <= size <= 2**60 or v[variable][-1] in "mun":
             yield f"{variable} is {v[variable]!r}; it must be a Kubernetes quantity of storage such as 10Gi."

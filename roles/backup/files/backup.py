@@ -3,6 +3,7 @@ environment.
 
 usage: backup.py create [--kind KIND] [--verify] [--portable]   make a set; then verify it, and remove sets that are no
                                                     longer wanted
+       backup.py create --kind=moment --moment MOMENT   make a set of the database as it was at a moment
        backup.py list                               complete sets, and what retention would remove
        backup.py verify [--set ID]                  restore a set into a throw-away database and compare
        backup.py restore [--set ID] [--empty]       load a set into a database beside the current one, and its artifacts
@@ -123,6 +124,10 @@ class Backup:
             if self.options.kind == "before-upgrade":
                 self._refuse_migrated()
             with held("a backup") as lock:
+                if self.options.moment:
+                    import recovery
+
+                    database = recovery.recover(database, self.exchange, self.options.moment, log)
                 manifest = self._create(database, lock)
                 removed = self._prune(dry_run=False)
         except Exception:
@@ -178,11 +183,13 @@ class Backup:
             "database": {"dialect": dialect, "server": dumps["database"].pop("server"), "dumps": dumps},
             "artifacts": {**copied, "root": os.environ["MLFLOW_ARTIFACTS_DESTINATION"]},
             "keys": self._save_keys(set_id), "deployment": self._save_deployment(set_id),
+            **({"moment": self.options.moment} if self.options.moment else {}),
             "ended": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         }
         lock.check()
         self.sets.save_json(set_id, "manifest.json", manifest)
-        self.sets.status(last=int(begun.timestamp()))
+        if not self.options.moment:
+            self.sets.status(last=int(begun.timestamp()))
         log(f"backup {set_id} is complete")
         return manifest
 
@@ -532,6 +539,7 @@ def main(arguments):
     parser.add_argument("--set", default="latest")
     parser.add_argument("--source", default="")
     parser.add_argument("--kind", default="manual")
+    parser.add_argument("--moment", default="")
     parser.add_argument("--stores", type=lambda text: text.split(","), default=[])
     for switch in ("--verify", "--portable", "--empty", "--dry-run", "--create-bucket"):
         parser.add_argument(switch, action="store_true")

@@ -3,15 +3,20 @@
 #   database.sh dump      write the database's dump to the pipe that backup.py reads
 #   database.sh restore   load what backup.py writes to the pipe into a database
 #   database.sh drill     the same into a new server on 127.0.0.1, which runs until backup.py has ended
+#   database.sh recover   run a server there with the database as of MOMENT, from its base backups and archived WAL
 # Several of them are done one after the other. Both containers share the folder EXCHANGE. For each program backup.py
 # makes a folder there, called 1, 2 and so on, with a pipe, and with variables in database.env; this script answers with
 # `status` and `errors`. DATABASE_USER and DATABASE_PASSWORD are the login, DRILL the folder of the new server.
 set -eu
 exchange=${EXCHANGE:-/exchange}
 drill=${DRILL:-/drill}
+owner=${DATABASE_USER:-}
 number=0
 umask 000
-trap 'touch "$exchange/database-ended"' EXIT
+servers=
+# Throw-away servers end at once; nobody keeps their data.
+# shellcheck disable=SC2086  # several numbers
+trap '[ -z "$servers" ] || kill -QUIT $servers 2>/dev/null || true; wait; touch "$exchange/database-ended"' EXIT
 
 # Wait for a file of backup.py; end when that has ended or is gone.
 await() {
@@ -83,6 +88,7 @@ serve() {
             ;;
     esac
     server=$!
+    servers="$servers $server"
     left=300
     until ready; do
         if ! kill -0 "$server" 2>/dev/null || [ "$left" -le 0 ]; then
@@ -90,6 +96,30 @@ serve() {
             return 1
         fi
         left=$((left - 1))
+        sleep 1
+    done
+}
+
+# Options of pgBackRest are in the environment. WAL is replayed for as long as it takes; backup.py's pod has a deadline.
+recover() {
+    if ! pgbackrest --pg1-path="$drill/recovered" --type=time --target="$MOMENT" --target-action=promote restore \
+        >"$folder/server.log" 2>&1; then
+        earliest=$(pgbackrest info 2>/dev/null | sed -n 's|.*timestamp start/stop: .* / ||p' | head -n 1)
+        grep ERROR "$folder/server.log" | sed "s|\$|; the earliest moment is ${earliest:-not known} UTC|" >"$folder/errors"
+        return 1
+    fi
+    # Without hot standby, limits may be others than those of the server that wrote the WAL.
+    postgres -D "$drill/recovered" -c port="$PGPORT" -c listen_addresses=127.0.0.1 -c archive_mode=off \
+        -c unix_socket_directories="$drill" -c hot_standby=off -c fsync=off -c full_page_writes=off >"$folder/server.log" 2>&1 &
+    server=$!
+    servers="$servers $server"
+    # By its socket, over which no password is asked for.
+    until env -u PGOPTIONS psql --quiet --host="$drill" --username="$owner" --dbname=postgres >/dev/null 2>&1 \
+        --command="CREATE ROLE \"$DATABASE_USER\" SUPERUSER LOGIN PASSWORD '$DATABASE_PASSWORD'"; do
+        if ! kill -0 "$server" 2>/dev/null; then
+            grep -h FATAL "$folder/server.log" | tail -n 1 >"$folder/errors"
+            return 1
+        fi
         sleep 1
     done
 }
@@ -104,6 +134,7 @@ for mode in "$@"; do
     case $mode in
         dump) dump >"$folder/pipe" 2>"$folder/errors" || code=$? ;;
         restore) load <"$folder/pipe" >/dev/null 2>"$folder/errors" || code=$? ;;
+        recover) recover || code=$? ;;
         drill)
             serve || code=$?
             [ "$code" != 0 ] || load <"$folder/pipe" >/dev/null 2>"$folder/errors" || code=$?

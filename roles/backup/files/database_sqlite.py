@@ -56,7 +56,7 @@ class Sqlite(Database):
             return False
         return not (os.path.exists(self.name) and os.path.samefile(self.old, self.name))
 
-    def load(self, exchange, stream, database=None, more=None):
+    def load(self, exchange, stream, database=None):
         """As of Database."""
         path = database or self.new
         os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -45,18 +45,20 @@ class Database:
 
     Args:
         url: sqlalchemy.URL.
+        throw_away: see below.
 
     Attributes:
         dialect: postgresql, mysql or sqlite.
         suffix: of the name of a dump.
         snapshot: options of an engine whose transactions see the database at one moment.
+        throw_away: whether it is a server in this pod, whose login the database's programs do not have of a Secret.
     """
 
     dialect = suffix = ""
     snapshot: dict = {}
 
-    def __init__(self, url):
-        self.url = url
+    def __init__(self, url, throw_away=False):
+        self.url, self.throw_away = url, throw_away
 
     def engine(self, name=None, **options):
         """SQLAlchemy's engine for this database, or another one of the same server."""
@@ -115,14 +117,13 @@ class Database:
         """
         raise NotImplementedError
 
-    def load(self, exchange, stream, database=None, more=None):
+    def load(self, exchange, stream, database=None):
         """Restore a dump.
 
         Args:
             exchange: the Exchange, in whose other container ``restore`` or ``drill`` runs.
             stream: of the dump as it was made.
             database: its name, ``new`` if None.
-            more: further variables of the program.
         """
         raise NotImplementedError
 
@@ -183,14 +184,13 @@ class Server(Database):
 
     def login(self):
         """The login in the URI, as variables of the programs; empty where their container has it of a Secret."""
-        if not self.url.username or {"PGUSER", "DATABASE_USER"} & set(os.environ):
+        if not self.url.username or not self.throw_away and {"PGUSER", "DATABASE_USER"} & set(os.environ):
             return {}
         return {"DATABASE_USER": self.url.username, "DATABASE_PASSWORD": self.url.password or ""}
 
-    def load(self, exchange, stream, database=None, more=None):
+    def load(self, exchange, stream, database=None):
         """As of Database."""
-        variables, files = self.settings(database or self.new)
-        exchange.begin({**variables, **(more or {})}, files)
+        exchange.begin(*self.settings(database or self.new))
         with contextlib.suppress(BrokenPipeError), exchange.writing() as pipe:
             shutil.copyfileobj(self.unpacked(stream), pipe, BLOCK)
         exchange.finish("Loading the dump")

@@ -29,18 +29,19 @@ KEPT = ("PATH", "LANG", "TMPDIR", "MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOO
 """Variables that the server of the drill has of the pod's; without the last ones it refuses rows that they made."""
 
 
-def throw_away(main, folder):
-    """The database into which a set is loaded, and the variables of the program that runs it.
+def throw_away(main, folder, port=None):
+    """The database into which a set is loaded.
 
     Args:
         main: the instance's database.
         folder: for a SQLite file.
+        port: of its server, as in PORTS if None.
     """
     if main.dialect == "sqlite":
-        return type(main)(main.url.set(database=str(folder / "drill.db"))), {}
-    password = secrets.token_hex(16)
-    url = main.url.set(username="drill", password=password, host="127.0.0.1", port=PORTS[main.dialect], query={})
-    return type(main)(url), {"DATABASE_USER": "drill", "DATABASE_PASSWORD": password}
+        return type(main)(main.url.set(database=str(folder / "drill.db")), throw_away=True)
+    url = main.url.set(username="drill", password=secrets.token_hex(16), host="127.0.0.1",
+                       port=port or PORTS[main.dialect], query={})
+    return type(main)(url, throw_away=True)
 
 
 def run(sets, manifest, exchange, sample, log):
@@ -68,11 +69,11 @@ def run(sets, manifest, exchange, sample, log):
             " it is verified by restoring it."
         )
     with tempfile.TemporaryDirectory(dir=exchange.folder) as folder:
-        database, variables = throw_away(main, pathlib.Path(folder))
+        database = throw_away(main, pathlib.Path(folder))
         for name, dump in manifest["database"]["dumps"].items():
             target = database.name if name == "database" else str(pathlib.Path(folder) / f"{name}.db")
             log(f"loading {dump['name']} ({dump['bytes'] / 2**20:.1f} MiB) into a throw-away database")
-            load(sets, manifest, dump, database, exchange, target, variables)
+            load(sets, manifest, dump, database, exchange, target)
             compare(dump, database.described(target), manifest["id"])
         rows = sum(sum(dump["counts"].values()) for dump in manifest["database"]["dumps"].values())
         log(f"{rows} rows are as in the backup; starting MLflow on them")
@@ -81,13 +82,13 @@ def run(sets, manifest, exchange, sample, log):
             "seconds": round(time.monotonic() - begun, 1)}
 
 
-def load(sets, manifest, dump, database, exchange, target=None, variables=None):
+def load(sets, manifest, dump, database, exchange, target=None):
     """Load a dump of a set, and raise BackupError if it is not what the backup wrote."""
     what = f"Backup {manifest['id']}: {dump['name']}"
     with sets.open(manifest["id"], dump["name"]) as stream:
         hashed = artifacts.Hashed(stream)
         try:
-            database.load(exchange, hashed, target, variables)
+            database.load(exchange, hashed, target)
         except Exception as error:
             # The program's own message about a damaged file is rarely clear.
             _rest(hashed)

@@ -123,15 +123,15 @@ class Exchange:
         with open(descriptors[0], "wb", buffering=0) as stream:
             yield stream
 
-    def finish(self, what):
-        """Wait for the program's end; raise BackupError if it failed."""
-        deadline = time.monotonic() + START_SECONDS
+    def finish(self, what, seconds=START_SECONDS):
+        """Wait for the program's end, for so long after its last byte; raise BackupError if it failed."""
+        deadline = time.monotonic() + seconds
         status = self._request / "status"
         while not status.exists():
             if (self.folder / "database-ended").exists() and not status.exists():
                 raise BackupError(f"{what} failed: the container with the database's programs ended; look at its log.")
             if time.monotonic() > deadline:
-                raise BackupError(f"{what} did not end within {START_SECONDS} s after its last byte.")
+                raise BackupError(f"{what} did not end within {seconds} s after its last byte.")
             time.sleep(0.1)
         if status.read_text(encoding="ascii").strip() != "0":
             raise BackupError(f"{what} failed: {self._errors()}")

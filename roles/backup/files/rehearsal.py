@@ -34,14 +34,14 @@ def run(sets, manifest, exchange, log):
         raise BackupError(f"Backup {manifest['id']} is of {manifest['database']['dialect']}, and the instance has "
                           f"{main.dialect}; make another backup.")
     with tempfile.TemporaryDirectory(dir=exchange.folder) as folder:
-        database, variables = drill.throw_away(main, pathlib.Path(folder))
+        database = drill.throw_away(main, pathlib.Path(folder))
         users = database
         for name, dump in manifest["database"]["dumps"].items():
             target = database.name if name == "database" else str(pathlib.Path(folder) / f"{name}.db")
             if name != "database":
                 users = databases.open_database(f"sqlite:///{target}")
             log(f"loading {dump['name']} ({dump['bytes'] / 2**20:.1f} MiB) into a throw-away database")
-            drill.load(sets, manifest, dump, database, exchange, target, variables)
+            drill.load(sets, manifest, dump, database, exchange, target)
         return Rehearsal(database, users, pathlib.Path(folder), log).run()
 
 

@@ -30,8 +30,10 @@ import stores
 ID = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 FORMAT = 1
 READERS = 8
-BEFORE_RESTORE = "before-restore"
-"""The kind of a set of what a restore was to replace."""
+MOMENT = "moment"
+"""The kind of a set of the database as of a moment in the past."""
+ASIDE = ("before-restore", MOMENT)
+"""Kinds of sets that are no latest state of the instance; the first is what a restore was to replace."""
 
 
 class BackupError(Exception):
@@ -201,14 +203,16 @@ class Sets:
 
     @staticmethod
     def _fits(manifest, wanted):
-        # What a restore was to replace is asked for by its ID or its moment only.
-        ordinary = manifest["kind"] != BEFORE_RESTORE
+        # Others are asked for by their ID or their moment only.
+        ordinary = manifest["kind"] not in ASIDE
         if wanted == "latest":
             return ordinary
         if wanted == "verified":
             return ordinary and bool((manifest["verified"] or {}).get("ok"))
         if ID.fullmatch(wanted):
             return manifest["id"] == wanted
+        if manifest["kind"] == MOMENT:  # began later than the state that is in it
+            return False
         try:
             moment = datetime.datetime.fromisoformat(wanted.replace("Z", "+00:00"))
         except ValueError:
@@ -237,8 +241,8 @@ def expired(manifests, now, days, daily=0, weekly=0, monthly=0):
     """Which sets are no longer wanted.
 
     A set is kept for ``days`` days, and beyond that while it is the last one of its day, week or month among as many
-    days, weeks or months that have sets; what a restore was to replace is none of these. The newest set, the newest
-    of another kind than before-restore, and the newest that a drill restored, are always kept.
+    days, weeks or months that have sets; sets of the kinds ASIDE are none of these. The newest set, the newest
+    of another kind than those, and the newest that a drill restored, are always kept.
 
     Args:
         manifests: complete sets, the oldest first.
@@ -248,7 +252,7 @@ def expired(manifests, now, days, daily=0, weekly=0, monthly=0):
     Returns:
         Manifests of those that go, the oldest first.
     """
-    ordinary = [entry for entry in manifests if entry["kind"] != BEFORE_RESTORE]
+    ordinary = [entry for entry in manifests if entry["kind"] not in ASIDE]
     kept = {entry["id"] for entry in [*manifests[-1:], *ordinary[-1:]]}
     kept |= {entry["id"] for entry in [e for e in manifests if (e.get("verified") or {}).get("ok")][-1:]}
     kept |= {entry["id"] for entry in manifests if now - moment_of(entry["id"]) <= datetime.timedelta(days=days)}

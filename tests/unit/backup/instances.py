@@ -134,9 +134,10 @@ class Pods:
         self.forks.stdin.close()
         self.forks.wait(30)
 
-    def start(self, arguments: list[str], environment: dict, dialect: str, modes: list[str], login: dict,
+    def start(self, arguments: list[str], environment: dict, dialect: str, modes: list[str], programs: dict,
               killed: tuple = ()) -> Running:
-        """Start a command, and database.sh where there is something for it to do; ``killed`` see ``kill_after``."""
+        """Start a command, and database.sh with the variables ``programs`` where there is something for it to do;
+        ``killed`` see ``kill_after``."""
         self.number += 1
         exchange = self.exchanges / f"exchange-{self.number}"
         exchange.mkdir()
@@ -145,12 +146,12 @@ class Pods:
         request = {"environment": {"PATH": f"{unit.BIN}:{os.environ['PATH']}", "EXCHANGE": str(exchange),
                                    "TMPDIR": str(exchange / "tmp"), **environment},
                    "arguments": arguments, "output": str(exchange / "output"), "killed": killed}
-        database = self._database(exchange, dialect, modes, login) if modes and dialect != "sqlite" else None
+        database = self._database(exchange, dialect, modes, programs) if modes and dialect != "sqlite" else None
         assert self.forks.stdin and self.forks.stdout
         print(json.dumps(request), file=self.forks.stdin, flush=True)
         return Running(int(self.forks.stdout.readline()), database, exchange / "output", self.forks)
 
-    def _database(self, exchange: pathlib.Path, dialect: str, modes: list[str], login: dict) -> subprocess.Popen:
+    def _database(self, exchange: pathlib.Path, dialect: str, modes: list[str], programs: dict) -> subprocess.Popen:
         drill = exchange / "drill"
         drill.mkdir()
         as_user: dict = {}
@@ -160,8 +161,7 @@ class Pods:
             os.chown(drill, user.pw_uid, user.pw_gid)
         initdb = pathlib.Path(unit.program("/usr/lib/postgresql/*/bin/initdb", package="postgresql"))
         environment = {"PATH": f"{self.folder / dialect}:{initdb.parent}:/usr/sbin:{os.environ['PATH']}",
-                       "HOME": str(drill), "EXCHANGE": str(exchange), "DRILL": str(drill),
-                       "DATABASE_USER": login.get("user", ""), "DATABASE_PASSWORD": login.get("password", "")}
+                       "HOME": str(drill), "EXCHANGE": str(exchange), "DRILL": str(drill), **programs}
         with (exchange / "database-output").open("wb") as output:
             return subprocess.Popen(["sh", self.folder / "backup/database.sh", *modes], env=environment, cwd=drill,
                                     stdout=output, stderr=subprocess.STDOUT, start_new_session=True, **as_user)
@@ -177,12 +177,16 @@ class Instance:
         store: parameters of the store of the backups.
         login: user and password of the database.
         more: further variables of the pod.
+
+    Attributes:
+        programs: variables of the database's programs.
     """
 
     def __init__(self, pods: Pods, uri: str, artifacts: str, store: dict, login: dict | None = None, **more: str):
         self.pods, self.uri, self.artifacts, self.store, self.login = pods, uri, artifacts, store, login or {}
         self.more, self.passphrase, self.version = more, PASSPHRASE, "3.17.2"
         self.retention = {"days": 30, "daily": 0, "weekly": 0, "monthly": 0}
+        self.programs = {f"DATABASE_{name.upper()}": self.login.get(name, "") for name in ("user", "password")}
 
     @property
     def dialect(self) -> str:
@@ -202,11 +206,11 @@ class Instance:
 
     def start(self, *arguments: str, modes: tuple[str, ...] = ()) -> Running:
         """Start a command of backup.py."""
-        return self.pods.start(list(arguments), self.environment, self.dialect, list(modes), self.login)
+        return self.pods.start(list(arguments), self.environment, self.dialect, list(modes), self.programs)
 
     def killed(self, command: str, beginning: str, number: int) -> None:
         """Run a command that is killed when it has made so many changes (``kill_after`` of forks.py)."""
-        running = self.pods.start([command], self.environment, self.dialect, [], self.login, (beginning, number))
+        running = self.pods.start([command], self.environment, self.dialect, [], self.programs, (beginning, number))
         with pytest.raises(CommandFailed, match="no sentence"):
             running.wait()
 
