@@ -44,6 +44,9 @@ class ActionModule(EngineAction):
         newer = bool(versions.newer(found.version, [target]))
         if newer:
             messages += list(_obstacles(model, target, found.image))
+        elif found.closed:
+            messages.append("The server is closed, since a playbook failed or was interrupted; playbooks/site.yml"
+                            " migrates its database and opens it.")
         return {"changed": False, "installed": {"version": found.version, "image": found.image}, "target": target,
                 "needed": newer, "older": bool(versions.newer(target, [found.version])), "messages": messages,
                 "deployed": True}

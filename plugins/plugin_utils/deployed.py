@@ -23,6 +23,8 @@ MAJOR = f"{manifests.MANAGER}/postgresql-major"
 RESTORING = f"{manifests.MANAGER}/restoring"
 """Annotation of a server that restore.yml or migrate.yml has closed (roles/mlflow_server/templates/server.yaml.j2).
 Whatever opens the server, or closes it for something else, removes it."""
+CLOSED = "/etc/mlflow/closed.py"
+"""Program of a closed server."""
 TAG = re.compile(r":v?([0-9]+\.[0-9]+\.[0-9]+(?:rc[0-9]+)?)(?:[-@].*)?$")
 
 
@@ -33,10 +35,12 @@ class Deployed:
     Attributes:
         version: of MLflow, or empty where neither the workload nor its image's tag says it.
         image: of the server.
+        closed: whether a playbook has closed the server (roles/mlflow_server/files/closed.py).
     """
 
     version: str
     image: str
+    closed: bool = False
 
 
 def ref(model: Model) -> Ref:
@@ -58,9 +62,11 @@ def of(live: dict[Ref, dict], model: Model) -> Deployed | None:
         return None
     template = manifests.pod_template(workload) or {}
     containers = (template.get("spec") or {}).get("containers") or []
-    image = next((container.get("image", "") for container in containers if container.get("name") == "mlflow"), "")
+    server = next((container for container in containers if container.get("name") == "mlflow"), {})
+    image, closed = server.get("image", ""), CLOSED in (server.get("command") or [])
     found = TAG.search(image)
-    return Deployed(manifests.annotation(workload, manifests.VERSION) or (found.group(1) if found else ""), image)
+    version = manifests.annotation(workload, manifests.VERSION) or (found.group(1) if found else "")
+    return Deployed(version, image, closed)
 
 
 def restoring(live: dict[Ref, dict], model: Model) -> bool:

@@ -266,8 +266,12 @@ def _tls_context(settings: dict) -> ssl.SSLContext:
         if settings.get("cert_file"):
             context.load_cert_chain(settings["cert_file"], settings.get("key_file"))
     except (OSError, ValueError) as error:
-        raise EngineError(f"The kubeconfig's certificates cannot be read: {error}; fix its certificate-authority, "
-                          f"client-certificate and client-key.") from error
+        files = [settings[name] for name in ("ca_certs", "cert_file", "key_file") if settings.get(name)]
+        # Errors of ssl do not name the file.
+        unreadable = [path for path in files if not os.access(path, os.R_OK)]
+        which = f" ({', '.join(unreadable)})" if unreadable else ""
+        raise EngineError(f"The kubeconfig's certificates cannot be read: {error}{which}; fix its "
+                          f"certificate-authority, client-certificate and client-key.") from error
     return context
 
 

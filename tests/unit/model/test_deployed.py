@@ -229,3 +229,11 @@ def test_a_backup_records_the_same_deployment_within_a_role():
     within = resolved({**defaults, "mlflow_instance": name, "mlflow_namespace": namespace, **given})
     component = components.by_role("backup")
     assert render.render(component, within, {}) == render.render(component, model, {})
+
+
+def test_a_closed_server_can_come_back_when_the_open_one_does_not_start():
+    closed = {"_mlflow_server_closed": "It is upgraded."}
+    assert deployed.of(live(**closed), resolved({})).closed and not deployed.of(live(), resolved({})).closed
+    opened, shut = ([obj["data"] for obj in objects.values() if obj["kind"] == "ConfigMap"]
+                    for objects in (live(), live(**closed)))
+    assert opened == shut and "closed.py" in opened[0]

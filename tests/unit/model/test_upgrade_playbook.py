@@ -60,7 +60,8 @@ def results(closed=False, downgrade=True, **more):
         "mlflow_upgrade_info": INFO,
         "mlflow_backup create before-upgrade": {"backup": {"id": "SET"}},
         "mlflow_backup before-upgrade": {"backup": {"id": "SET"}},
-        "mlflow_backup rehearse": {"rehearsal": rehearsal, "closed": closed, "lines": ["rehearsed"]},
+        "mlflow_backup rehearse": {"rehearsal": rehearsal, "closed": closed,
+                                   "lines": ["rehearsed", "it answers", "it is undone"]},
         "mlflow_backup state": {"unchanged": False, "more": {"runs": 2}, "rehearsal": rehearsal},
         "instance_health": {"connect": ["connected"]},
     }
@@ -142,6 +143,7 @@ def test_a_database_of_an_older_version_is_taken_over(tmp_path):
     done, calls = play(tmp_path, {**results(), **UNDEPLOYED})
     assert done.returncode == 0, done.stdout
     assert calls == [*TAKEN_OVER, f"apply {NEW}", f"instance_health {NEW}"]
+    assert "rehearsed" in done.stdout and "it answers" not in done.stdout
     assert "Backup SET has the database as it was before." in " ".join(done.stdout.split())
 
 

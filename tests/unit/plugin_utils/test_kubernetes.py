@@ -13,7 +13,11 @@ import time
 
 import pytest
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import kubernetes_status, kubernetes_wait
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import (
+    kubernetes_api,
+    kubernetes_status,
+    kubernetes_wait,
+)
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.kubernetes import KubernetesEngine
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import Ref
 from kubernetes_server import KINDS, fault, status
@@ -612,3 +616,10 @@ def test_a_failed_pod_counts_until_its_job_succeeds(server, engine):
     assert {found["name"] for found in engine.pods()} == {"first", "other", "alone"}
     pod("second", "Succeeded", "migrate")
     assert {found["name"] for found in engine.pods()} == {"second", "other", "alone"}
+
+
+def test_certificates_that_cannot_be_read_are_named():
+    settings = {"cert_file": "/nowhere/client.crt", "key_file": "/nowhere/client.key"}
+    with pytest.raises(engines.EngineError, match=r"No such file or directory \(/nowhere/client.crt, "
+                                                  r"/nowhere/client.key\); fix its certificate-authority"):
+        kubernetes_api._tls_context(settings)
