@@ -38,6 +38,13 @@ def test_variables_that_a_page_names_exist(page):
     assert not named - NAMES - of_playbooks, sorted(named - NAMES)
 
 
+def test_variables_of_the_environment_that_contributors_set_are_read():
+    named = set(re.findall(r"\b(?:MOLECULE|MLOPS)_[A-Z_]+(?==)", (ROOT / "CONTRIBUTING.md").read_text()))
+    read = "".join(path.read_text() for folder in ("molecule", "tests") for path in (ROOT / folder).glob("**/*")
+                   if path.suffix in (".py", ".yml"))
+    assert named and all(re.search(rf"[\"{{]{name}\b", read) for name in named), named
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_links_exist(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
