@@ -35,6 +35,7 @@ from ansible.plugins.lookup import LookupBase
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import components
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import VariableError
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.survey import questions
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.survey.inventory import TEMPLATE
 
 
 class LookupModule(LookupBase):
@@ -42,8 +43,15 @@ class LookupModule(LookupBase):
 
     def run(self, terms, variables=None, **kwargs):
         answers = {name: self._templar.template(variables[name]) for name in questions.QUESTIONS if name in variables}
+        secret = components.secrets()
         try:
+            templates = [question.variable for question, answer in questions.given(answers)
+                         if question.variable not in secret and TEMPLATE.search(str(answer))]
             host = questions.host_variables(answers)
         except VariableError as error:
             raise AnsibleLookupError(str(error)) from error
-        return [{name: value for name, value in host.items() if name not in components.secrets()}]
+        if templates:
+            # Whoever may answer a survey could otherwise run commands in the jobs of others.
+            raise AnsibleLookupError(f"{templates[0]} holds {{{{, {{% or {{#, which an inventory of the controller "
+                                     "takes for a template; give the value itself.")
+        return [{name: value for name, value in host.items() if name not in secret}]

@@ -11,6 +11,7 @@ they run on an instance that is not deployed, whose outcome is known.
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
 import os
@@ -20,6 +21,7 @@ import re
 import awx_rules
 import pytest
 import yaml
+from ansible_collections.awx import awx
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import components
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import PLAYBOOK_VARIABLES, SPECS
 from conftest import LOCALHOST, ROOT, run_job
@@ -89,6 +91,19 @@ def test_credential_types_are_taken_and_give_variables_that_exist(definition):
             assert variable not in components.secrets() or re.findall(r"[a-z_]+", template)[0] in secret, variable
 
 
+def test_modules_of_awx_have_the_parameters():
+    """By their own documentation; those of role, for instance, are not those of host."""
+    tasks = [task for play in yaml.safe_load((ROOT / "playbooks/controller.yml").read_text()) for task in play["tasks"]]
+    tasks += yaml.safe_load((ROOT / "playbooks/tasks/controller_host.yml").read_text())
+    modules = [(name, given) for task in tasks for name, given in task.items() if name.startswith("awx.awx.")]
+    assert len({name for name, _given in modules}) >= 12
+    for name, given in modules:
+        path = pathlib.Path(awx.__path__[0]) / "plugins/modules" / f"{name.rpartition('.')[2]}.py"
+        documented = next(ast.literal_eval(node.value) for node in ast.parse(path.read_text()).body
+                          if isinstance(node, ast.Assign) and node.targets[0].id == "DOCUMENTATION")
+        assert set(given) <= set(yaml.safe_load(documented)["options"]), name
+
+
 def test_environment_of_ansible_is_refused(definition):
     kind = definition["controller_credential_types"][0]
     injectors = {"env": {"ANSIBLE_BECOME_PASS": "{{ kubeconfig }}"}}
@@ -120,6 +135,15 @@ def test_values_of_credentials_are_no_templates(definition, tmp_path):
     found = {base64.b64decode(value).decode() for secret in secrets for value in secret["data"].values()}
     assert {"{{ user }}", *values.values()} <= found, found
     assert not stolen.exists() and not any(value in done.output for value in values.values())
+
+
+def test_answers_that_an_inventory_takes_for_templates_are_refused(tmp_path):
+    """They would be host variables in the controller, which the jobs of others evaluate."""
+    answers = {"mlflow_instance": "platform-job", "object_storage_type": "s3", "object_storage_bucket": "models",
+               "object_storage_url": "http://{{ lookup('ansible.builtin.pipe', 'touch %s/evaluated') }}" % tmp_path}
+    done = run_job(tmp_path, "survey.yml", answers)
+    assert done.code != 0 and not (tmp_path / "evaluated").exists()
+    assert "object_storage_url holds {{, {% or {#" in " ".join(done.output.split()), done.output[-3000:]
 
 
 def test_what_is_named_exists(definition):
