@@ -416,7 +416,7 @@ def together(*starts):
         yield [task.result() for task in [pool.submit(stack.enter_context, start) for start in starts]]
 
 
-ALL = "nodelay,batch,ping,log_metrics,direct,preload,transfers"
+ALL = "nodelay,batch,ping,log_metrics,reads,direct,preload,transfers"
 
 
 @pytest.fixture(scope="module")
@@ -564,6 +564,11 @@ def artifact_cases(prefix=""):
         for method in ("PUT", "GET"):
             asked = message(method, f"{artifacts}/1/origin", f"Origin: {origin}", body=b"x" * (method == "PUT"))
             yield f"{method} by {origin}", [asked]
+    for value in ("", " ", "default", "team"):
+        yield f"in workspace {value!r}", [
+            message(method, f"{artifacts}/1/workspace", f"X-MLFLOW-WORKSPACE: {value}", body=b"x" * (method == "PUT"))
+            for method in ("PUT", "GET")
+        ]
     yield "the UI's path", [
         message("PUT", f"{prefix}/ajax-api/2.0/mlflow-artifacts/artifacts/1/ui.txt", body=b"ui"),
         message("GET", f"{prefix}/ajax-api/2.0/mlflow-artifacts/artifacts/1/ui.txt"),
@@ -725,6 +730,57 @@ def test_steps_of_transfers(version, bucket, tmp_path):
         [[request, 0, None]],
         [[request, 3 << 20, True], [request, 1, True], disconnect],
     ]
+
+
+PASSED_BY = """
+import asyncio, json, os, sys
+import hook_transfers
+from mlflow.server.fastapi_app import app
+from starlette.middleware import base
+
+ran = []
+class Counted(base._CachedRequest):  # one for each middleware that is not passed by
+    def __init__(self, *arguments):
+        ran.append(1)
+        super().__init__(*arguments)
+base._CachedRequest = Counted
+
+async def ask(path, *headers):
+    ran.clear()
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "path": path,
+             "raw_path": path.encode(), "query_string": b"", "root_path": "", "scheme": "http", "state": {},
+             "headers": [(b"host", b"localhost:1"), *headers], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 1)}
+    body, status = [{"type": "http.request", "body": b"", "more_body": False}], []
+    async def receive():
+        return body.pop() if body else await asyncio.Event().wait()
+    async def send(message):
+        status.append(message.get("status"))
+    await app(scope, receive, send)
+    return [status[0], len(ran)]
+
+async def main():
+    path = "/api/2.0/mlflow-artifacts/artifacts/nothing"
+    workspace = (b"x-mlflow-workspace", b"team")
+    found = {"artifact": await ask(path), "named": await ask(path, workspace), "other": await ask("/version"),
+             "gateway": await ask("/gateway/" + path), "below": await ask("/x" + path)}
+    os.environ["MLFLOW_ENABLE_WORKSPACES"] = "true"
+    found["workspaces"] = await ask(path)
+    json.dump(found, sys.stdout)
+
+asyncio.run(main())
+"""
+
+
+def test_middlewares_that_do_nothing_are_passed_by(version, tmp_path):
+    """Others, and other requests, meet all of them."""
+    done = subprocess.run(
+        [servers.binaries(version) / "python", "-c", PASSED_BY], text=True, timeout=90, check=False, capture_output=True,
+        env={**servers.environment(version, tmp_path), "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{tmp_path}/mlflow.db"})
+    assert not done.returncode, done.stderr[-3000:]
+    found = {name: ran for name, (_status, ran) in json.loads(done.stdout).items()}
+    all_, workspaces = (2, 1) if servers.number(version) >= (3, 12) else (1, 1)
+    assert found == {"artifact": 0, "named": workspaces, "other": all_, "gateway": all_, "below": all_,
+                     "workspaces": workspaces}
 
 
 def test_a_request_of_which_half_came_is_not_executed(pair):

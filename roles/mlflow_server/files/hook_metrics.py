@@ -7,7 +7,6 @@ and order of locks stay, and what is not the usual case goes MLflow's own way.
 """
 
 import functools
-import hashlib
 import importlib
 import inspect
 
@@ -19,14 +18,16 @@ REPLACED = (
     "_log_metrics_once",
     "_update_latest_metrics_if_necessary",
     "_check_run_is_active",
+    "_get_run",
+    "_get_query",
     "sanitize_metric_value",
 )
 """Methods of MLflow's SqlAlchemyStore whose work is done here, or that are called in their place."""
 KNOWN = {
-    "8ed82e2c8c1406e8b4cce67f5c38bc93cec92934251a464233288fd3a8896b69",  # 3.10
-    "93b603976065b28912218b51ab8355fbcfb97c56fd47d92badb7fe28f9df8744",  # 3.11, 3.12
-    "474863616a80a60a65f3ced8d762992f497b490b7a166d4908e6d30c88525812",  # 3.13 to 3.15
-    "322ce2e5ce38ea586ffad3454c5ba259784566b893a8eda91129a423b2745403",  # 3.16, 3.17
+    "f99aa793d7102f496df258d216e07fe2cdc088929a03f2d251d6042a41448625",  # 3.10
+    "a728f3b0e65cf6735aefb9ad4b60eb11eab4172e52134bc3687b2d79ada32c41",  # 3.11, 3.12
+    "a478bc82a1fc9e73828d86d9f3f7ed7f61c71ed09c9688bfe5267c8b9251cf6c",  # 3.13 to 3.15
+    "143512fa6bdfd722a0bc17d2c20115710f5046a88a63f0dbe06e904e21f7ce73",  # 3.16, 3.17
 }
 """SHA-256 of the source of these methods in the versions that what this does instead was compared with."""
 
@@ -34,43 +35,36 @@ KNOWN = {
 def log_metrics(module):
     """Replace the two methods where MLflow's own are as they are known."""
     store = module.SqlAlchemyStore
-    if digest(store) not in KNOWN:
+    if hooks.digest([(store, REPLACED)]) not in KNOWN:
         return hooks.report(
             log_metrics=f"MLflow {hooks.version()} logs metrics in another way than those that are known; it does so "
             "its own way, which takes longer"
         )
-    tables = Tables(importlib.import_module("sqlalchemy"), module.SqlMetric.__table__, module.SqlLatestMetric.__table__)
+    tables = Tables(importlib.import_module("sqlalchemy"), module)
     once = "_log_metrics_once" if hasattr(store, "_log_metrics_once") else "_log_metrics"
     setattr(store, once, written(module, tables, getattr(store, once)))
     store.log_batch = batched(module, store.log_batch)
     return hooks.report(log_metrics="")
 
 
-def digest(store):
-    """SHA-256 of the source of the methods, as hexadecimal digits; of nothing where the source is not there."""
-    found = [getattr(store, name) for name in REPLACED if hasattr(store, name)]
-    try:
-        source = "".join(inspect.getsource(method) for method in found)
-    except OSError:
-        source = ""
-    return hashlib.sha256(source.encode()).hexdigest()
-
-
 class Tables:
-    """Statements on the tables metrics and latest_metrics.
+    """Statements on the tables runs, metrics and latest_metrics.
 
     Arguments:
         sqlalchemy: the module.
-        metrics, latest: the tables.
+        module: MLflow's, which has the models.
     """
 
     BATCH = 500
     """Keys that one statement names, as in MLflow: databases limit the number of parameters."""
     COLUMNS = ("value", "timestamp", "step", "is_nan")
 
-    def __init__(self, sqlalchemy, metrics, latest):
+    def __init__(self, sqlalchemy, module):
+        metrics, latest = module.SqlMetric.__table__, module.SqlLatestMetric.__table__
+        runs = module.SqlRun.__table__.c
         run, keys = sqlalchemy.bindparam("run"), sqlalchemy.bindparam("keys", expanding=True)
         theirs = (latest.c.run_uuid == run, latest.c.key.in_(keys))
+        self.run = sqlalchemy.select(runs.run_uuid, runs.lifecycle_stage).where(runs.run_uuid == run)
         self.insert = metrics.insert()
         self.present = sqlalchemy.select(latest.c.key).where(*theirs)
         self.lock = (
@@ -98,8 +92,9 @@ class Tables:
         keys = sorted({row["key"] for row in rows})
         for begin in range(0, len(keys), self.BATCH):
             some = {"run": run_id, "keys": keys[begin : begin + self.BATCH]}
-            # First which there are: to lock rows that do not exist locks gaps between others in MariaDB and MySQL.
-            some["keys"] = [key for (key,) in connection.execute(self.present, some)]
+            if connection.dialect.name != "postgresql":
+                # First which there are: to lock rows that do not exist locks gaps between others in MariaDB and MySQL.
+                some["keys"] = [key for (key,) in connection.execute(self.present, some)]
             if some["keys"]:
                 old.update((key, later) for key, *later in connection.execute(self.lock, some))
         new = {}
@@ -127,6 +122,8 @@ def order(row):
 def written(module, tables, own):
     """MLflow's method that writes metrics; a metric that is there already goes its own way."""
     integrity_error = importlib.import_module("sqlalchemy.exc").IntegrityError
+    own_query = module.SqlAlchemyStore._get_query
+    usual = lambda self: type(self)._get_query is own_query  # noqa: E731
     writes = {"read_only": False} if "read_only=False" in inspect.getsource(own) else {}
 
     @functools.wraps(own)
@@ -149,7 +146,9 @@ def written(module, tables, own):
                 )
             seen.add(metric)
         with self.ManagedSessionMaker(**writes) as session:
-            self._check_run_is_active(self._get_run(run_uuid=run_id, session=session))
+            # Where workspaces are on, a run is looked for in another way.
+            run = usual(self) and session.connection().execute(tables.run, {"run": run_id}).first()
+            self._check_run_is_active(run or self._get_run(run_uuid=run_id, session=session))
             try:
                 if rows:
                     tables.write(session.connection(), run_id, rows)

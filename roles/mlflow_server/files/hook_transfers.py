@@ -1,15 +1,18 @@
 """Artifacts in fewer steps; mlflow_server_disabled_hooks switches it off by the name `transfers`.
 
 Each step of a transfer that changes threads waits for Python's global lock, and a busy worker has many that want it.
-Two things lessen the steps, and leave MLflow's handlers, their checks, answers and errors as they are:
+Three things lessen the steps, and leave MLflow's handlers, their checks, answers and errors as they are:
 
 - The body of an upload comes in larger pieces. MLflow passes each piece through two middlewares, each of which makes
   three tasks of it, and writes it to a file in a thread.
+- A middleware that would do nothing is passed by: that of the gateway, and that of workspaces where there are none. Each
+  takes three tasks and a queue for a request.
 - A small file in S3 takes one request to the store instead of three, and no threads of its own. Whatever is not
   the usual case goes MLflow's own way from the start.
 """
 
 import functools
+import hashlib
 import importlib
 import inspect
 import os
@@ -22,6 +25,16 @@ PIECE = 1 << 20
 """Bytes of an upload that are held until MLflow gets them together."""
 SMALL = 8 << 20
 """Bytes from which boto3 transfers a file in several parts at once (its multipart_threshold)."""
+ARTIFACTS = ("/api/2.0/mlflow-artifacts/artifacts/", "/ajax-api/2.0/mlflow-artifacts/artifacts/")
+GATEWAY, WORKSPACES = "gateway_timing_middleware", "workspace_context_middleware"
+MIDDLEWARES = {
+    "50b0027122236020b6afa229345a93becad3a9a18bc7371b93f6b2d62e75c329": GATEWAY,  # 3.12, 3.13
+    "895c0a870f15de9181fcf9f101105754b83c60bab3e3b4dae0144d2d17f7bbd4": GATEWAY,  # 3.14, 3.15
+    "7c8b73643be70b49233e52f2fb3d76cab4bc31bc90017ecf9438cb8189582d48": GATEWAY,  # 3.16, 3.17
+    "4f76a25f17bb00fe6fc5dbd33ff61191f53f617c49723e50f759bd459c8ca43e": WORKSPACES,  # 3.10 to 3.13
+    "4e46e874662800885763fd7ce266428620548cb26c54edda2069d6bed6ad6c18": WORKSPACES,  # 3.14 to 3.17
+}
+"""SHA-256 of the source of MLflow's middlewares that do nothing for artifacts (without workspaces)."""
 METHODS_OF_S3 = {
     "_create_download_destination": ["self", "src_artifact_path", "dst_local_dir_path"],
     "_get_s3_client": ["self"],
@@ -33,8 +46,8 @@ METHODS_OF_S3 = {
 
 
 def transfers(fastapi_app):
-    """Replace both, each where MLflow is built as it is known."""
-    missing = [reason for reason in (pieces(fastapi_app), s3()) if reason]
+    """Replace each where MLflow is built as it is known."""
+    missing = [reason for reason in (pieces(fastapi_app), middlewares(), s3()) if reason]
     hooks.report(
         transfers=missing
         and f"MLflow {hooks.version()} has no {', and no '.join(missing)}; transfers of artifacts take longer"
@@ -54,6 +67,52 @@ def pieces(fastapi_app):
 
     fastapi_app.FastAPI.__call__ = call
     return ""
+
+
+def middlewares():
+    """Pass by MLflow's middlewares that do nothing; what MLflow does not have for it, or nothing."""
+    try:
+        base = importlib.import_module("starlette.middleware.base").BaseHTTPMiddleware
+        workspaces = importlib.import_module("mlflow.utils.workspace_context")
+        begin, end = workspaces.set_server_request_workspace, workspaces.clear_server_request_workspace
+    except (AttributeError, ImportError):
+        return "middlewares as they are known"
+    answer = base.__call__
+
+    async def call(self, scope, receive, send):
+        if "passed_by" not in self.__dict__:
+            self.passed_by = known(self.dispatch_func)
+        artifact = self.passed_by and scope["type"] == "http" and scope["path"].startswith(ARTIFACTS)
+        if not artifact or scope.get("root_path"):
+            await answer(self, scope, receive, send)
+        elif self.passed_by == GATEWAY:
+            await self.app(scope, receive, send)
+        elif no_workspaces(scope):
+            begin(None)
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                end()
+        else:
+            await answer(self, scope, receive, send)
+
+    base.__call__ = call
+    return ""
+
+
+def known(dispatch):
+    """Which of MLflow's middlewares a function is; None: another."""
+    try:
+        found = MIDDLEWARES.get(hashlib.sha256(inspect.getsource(dispatch).encode()).hexdigest())
+    except (OSError, TypeError):
+        return None
+    return found if dispatch.__module__ == "mlflow.server.fastapi_app" else None
+
+
+def no_workspaces(scope):
+    """Whether workspaces are off, and a request names none."""
+    off = os.environ.get("MLFLOW_ENABLE_WORKSPACES", "false").lower() in ("false", "0")
+    return off and not any(name == b"x-mlflow-workspace" for name, _value in scope["headers"])
 
 
 class Gathered:

@@ -8,9 +8,11 @@ An empty text means that the behaviour is there, any other says what is missing;
 """
 
 import fcntl
+import hashlib
 import importlib
 import importlib.abc
 import importlib.util
+import inspect
 import json
 import os
 import pathlib
@@ -113,6 +115,21 @@ def report(**behaviours):
         fresh = [f"the report of missing behaviours cannot be written to {REPORT}: {error}"]
     for text in fresh:
         log(text)
+
+
+def digest(parts):
+    """SHA-256, as hexadecimal digits, of the source of those methods that a class has; of nothing without the source.
+
+    Arguments:
+        parts: classes, each with names of methods.
+    """
+    try:
+        source = "".join(
+            inspect.getsource(getattr(owner, name)) for owner, names in parts for name in names if hasattr(owner, name)
+        )
+    except OSError:
+        source = ""
+    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def log(text):

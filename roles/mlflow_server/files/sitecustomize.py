@@ -35,6 +35,8 @@ if "ping" not in hooks.DISABLED:
     hooks.add("mlflow.store.db.utils", after="hook_serving:ping")
 if "log_metrics" not in hooks.DISABLED:
     hooks.add("mlflow.store.tracking.sqlalchemy_store", after="hook_metrics:log_metrics")
+if "reads" not in hooks.DISABLED:
+    hooks.add("mlflow.store.tracking.sqlalchemy_store", after="hook_reads:reads")
 if "direct" not in hooks.DISABLED:
     hooks.add("mlflow.server.fastapi_app", after="hook_serving:direct")
 if "transfers" not in hooks.DISABLED:

@@ -529,7 +529,7 @@ CASES = {
     "unknown-hook": (
         {"mlflow_server_disabled_hooks": ["direct", "turbo"]},
         "mlflow_server_disabled_hooks holds 'turbo'; each must be one of nodelay, batch, ping, log_metrics, "
-        "direct, preload, "
+        "reads, direct, preload, "
         "transfers.",
     ),
     "store-twice": (
