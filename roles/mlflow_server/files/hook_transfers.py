@@ -86,11 +86,11 @@ def middlewares():
         if not artifact or scope.get("root_path"):
             await answer(self, scope, receive, send)
         elif self.passed_by == GATEWAY:
-            await self.app(scope, receive, send)
+            await ended(self.app, scope, receive, send)
         elif no_workspaces(scope):
             begin(None)
             try:
-                await self.app(scope, receive, send)
+                await ended(self.app, scope, receive, send)
             finally:
                 end()
         else:
@@ -98,6 +98,23 @@ def middlewares():
 
     base.__call__ = call
     return ""
+
+
+async def ended(application, scope, receive, send):
+    """Call an ASGI application; an answer in which it fails is ended, as it is by a middleware of Starlette's."""
+    more = None
+
+    async def tell(message):
+        nonlocal more
+        more = message["type"] == "http.response.start" or message.get("more_body", False)
+        await send(message)
+
+    try:
+        await application(scope, receive, tell)
+    except Exception:
+        if more:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        raise
 
 
 def known(dispatch):
