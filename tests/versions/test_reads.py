@@ -20,8 +20,8 @@ mariadb = servers.unit.mariadb
 BOTH = """
 import json, math, random, sys
 import hook_reads
-from mlflow.entities import (Dataset, DatasetInput, ExperimentTag, InputTag, LoggedModelInput, LoggedModelOutput, Metric,
-                             Param, RunTag, ViewType)
+from mlflow.entities import (Dataset, DatasetInput, ExperimentTag, InputTag, LoggedModelInput, LoggedModelOutput,
+                             Metric, Param, RunTag, ViewType)
 from mlflow.protos.service_pb2 import GetExperiment, GetRun
 from mlflow.store.tracking import sqlalchemy_store as module
 from mlflow.utils import proto_json_utils
@@ -68,7 +68,8 @@ for number in range(3):
 for number in range(12):
     tags = [RunTag(f"t{n}", random.choice(["", "v" * 5000, "\\u20ac\\"\\\\"])) for n in range(random.choice((0, 1, 5)))]
     store = stores[number % 2]  # both create runs
-    run = store.create_run(random.choice(experiments), "me", number, tags, random.choice([None, "", "name"])).info.run_id
+    run = store.create_run(random.choice(experiments), "me", number, tags, random.choice([None, "", "name"]))
+    run = run.info.run_id
     runs.append(run)
     metrics = [Metric(f"m{n}", random.choice(VALUES), 2**40 + n, n) for n in range(random.choice((0, 1, 30)))]
     stores[1].log_batch(run, metrics, [Param(f"p{n}", "x" * n) for n in range(random.choice((0, 4)))], [])
@@ -90,8 +91,8 @@ links = [bool(json.loads(answer).get("inputs") or json.loads(answer).get("output
 assert len(usual) - used >= 4 * (len(runs) - sum(links)) and sum(links) >= 4, (len(usual), links)
 for run in ("", "0" * 32, "no id", "x" * 100, runs[0].upper(), runs[0][:-1] + "%", "\\u00e4", None):
     errors.append(compared("get_run", run))
-for experiment in (*experiments, *map(int, experiments), "0" + experiments[0], "", None, "99999", str(2**31), str(2**63),
-                   "-1", "1.0", "\\u0661", "x", " 1"):
+for experiment in (*experiments, *map(int, experiments), "0" + experiments[0], "", None, "99999", str(2**31),
+                   str(2**63), "-1", "1.0", "\\u0661", "x", " 1"):
     errors.append(compared("get_experiment", experiment))
 for filter_string in ("", "tags.`tag 0` = 'x'", "name LIKE 'read%'", "nonsense"):
     for order in (None, ["name DESC"], ["name", "experiment_id ASC"], ["NAME desc"], ["last_update_time"], ["x y z"]):
@@ -129,7 +130,8 @@ for cls in (SearchUtils, SearchExperimentsUtils):
 def some(depth):
     kind = random.randrange(4 + 4 * (depth > 0))
     if kind < 4:
-        return random.choice([None, True, -7, 2**70, 1.5, math.nan, -math.inf, 1e-7, "", "a\\"\\n\\u00e4\\U0001f600 , : {}"])
+        return random.choice([None, True, -7, 2**70, 1.5, math.nan, -math.inf, 1e-7, "",
+                              "a\\"\\n\\u00e4\\U0001f600 , : {}"])
     size = random.randrange(4)
     if kind % 2:
         return [some(depth - 1) for _item in range(size)]
@@ -138,10 +140,12 @@ def some(depth):
 class Text(str):
     pass
 
-for value in [*(some(5) for _case in range(3000)), {1: 2}, {None: [1]}, {"a": (1, [2])}, Text("x"), {Text("k"): [Text("v")]}]:
+others = [{1: 2}, {None: [1]}, {"a": (1, [2])}, Text("x"), {Text("k"): [Text("v")]}]
+for value in [*(some(5) for _case in range(3000)), *others]:
     assert indented.dumps(value, indent=2) == json.dumps(value, indent=2), value
     assert indented.dumps(value) == json.dumps(value)
-assert indented.dumps({"b": 1, "a": 2}, indent=2, sort_keys=True) == json.dumps({"b": 1, "a": 2}, indent=2, sort_keys=True)
+sorted_ = {"indent": 2, "sort_keys": True}
+assert indented.dumps({"b": 1, "a": 2}, **sorted_) == json.dumps({"b": 1, "a": 2}, **sorted_)
 json.dump({"report": report, "errors": [each[1] for each in errors if isinstance(each, list) and len(each) == 3],
            "read": len(usual)}, sys.stdout)
 """

@@ -774,7 +774,8 @@ asyncio.run(main())
 def test_middlewares_that_do_nothing_are_passed_by(version, tmp_path):
     """Others, and other requests, meet all of them."""
     done = subprocess.run(
-        [servers.binaries(version) / "python", "-c", PASSED_BY], text=True, timeout=90, check=False, capture_output=True,
+        [servers.binaries(version) / "python", "-c", PASSED_BY], text=True, timeout=90, check=False,
+        capture_output=True,
         env={**servers.environment(version, tmp_path), "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{tmp_path}/mlflow.db"})
     assert not done.returncode, done.stderr[-3000:]
     found = {name: ran for name, (_status, ran) in json.loads(done.stdout).items()}

@@ -123,7 +123,10 @@ def written(module, tables, own):
     """MLflow's method that writes metrics; a metric that is there already goes its own way."""
     integrity_error = importlib.import_module("sqlalchemy.exc").IntegrityError
     own_query = module.SqlAlchemyStore._get_query
-    usual = lambda self: type(self)._get_query is own_query  # noqa: E731
+
+    def usual(self):
+        return type(self)._get_query is own_query
+
     writes = {"read_only": False} if "read_only=False" in inspect.getsource(own) else {}
 
     @functools.wraps(own)

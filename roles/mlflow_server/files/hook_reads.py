@@ -56,7 +56,11 @@ def reads(module):
         )
     rows = Rows(importlib.import_module("sqlalchemy"), models)
     own_query = store._get_query
-    usual = lambda self: type(self)._get_query is own_query  # noqa: E731  others limit what may be seen
+
+    def usual(self):
+        """Whether a store finds all rows; others limit what may be seen."""
+        return type(self)._get_query is own_query
+
     store.get_run = run_read(module, rows, usual, store.get_run)
     store._get_experiment = experiment_read(module, rows, usual, store._get_experiment)
     store._get_run_inputs = inputs_read(rows, usual, store._get_run_inputs)

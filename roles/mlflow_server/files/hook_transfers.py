@@ -5,8 +5,8 @@ Three things lessen the steps, and leave MLflow's handlers, their checks, answer
 
 - The body of an upload comes in larger pieces. MLflow passes each piece through two middlewares, each of which makes
   three tasks of it, and writes it to a file in a thread.
-- A middleware that would do nothing is passed by: that of the gateway, and that of workspaces where there are none. Each
-  takes three tasks and a queue for a request.
+- A middleware that would do nothing is passed by: that of the gateway, and that of workspaces where there are none.
+  Each takes three tasks and a queue for a request.
 - A small file in S3 takes one request to the store instead of three, and no threads of its own. Whatever is not
   the usual case goes MLflow's own way from the start.
 """
