@@ -37,6 +37,8 @@ class ActionModule(EngineAction):
         with self.engine_of(model.instance, ("backup",)) as engine:
             if self._task.check_mode and command not in ("prune", "keys", "target", "state"):
                 backups.refuse_undeployed(engine, model)
+                if options["moment"]:
+                    backups.moment(model, options["moment"])
                 return {"changed": True}
             return getattr(self, f"_{command}", self._simple)(engine, model, options)
 

@@ -98,6 +98,7 @@ METRICS = (
     _exporter("mlflow_database_size_bytes", (), "Size of the database."),
     _exporter("mlflow_database_connections_used", (), "Connections to the database server."),
     _exporter("mlflow_database_connections_allowed", (), "Connections that the database server accepts."),
+    _exporter("mlflow_database_archive_success", (), "Whether the last WAL could be archived."),
     _exporter("mlflow_schema_current", (), "Whether the database has the schema revision of this version of MLflow."),
     _exporter("mlflow_schema_info", ("found", "wanted"), "Schema revision of the database and of MLflow."),
     _exporter("mlflow_object_store_up", (), "Whether the artifact store answers."),

@@ -434,6 +434,11 @@ def _database_alerts(settings: Settings) -> list[dict]:
                "The database runs out of connections",
                "{{ $value | humanizePercentage }} of the connections that the database accepts are used; the threshold "
                f"is {_number(100 * limit.connections_ratio)} %.", wait="10m", keep="5m"),
+        _alert(settings, "MLflowDatabaseArchiveFailing", "warning",
+               f"max({series('mlflow_database_archive_success')}) == 0",
+               "The database cannot archive its WAL",
+               "PostgreSQL's last attempt to archive WAL failed; mlflow_database_archive_success is {{ $value }}.",
+               wait="15m"),
         _alert(settings, "MLflowSchemaNotCurrent", "warning",
                f"{revisions} and on () (max({series('mlflow_schema_current')}) == 0)",
                "The database schema is not that of MLflow",

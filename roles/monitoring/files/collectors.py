@@ -188,8 +188,13 @@ class Database:
         return self.timed(name, self.client.query, text)
 
 
+ARCHIVED = ("SELECT CASE WHEN current_setting('archive_mode') <> 'off' THEN last_failed_time IS NULL "
+            "OR last_archived_time > last_failed_time IS TRUE END FROM pg_stat_archiver")
+"""Query for whether the last WAL could be archived; NULL where none is."""
+
+
 def database(found, timeout):
-    """Whether the database answers, its size, its connections and the revision of its schema."""
+    """Whether the database answers and archives its WAL, its size, its connections and the revision of its schema."""
     opened = Database(found, timeout)
     opened.timed("connect", opened.connect)
     opened.query("ping", "SELECT 1")
@@ -199,6 +204,10 @@ def database(found, timeout):
     if connections and connections[1]:
         found.add("mlflow_database_connections_used", connections[0])
         found.add("mlflow_database_connections_allowed", connections[1])
+    if opened.dialect == "postgresql":
+        archived = found.attempt(opened.query, "archive", ARCHIVED)
+        if archived and archived[0][0] is not None:
+            found.add("mlflow_database_archive_success", int(archived[0][0]))
     rows = found.attempt(opened.query, "schema", "SELECT version_num FROM alembic_version")
     wanted = opened.database.wanted_revision()
     if rows is not None and wanted:

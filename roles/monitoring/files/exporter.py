@@ -81,6 +81,7 @@ METRICS = {
     "mlflow_database_size_bytes": "Size of the database.",
     "mlflow_database_connections_used": "Connections to the database server.",
     "mlflow_database_connections_allowed": "Connections that the database server allows.",
+    "mlflow_database_archive_success": "Whether the last WAL of a PostgreSQL that archives it could be archived.",
     "mlflow_schema_current": "Whether the revision of the database's schema is the one that this MLflow wants.",
     "mlflow_schema_info": "Revisions of the database's schema.",
     "mlflow_object_store_up": "Whether an object could be written to the artifact store, read and deleted.",

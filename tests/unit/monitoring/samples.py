@@ -52,7 +52,7 @@ GAUGES = {
     "mlflow_database_query_duration_seconds": [({"query": "ping"}, 0.002), ({"query": "schema"}, 0.004),
                                                ({"query": "runs"}, 0.09)],
     "mlflow_database_size_bytes": 1.7e9, "mlflow_database_connections_used": 23,
-    "mlflow_database_connections_allowed": 100, "mlflow_schema_current": 1,
+    "mlflow_database_connections_allowed": 100, "mlflow_database_archive_success": 1, "mlflow_schema_current": 1,
     "mlflow_schema_info": [({"found": "bd07f7e963c5", "wanted": "bd07f7e963c5"}, 1)],
     "mlflow_object_store_up": 1, "mlflow_object_store_write_seconds": 0.03, "mlflow_object_store_read_seconds": 0.012,
     "mlflow_round_trip_success": 1, "mlflow_round_trip_duration_seconds": 0.9,

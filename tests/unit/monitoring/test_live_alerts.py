@@ -49,6 +49,7 @@ PROVOKED = {
     "MLflowCertificateExpiring": "a certificate that is valid for two more days",
     "MLflowDatabaseDown": "PostgreSQL stopped",
     "MLflowDatabaseConnectionsHigh": "85 of 100 connections opened",
+    "MLflowDatabaseArchiveFailing": "an archive_command that fails",
     "MLflowSchemaNotCurrent": "another revision in alembic_version",
     "MLflowObjectStoreDown": "SeaweedFS stopped",
     "MLflowVolumeFilling": "a file system of 16 MiB filled to 90 %",
@@ -124,7 +125,10 @@ class Instance:
         self.expiry = {HOST: datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=90)}
         database = folder / "postgresql"
         database.mkdir()
-        self.database = Restartable(*unit.new_postgresql(database, "-c", f"max_connections={CONNECTIONS}"), database)
+        self.no_archive = database / "no-archive"
+        self.database = Restartable(*unit.new_postgresql(
+            database, "-c", f"max_connections={CONNECTIONS}", "-c", "archive_mode=on", "-c",
+            f"archive_command=test ! -e {self.no_archive}"), database)
         store = folder / "seaweedfs"
         store.mkdir()
         command, options, client = unit.new_seaweedfs(store)
@@ -152,6 +156,15 @@ class Instance:
         url = f"http://127.0.0.1:{port}"
         return Restartable(command, {"cwd": folder, "env": environment}, {"url": url, "metrics": metrics_port}, folder,
                            lambda: urllib.request.urlopen(f"{url}/health", timeout=2).close())
+
+    def archive(self, works: bool) -> None:
+        """Have WAL to archive, by a command that succeeds or fails."""
+        if works:
+            self.no_archive.unlink()
+        else:
+            self.no_archive.touch()
+        self.query("SELECT txid_current()")
+        self.query("SELECT pg_switch_wal()")
 
     def stop_database(self) -> None:
         """Without waiting for its clients, which never leave."""
@@ -400,13 +413,14 @@ def test_each_alert_arrives_and_resolves(instance, tmp_path):
         assert failed.returncode, failed.stdout
         instance.query("UPDATE alembic_version SET version_num = 'x' || version_num")
         instance.expiry[HOST] -= datetime.timedelta(days=88)
+        instance.archive(works=False)
         causes.enter_context(instance.connections())
         with instance.locked() as statuses:
             causes.enter_context(instance.filled())
             wait_for("firing", "MLflowLatencyHigh", "MLflowErrorRatioHigh", "MLflowRoundTripFailing",
                      "MLflowExporterCollectionFailing", "MLflowBackupLate/old", "MLflowBackupFailed",
                      "MLflowSchemaNotCurrent", "MLflowDatabaseConnectionsHigh", "MLflowVolumeFilling",
-                     "MLflowVolumeFullPredicted", "MLflowCertificateExpiring")
+                     "MLflowVolumeFullPredicted", "MLflowCertificateExpiring", "MLflowDatabaseArchiveFailing")
             # Probes are green meanwhile.
             assert instance.request("/health") == 200
             assert value(instance.exporter.scrape(), "mlflow_database_up") == 1
@@ -414,6 +428,7 @@ def test_each_alert_arrives_and_resolves(instance, tmp_path):
         causes.close()
         instance.query("UPDATE alembic_version SET version_num = substr(version_num, 2)")
         instance.expiry[HOST] += datetime.timedelta(days=88)
+        instance.archive(works=True)
         instance.requests_without_errors(20 * len(statuses))
         wait_for("firing", "MLflowBackupUnverified/none")
         made = instance.backup()
@@ -423,7 +438,7 @@ def test_each_alert_arrives_and_resolves(instance, tmp_path):
                  "MLflowExporterCollectionFailing", "MLflowBackupLate/none", "MLflowBackupLate/old",
                  "MLflowBackupFailed", "MLflowBackupUnverified/none", "MLflowSchemaNotCurrent",
                  "MLflowDatabaseConnectionsHigh", "MLflowVolumeFilling", "MLflowVolumeFullPredicted",
-                 "MLflowCertificateExpiring")
+                 "MLflowCertificateExpiring", "MLflowDatabaseArchiveFailing")
 
         # What mutes others comes one after the other.
         instance.servers[1].stop()
