@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import pathlib
 import posixpath
 import urllib.parse
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Iterator
+from typing import TYPE_CHECKING, Any, Iterator
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import database, ingress, object_storage
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model import Model
     from ansible_collections.mlops.mlflow.plugins.plugin_utils.model.variables import Variables
 
+FILES = pathlib.Path(__file__).parents[3] / "roles" / "mlflow_server" / "files"
 OIDC_PORT = 4180
 PRIVATE_ADDRESSES = ["localhost", "127.0.0.1", "[[]::1]", "10.*", "192.168.*",
                      *(f"172.{number}.*" for number in range(16, 32))]
@@ -260,6 +262,9 @@ class MlflowServer(Component):
             else {},
             init_containers=[*v.mlflow_server_extra_init_containers, *_proxies(v)],
             containers=[] if _proxies(v) else v.mlflow_server_extra_containers)
+
+    def context(self, v: Variables, model: Model) -> dict[str, Any]:
+        return {"hooks": sorted(path.name for path in FILES.glob("hook_*.py"))}
 
     def templates(self, v: Variables, model: Model) -> list[str]:
         wanted = {"auth.yaml.j2": v.mlflow_server_auth != "none", "config.yaml.j2": True, "server.yaml.j2": True,

@@ -183,7 +183,7 @@ def remembered(own):
 
     @functools.wraps(own)
     def parse(cls, order_by):
-        if type(order_by) is str and len(order_by) <= TEXTS:
+        if isinstance(order_by, str) and len(order_by) <= TEXTS:
             return known(cls, order_by)
         return own(cls, order_by)
 
@@ -224,7 +224,7 @@ class Indented:
         kind = type(value)
         if kind is dict:
             inner = value.values()
-            if not all(type(key) is str for key in value):
+            if not all(isinstance(key, str) for key in value):
                 raise TypeError
         elif kind is list:
             inner = value

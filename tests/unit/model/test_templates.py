@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
 import jinja2
 import pytest
@@ -75,3 +76,15 @@ def test_a_generated_secret_has_the_keys_that_pods_read():
     given = resolved({"mlflow_server_encryption_existing_secret_keys": keys,
                       "mlflow_server_encryption_existing_secret": "keys"})
     assert given.mlflow_server.encryption_keys == keys
+
+
+def test_the_server_has_each_module_that_its_hooks_import():
+    """Also a new one: without it, the server does not start."""
+    (config,) = [obj["data"] for obj in render.render(components.by_role("mlflow_server"), resolved({}), {})
+                 if obj["kind"] == "ConfigMap" and "sitecustomize.py" in obj["data"]]
+    wanted = set(re.findall(r'"(hook_\w+):\w+"', config["sitecustomize.py"]))
+    assert len(wanted) > 5
+    for name, text in config.items():
+        if name.endswith(".py"):
+            wanted |= set(re.findall(r"^import (hook_\w+|server_hooks)\b", text, re.MULTILINE))
+    assert {f"{name}.py" for name in wanted} <= set(config)
