@@ -58,5 +58,5 @@ def test_an_instance_that_is_not_named_is_left(tmp_path):
 
 def test_a_run_that_only_checks(tmp_path):
     done, calls = play(tmp_path, results(True), "adopt.yml", *CONFIRMED, "--check", **HOST)
-    assert done.returncode == 0 and calls == BEGUN[:1], done.stdout
+    assert done.returncode == 0 and calls == [f"{BEGUN[0]} checked"], done.stdout
     assert "Service mlflow handed over" in done.stdout

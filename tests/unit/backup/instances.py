@@ -179,14 +179,14 @@ class Instance:
         more: further variables of the pod.
 
     Attributes:
-        programs: variables of the database's programs.
+        programs: variables of the database's programs, besides the login.
     """
 
     def __init__(self, pods: Pods, uri: str, artifacts: str, store: dict, login: dict | None = None, **more: str):
         self.pods, self.uri, self.artifacts, self.store, self.login = pods, uri, artifacts, store, login or {}
         self.more, self.passphrase, self.version = more, PASSPHRASE, "3.17.2"
         self.retention = {"days": 30, "daily": 0, "weekly": 0, "monthly": 0}
-        self.programs = {f"DATABASE_{name.upper()}": self.login.get(name, "") for name in ("user", "password")}
+        self.programs: dict[str, str] = {}
 
     @property
     def dialect(self) -> str:
@@ -206,11 +206,16 @@ class Instance:
 
     def start(self, *arguments: str, modes: tuple[str, ...] = ()) -> Running:
         """Start a command of backup.py."""
-        return self.pods.start(list(arguments), self.environment, self.dialect, list(modes), self.programs)
+        return self.pods.start(list(arguments), self.environment, self.dialect, list(modes), self._of_programs())
+
+    def _of_programs(self) -> dict[str, str]:
+        return {"DATABASE_USER": self.login.get("user", ""), "DATABASE_PASSWORD": self.login.get("password", ""),
+                **self.programs}
 
     def killed(self, command: str, beginning: str, number: int) -> None:
         """Run a command that is killed when it has made so many changes (``kill_after`` of forks.py)."""
-        running = self.pods.start([command], self.environment, self.dialect, [], self.programs, (beginning, number))
+        running = self.pods.start([command], self.environment, self.dialect, [], self._of_programs(),
+                                  (beginning, number))
         with pytest.raises(CommandFailed, match="no sentence"):
             running.wait()
 
