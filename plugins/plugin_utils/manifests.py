@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import json
 import re
-from typing import Any, Iterable, Iterator, NamedTuple
+from typing import Iterable, Iterator, NamedTuple
 
 import yaml
 
@@ -389,53 +389,38 @@ def rank(kind: str) -> int:
 
 def references(obj: dict) -> set[tuple[str, str, bool]]:
     """The ConfigMaps and Secrets that a workload's pods read: (kind, name, required)."""
-    template = pod_template(obj)
-    found: set[tuple[str, str, bool]] = set()
-    if not template:
-        return found
-    spec = template.get("spec") or {}
-
-    def add(kind: str, source: dict | None, field: str = "name") -> None:
-        if source and source.get(field):
-            found.add((kind, source[field], not source.get("optional", False)))
-
-    for container in (spec.get("initContainers") or []) + (spec.get("containers") or []):
-        for entry in container.get("envFrom") or []:
-            add("ConfigMap", entry.get("configMapRef"))
-            add("Secret", entry.get("secretRef"))
-        for entry in container.get("env") or []:
-            source = entry.get("valueFrom") or {}
-            add("ConfigMap", source.get("configMapKeyRef"))
-            add("Secret", source.get("secretKeyRef"))
-    for volume in spec.get("volumes") or []:
-        add("ConfigMap", volume.get("configMap"))
-        add("Secret", volume.get("secret"), "secretName")
-        for source in (volume.get("projected") or {}).get("sources") or []:
-            add("ConfigMap", source.get("configMap"))
-            add("Secret", source.get("secret"))
-    return found
+    spec = (pod_template(obj) or {}).get("spec") or {}
+    return {(kind, source[field], not source.get("optional", False)) for kind, source, field in _sources(spec)}
 
 
-def rename_references(part: Any, names: dict[tuple[str, str], str]) -> None:
+def rename_references(spec: dict, names: dict[tuple[str, str], str]) -> None:
     """Let a pod read other ConfigMaps and Secrets.
 
     Args:
-        part: of the pod's spec, changed in place.
+        spec: of the pod, changed in place.
         names: the other names, by kind and name.
     """
-    kinds = {"configMap": "ConfigMap", "configMapRef": "ConfigMap", "configMapKeyRef": "ConfigMap", "secret": "Secret",
-             "secretRef": "Secret", "secretKeyRef": "Secret"}
-    if isinstance(part, list):
-        for entry in part:
-            rename_references(entry, names)
-    elif isinstance(part, dict):
-        for key, value in part.items():
-            if key in kinds and isinstance(value, dict):
-                field = "secretName" if "secretName" in value else "name"
-                if (kinds[key], value.get(field)) in names:
-                    value[field] = names[kinds[key], value[field]]
-            else:
-                rename_references(value, names)
+    for kind, source, field in _sources(spec):
+        source[field] = names.get((kind, source[field]), source[field])
+
+
+def _sources(spec: dict) -> Iterator[tuple[str, dict, str]]:
+    """Where a pod's spec names a ConfigMap or Secret: its kind, the part of the spec, and the field with its name."""
+    found: list[tuple[str, dict | None, str]] = []
+    for container in (spec.get("initContainers") or []) + (spec.get("containers") or []):
+        for entry in container.get("envFrom") or []:
+            found += [("ConfigMap", entry.get("configMapRef"), "name"), ("Secret", entry.get("secretRef"), "name")]
+        for entry in container.get("env") or []:
+            source = entry.get("valueFrom") or {}
+            found += [("ConfigMap", source.get("configMapKeyRef"), "name"),
+                      ("Secret", source.get("secretKeyRef"), "name")]
+    for volume in spec.get("volumes") or []:
+        found += [("ConfigMap", volume.get("configMap"), "name"), ("Secret", volume.get("secret"), "secretName")]
+        for source in (volume.get("projected") or {}).get("sources") or []:
+            found += [("ConfigMap", source.get("configMap"), "name"), ("Secret", source.get("secret"), "name")]
+    for kind, source, field in found:
+        if source and source.get(field):
+            yield kind, source, field
 
 
 def revision(sources: Iterable[dict]) -> str:

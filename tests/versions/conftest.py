@@ -6,11 +6,15 @@
 
 from __future__ import annotations
 
-import boto3
-import pytest
-from mlflow_servers import VERSIONS, unit
+import pathlib
+import shutil
 
-postgresql, moto = unit.postgresql, unit.moto
+import boto3
+import pymysql
+import pytest
+from mlflow_servers import VERSIONS, config, unit
+
+postgresql, mariadb, moto = unit.postgresql, unit.mariadb, unit.moto
 
 
 @pytest.fixture(scope="session", params=VERSIONS)
@@ -21,6 +25,16 @@ def version(request):
 @pytest.fixture(scope="session")
 def newest():
     return VERSIONS[-1]
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+def other_database(request, tmp_path):
+    """URI of a database that is no PostgreSQL, for programs whose folder is that of the test."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/mlflow.db"
+    # The versions' environments have no driver of MariaDB; this one is of Python alone.
+    shutil.copytree(pathlib.Path(pymysql.__file__).parent, config(tmp_path) / "pymysql")
+    return "mysql+pymysql://{user}:{password}@{host}:{port}/{database}".format(**request.getfixturevalue("mariadb"))
 
 
 @pytest.fixture(scope="session")

@@ -111,6 +111,25 @@ def environment(version: str, folder: pathlib.Path, **variables: str) -> dict:
     }
 
 
+def answer(version: str, folder: pathlib.Path, program: str, *arguments: str) -> dict:
+    """What a program prints as JSON in the Python and the environment of a version."""
+    with open(folder / "log", "w", encoding="utf-8") as log:
+        done = subprocess.run([binaries(version) / "python", "-c", program, *arguments],
+                              env=environment(version, folder), stdout=subprocess.PIPE, stderr=log, text=True,
+                              timeout=180, check=False)
+    assert not done.returncode, (folder / "log").read_text()[-5000:]
+    return json.loads(done.stdout)
+
+
+def created(postgresql: dict, version: str, name: str) -> str:
+    """URI of a new database."""
+    url = "postgresql://{user}:{password}@{host}:{port}".format(**postgresql)
+    name = f"{name}_{version.replace('.', '_')}"
+    subprocess.run([shutil.which("psql"), f"{url}/{postgresql['database']}", "--command", f"CREATE DATABASE {name}"],
+                   check=True, capture_output=True)
+    return f"{url.replace('postgresql:', 'postgresql+psycopg2:')}/{name}"
+
+
 @contextlib.contextmanager
 def mlflow(version: str, folder: pathlib.Path, *options: str, prefix: str = "", workers: int = 1, **variables: str):
     """A running server; ``variables`` are added to its environment."""

@@ -7,15 +7,9 @@
 from __future__ import annotations
 
 import json
-import pathlib
-import shutil
 import subprocess
 
 import mlflow_servers as servers
-import pymysql
-import pytest
-
-mariadb = servers.unit.mariadb
 
 BOTH = """
 import json, math, random, sys, threading, time
@@ -116,26 +110,6 @@ json.dump({"report": report, "errors": [error[1] for error in errors if error], 
 """
 
 
-def both(version: str, folder: pathlib.Path, uri: str, seed: int, batches: int) -> dict:
-    """Metrics logged through both in turn, in the Python of a version."""
-    with open(folder / "log", "w", encoding="utf-8") as log:
-        done = subprocess.run(
-            [servers.binaries(version) / "python", "-c", BOTH, uri, str(folder), str(seed), str(batches)],
-            env=servers.environment(version, folder), stdout=subprocess.PIPE, stderr=log, text=True, timeout=180,
-            check=False)
-    assert not done.returncode, (folder / "log").read_text()[-5000:]
-    return json.loads(done.stdout)
-
-
-def created(postgresql: dict, version: str, name: str) -> str:
-    """URI of a new database."""
-    url = "postgresql://{user}:{password}@{host}:{port}".format(**postgresql)
-    name = f"{name}_{version.replace('.', '_')}"
-    subprocess.run([shutil.which("psql"), f"{url}/{postgresql['database']}", "--command", f"CREATE DATABASE {name}"],
-                   check=True, capture_output=True)
-    return f"{url.replace('postgresql:', 'postgresql+psycopg2:')}/{name}"
-
-
 def check(found: dict) -> None:
     assert found["report"] == {"log_metrics": ""}
     assert len(found["errors"]) > 15 and set(found["errors"]) >= {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}
@@ -147,18 +121,12 @@ def test_the_same_rows_and_errors(version, postgresql, tmp_path, request):
     """The seed of each run is new, and in the output of a failure."""
     seed = id(request) % 10000
     print("seed", seed)
-    check(both(version, tmp_path, created(postgresql, version, "log_metrics"), seed, 10))
+    check(servers.answer(version, tmp_path, BOTH, servers.created(postgresql, version, "log_metrics"), str(tmp_path),
+                         str(seed), "10"))
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "mariadb"])
-def test_other_databases(newest, kind, request, tmp_path):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    if kind == "mariadb":
-        uri = "mysql+pymysql://{user}:{password}@{host}:{port}/{database}".format(**request.getfixturevalue("mariadb"))
-        # The versions' environments have no driver of MariaDB; this one is of Python alone.
-        servers.config(tmp_path)
-        shutil.copytree(pathlib.Path(pymysql.__file__).parent, tmp_path / "config/pymysql")
-    check(both(newest, tmp_path, uri, 1, 10))
+def test_other_databases(newest, other_database, tmp_path):
+    check(servers.answer(newest, tmp_path, BOTH, other_database, str(tmp_path), "1", "10"))
 
 
 def test_another_version_goes_its_own_way(newest, tmp_path):

@@ -7,15 +7,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 
 import mlflow_servers as servers
-import pymysql
-import pytest
-from test_log_metrics import created
-
-mariadb = servers.unit.mariadb
 
 BOTH = """
 import json, math, random, sys
@@ -151,17 +145,6 @@ json.dump({"report": report, "errors": [each[1] for each in errors if isinstance
 """
 
 
-def both(version, folder, uri, seed) -> dict:
-    """Reads through both in turn, in the Python of a version."""
-    with open(folder / "log", "w", encoding="utf-8") as log:
-        done = subprocess.run(
-            [servers.binaries(version) / "python", "-c", BOTH, uri, str(folder), str(seed)],
-            env=servers.environment(version, folder), stdout=subprocess.PIPE, stderr=log, text=True, timeout=180,
-            check=False)
-    assert not done.returncode, (folder / "log").read_text()[-5000:]
-    return json.loads(done.stdout)
-
-
 def check(found: dict) -> None:
     assert found["report"] == {"reads": ""} and found["read"] > 60
     assert set(found["errors"]) >= {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}
@@ -171,18 +154,12 @@ def test_the_same_answers_and_errors(version, postgresql, tmp_path, request):
     """The seed of each run is new, and in the output of a failure."""
     seed = id(request) % 10000
     print("seed", seed)
-    check(both(version, tmp_path, created(postgresql, version, "reads"), seed))
+    check(servers.answer(version, tmp_path, BOTH, servers.created(postgresql, version, "reads"), str(tmp_path),
+                         str(seed)))
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "mariadb"])
-def test_other_databases(newest, kind, request, tmp_path):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    if kind == "mariadb":
-        uri = "mysql+pymysql://{user}:{password}@{host}:{port}/{database}".format(**request.getfixturevalue("mariadb"))
-        # The versions' environments have no driver of MariaDB; this one is of Python alone.
-        servers.config(tmp_path)
-        shutil.copytree(pymysql.__path__[0], tmp_path / "config/pymysql")
-    check(both(newest, tmp_path, uri, 1))
+def test_other_databases(newest, other_database, tmp_path):
+    check(servers.answer(newest, tmp_path, BOTH, other_database, str(tmp_path), "1"))
 
 
 def test_another_version_goes_its_own_way(newest, tmp_path):

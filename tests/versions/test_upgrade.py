@@ -19,7 +19,7 @@ import sys
 
 import pytest
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import backups
-from mlflow_servers import ROOT, VERSIONS, binaries, config, environment, load, number, unit
+from mlflow_servers import ROOT, VERSIONS, binaries, config, environment, load, number
 
 BACKUP = ROOT / "roles/backup/files"
 NEWEST = VERSIONS[-1]
@@ -35,7 +35,6 @@ FAILURES = {
     (True, "mysql"): "fails on a copy of the data: (1553, \"Cannot drop index",
     (True, "sqlite"): "fails on a copy of the data: cannot INSERT into generated column \"duration_ns\"",
 }
-mariadb = unit.mariadb
 
 CREATE = """
 import databases, sys
