@@ -175,7 +175,7 @@ class Repository:
         """Say when and how a tool applies an object, and that data stays."""
         own = int(manifests.annotation(obj, manifests.WAVE, "0"))
         annotate(obj, {manifests.WAVE: str(STAGE * depth(engines.component_of(obj)) + own)})
-        if manifests.annotation(obj, manifests.KEEP) or obj["kind"] == "PersistentVolumeClaim":
+        if manifests.annotation(obj, manifests.KEEP) or _is_claim(obj):
             annotate(obj, {OPTIONS: "Prune=false,Delete=false", FLUX_PRUNE: "disabled"})
         if obj["kind"] == "Job":
             # A finished Job cannot be changed, only be made anew.
@@ -185,20 +185,36 @@ class Repository:
         """Move claims to the wave of the first workload that mounts them, and return those that none mounts.
 
         A tool goes on to the next wave when claims are bound, and most StorageClasses bind one when a pod mounts it.
+        Claims that roles have written before the role of that workload move, too.
         """
-        others = [obj for path in self.folder.glob("wave-*/*.yaml")
-                  if path.stem not in (*self.names, BINDING) and not path.name.startswith((KUSTOMIZATION, SECRET))
-                  for obj in _load(path)]
+        others = {path: _load(path) for path in self.folder.glob("wave-*/*.yaml")
+                  if path.stem not in (*self.names, BINDING) and not path.name.startswith((KUSTOMIZATION, SECRET))}
+        written = [obj for held in others.values() for obj in held]
         waves: dict[str, int] = {}
-        for obj in [*objects, *others]:
+        for obj in [*objects, *written]:
             for name in _mounted(obj) if obj["kind"] != "CronJob" else ():
                 wave = int(manifests.annotation(obj, manifests.WAVE))
                 waves[name] = min(wave, waves.get(name, wave))
-        claims = [obj for obj in objects if obj["kind"] == "PersistentVolumeClaim"]
-        for obj in claims:
+        for obj in filter(_is_claim, [*objects, *written]):
             if obj["metadata"]["name"] in waves:
                 annotate(obj, {manifests.WAVE: str(waves[obj["metadata"]["name"]])})
-        return [obj for obj in claims if obj["metadata"]["name"] not in waves]
+        self._refile(others)
+        return [obj for obj in filter(_is_claim, objects) if obj["metadata"]["name"] not in waves]
+
+    def _refile(self, others: dict[pathlib.Path, list[dict]]) -> None:
+        """Plan files of other components anew whose objects have another wave now.
+
+        Args:
+            others: the objects that each of these files has.
+        """
+        after: dict[pathlib.Path, list[dict]] = {path: [] for path in others}
+        for name in sorted({path.name for path in others}):
+            for wave in manifests.waves(obj for path, held in others.items() if path.name == name for obj in held):
+                for obj in wave:
+                    after.setdefault(self.folder / _wave_folder(obj) / name, []).append(obj)
+        for path, held in after.items():
+            if held != others.get(path):
+                self.planned[path] = _dump(held) if held else None
 
     def _binding(self, claims: list[dict], verification: list[dict] | None) -> None:
         """Plan the Jobs that mount claims which no workload mounts, such as that of backups, once."""
@@ -595,6 +611,10 @@ def _mounted(obj: dict) -> list[str]:
     """The names of the claims that an object's pods mount."""
     volumes = ((manifests.pod_template(obj) or {}).get("spec") or {}).get("volumes") or []
     return [volume["persistentVolumeClaim"]["claimName"] for volume in volumes if "persistentVolumeClaim" in volume]
+
+
+def _is_claim(obj: dict) -> bool:
+    return obj["kind"] == "PersistentVolumeClaim"
 
 
 def _mounting(claim: dict, like: dict) -> dict:

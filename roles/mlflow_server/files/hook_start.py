@@ -46,8 +46,7 @@ SIGNALS = [
 ]
 """Those that uvicorn's parent handles."""
 COLLECT = (10000, 20, 50)
-"""Objects from which the garbage collector looks for cycles, in a worker; with Python's own 700, a request takes 5 %
-more of the processor."""
+"""Objects from which the garbage collector looks for cycles, in a worker: less often than with Python's own 700."""
 PAUSE = 3
 """Seconds before a worker ends that failed: uvicorn replaces it at once, which loading MLflow anew would slow down."""
 FORK = multiprocessing.get_context("fork")

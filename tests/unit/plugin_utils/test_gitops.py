@@ -286,6 +286,21 @@ def test_each_claim_is_mounted_in_its_wave(inventory, variables, tmp_path):
     assert set(texts(tmp_path)) == set(before)
 
 
+@pytest.mark.parametrize("inventory", ["helm-style-sqlite", "kubernetes"])
+def test_roles_one_after_the_other_give_the_same_waves(inventory, tmp_path):
+    """Also where the role that mounts a claim comes after the one that makes it, or before it."""
+    found = []
+    names = [component.name for component in components.COMPONENTS]
+    for number, order in enumerate((None, names, names[::-1])):
+        folder = tmp_path / str(number)
+        model = instance(inventory, folder)
+        for roles in [(name,) for name in order] if order else [None]:
+            write(model, roles=roles)
+        found.append({path: {Ref.of(obj) for obj in load(text)} for path, text in texts(folder).items()
+                      if "/wave-" in path and not path.endswith(gitops.KUSTOMIZATION)})
+    assert found[0] == found[1] == found[2]
+
+
 def test_one_component_leaves_the_files_of_others(tmp_path):
     model = instance("kubernetes", tmp_path)
     write(model)
