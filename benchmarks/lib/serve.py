@@ -397,7 +397,7 @@ class Bench:
         table([f"ratio to {plain.title}", *columns[:-1]], rows)
         parts = list(plain.spent[0])
         rows = [[server.title, *(f"{server.processor(part):.1f}" for part in parts), f"{server.processor():.1f}",
-                 f"{1000 * len(self.options.cpus) / server.processor():.0f}"] for server in servers]
+                 f"{self.at_most(server):.0f}"] for server in servers]
         table([f"processor ms/request, {max(plain.answers)} clients", *parts, "all", "requests/s at most"], rows)
         rows = []
         for clients in plain.answers:
@@ -406,6 +406,11 @@ class Bench:
                          for server in servers]
                 rows.append([f"{kind}, {clients}", *cells])
         table(["p50 / p95 ms; clients", *(server.title for server in servers)], rows)
+
+    def at_most(self, server: Server) -> float:
+        """Requests a second that the cores could answer, those of the machine and those of the server."""
+        return 1000 * min(len(os.sched_getaffinity(0)) / server.processor(),
+                          len(self.options.cpus) / server.processor(SERVER))
 
     def sizes(self) -> None:
         """Memory of servers with the role's own environment, by number of workers and with job execution on and off."""
