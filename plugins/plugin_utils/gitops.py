@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 STAGE = 100
 """Between the waves of components that need each other; within it are a component's own waves."""
+LAST_WAVE = 8000
+LAST = ("CronJob", "HorizontalPodAutoscaler")
+"""Kinds that are applied after all others: Argo CD counts a CronJob whose last run failed, and an autoscaler without
+metrics, as degraded, and applies no later wave."""
 VERIFY_WAVE = 9000
 HOOK = "argocd.argoproj.io/hook"
 DELETE_POLICY = "argocd.argoproj.io/hook-delete-policy"
@@ -173,8 +177,8 @@ class Repository:
 
     def _annotate(self, obj: dict) -> None:
         """Say when and how a tool applies an object, and that data stays."""
-        own = int(manifests.annotation(obj, manifests.WAVE, "0"))
-        annotate(obj, {manifests.WAVE: str(STAGE * depth(engines.component_of(obj)) + own)})
+        wave = STAGE * depth(engines.component_of(obj)) + int(manifests.annotation(obj, manifests.WAVE, "0"))
+        annotate(obj, {manifests.WAVE: str(LAST_WAVE if obj["kind"] in LAST else wave)})
         if manifests.annotation(obj, manifests.KEEP) or _is_claim(obj):
             annotate(obj, {OPTIONS: "Prune=false,Delete=false", FLUX_PRUNE: "disabled"})
         if obj["kind"] == "Job":

@@ -204,6 +204,12 @@ def test_a_repository(inventory, tool, tmp_path):
         assert waves[f"{server}-migrate"] < waves[server]
     if f"{name}-database" in waves:
         assert waves[f"{name}-database"] < waves[f"{server}-migrate"]
+    # Argo CD applies no wave after one with a CronJob whose last run failed, or with an autoscaler without metrics.
+    late = {Ref.of(obj) for obj in built.values() if obj["kind"] in ("CronJob", "HorizontalPodAutoscaler")}
+    assert ("HorizontalPodAutoscaler" in {ref.kind for ref in late}) == model.variables.mlflow_server_autoscaling
+    others = {int(obj["metadata"]["annotations"][manifests.WAVE]) for ref, obj in built.items() if ref not in late}
+    assert all(sorted(others)[-2] < int(built[ref]["metadata"]["annotations"][manifests.WAVE]) < max(others)
+               for ref in late)
     hooks = {obj["metadata"]["name"]: obj["metadata"]["annotations"].get(gitops.HOOK) for obj in built.values()
              if obj["kind"] == "Job"}
     assert hooks.pop(f"{name}-verification") == "PostSync" and set(hooks.values()) <= {"Sync"}
