@@ -103,6 +103,12 @@ class Move:
             if ref in self.desired and ref.kind == "Deployment":
                 yield (f"The instance {name} and Helm release {self.release.name} both have a {ref}, whose selector "
                        "cannot change; choose another mlflow_instance.")
+        read = {ref for obj in self.desired.values() for ref, _required in engines.references(obj)}
+        missing, _awaited = engines.missing_references(self.engine, self.desired, self.engine.read(read, set()))
+        made = self.adoption.secret_name if self.adoption.made else None
+        for ref, reader in missing.items():
+            if ref.name != made:
+                yield engines.not_there(ref, reader)
         if not without_data:
             for finding in self.adoption.findings:
                 if finding.data:

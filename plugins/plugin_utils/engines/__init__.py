@@ -337,7 +337,7 @@ class Convergence:
         kinds = {(obj["apiVersion"], obj["kind"]) for obj in desired}
         refs = set(self.wanted)
         for obj in desired:
-            refs.update(ref for ref, _required in _references(obj))
+            refs.update(ref for ref, _required in references(obj))
         self.live = self.engine.read(refs, kinds)
         self.live.update(_read_remembered_kinds(self.engine, self.live, kinds))
         self.current = dict(self.live)
@@ -352,43 +352,13 @@ class Convergence:
         sentence = self.refusal(self.live) if self.refusal else ""
         if sentence:
             raise EngineError(sentence)
-        missing = self._missing_references()
-        self.awaited = self._made_by_operators(set(missing))
+        missing, self.awaited = missing_references(self.engine, self.wanted, self.live)
         for ref, reader in missing.items():
             # In check mode the Secret may be one that an earlier task of the same run would have made.
-            if ref not in self.awaited and not self.dry_run:
-                raise EngineError(f"{Ref.of(reader)} reads {ref}, which is not in namespace {ref.namespace}; create it "
-                                  f"first or name another one.")
+            if not self.dry_run:
+                raise EngineError(not_there(ref, reader))
         for sentence in generated.lost(self.wanted, self.live):
             raise EngineError(sentence)
-
-    def _missing_references(self) -> dict[Ref, dict]:
-        """ConfigMaps and Secrets that are neither there nor desired, and one object that reads each."""
-        missing: dict[Ref, dict] = {}
-        for obj in self.wanted.values():
-            for ref, required in _references(obj):
-                if required and ref not in self.live and ref not in self.wanted:
-                    missing.setdefault(ref, obj)
-        return missing
-
-    def _made_by_operators(self, missing: set[Ref]) -> set[Ref]:
-        """Those of the missing Secrets that an ExternalSecret makes, of this apply or of an earlier one, or that
-        CloudNativePG makes for a Cluster of this one."""
-        if not missing:
-            return set()
-        targets = set()
-        for obj in self.wanted.values():
-            if obj["kind"] == "ExternalSecret":
-                targets.add(obj["spec"].get("target", {}).get("name", obj["metadata"]["name"]))
-            elif manifests.is_postgresql_cluster(obj):
-                targets.add(f"{obj['metadata']['name']}-app")
-        awaited = {ref for ref in missing if ref.kind == "Secret" and ref.name in targets}
-        others = missing - awaited
-        if others:
-            # Another component's ExternalSecret has the name of what it makes.
-            found = self.engine.read(set(map(_external_secret_of, others)), set())
-            awaited |= {ref for ref in others if _external_secret_of(ref) in found}
-        return awaited
 
     # -- generate --------------------------------------------------------------------------------------------------
 
@@ -444,7 +414,7 @@ class Convergence:
         if template is None or obj["kind"] == "CronJob":  # whose next pods read what there is by then
             return
         once = manifests.annotation(obj, manifests.READ_ONCE).split(",")
-        refs = [ref for ref, _required in _references(obj) if ref.name not in once]
+        refs = [ref for ref, _required in references(obj) if ref.name not in once]
         sources = [self.current[ref] for ref in refs if ref in self.current]
         if sources:
             annotations = template.setdefault("metadata", {}).setdefault("annotations", {})
@@ -464,7 +434,7 @@ class Convergence:
 
     def _await_secrets(self, batch: list[dict]) -> None:
         """Wait for Secrets that an operator makes: pods would start without, and again as soon as they are known."""
-        refs = {ref for obj in batch for ref, _required in _references(obj)} & (self.awaited - set(self.current))
+        refs = {ref for obj in batch for ref, _required in references(obj)} & (self.awaited - set(self.current))
         if not refs or not self.waits:
             return
         deadline = min(self.deadline, time.monotonic() + SECRET_TIMEOUT)
@@ -530,7 +500,47 @@ def remove(engine: Engine, dry_run: bool, purge: bool, timeout: int) -> Outcome:
     return outcome
 
 
-def _references(obj: dict) -> Iterator[tuple[Ref, bool]]:
+def missing_references(engine: Engine, wanted: dict[Ref, dict], live: dict[Ref, dict],
+                       ) -> tuple[dict[Ref, dict], set[Ref]]:
+    """What objects read and nobody makes, with one object that reads each; and Secrets that an operator makes.
+
+    Those are made from an ExternalSecret, one of the objects or of an earlier apply, or by CloudNativePG for a Cluster
+    that is one of the objects.
+
+    Args:
+        engine: asked for ExternalSecrets.
+        wanted: the objects, by reference.
+        live: what there is of all that they read.
+    """
+    missing: dict[Ref, dict] = {}
+    for obj in wanted.values():
+        for ref, required in references(obj):
+            if required and ref not in live and ref not in wanted:
+                missing.setdefault(ref, obj)
+    if not missing:
+        return {}, set()
+    targets = set()
+    for obj in wanted.values():
+        if obj["kind"] == "ExternalSecret":
+            targets.add(obj["spec"].get("target", {}).get("name", obj["metadata"]["name"]))
+        elif manifests.is_postgresql_cluster(obj):
+            targets.add(f"{obj['metadata']['name']}-app")
+    awaited = {ref for ref in missing if ref.kind == "Secret" and ref.name in targets}
+    others = {ref for ref in missing if ref.kind == "Secret"} - awaited
+    if others:
+        # Another component's ExternalSecret has the name of what it makes.
+        found = engine.read(set(map(_external_secret_of, others)), set())
+        awaited |= {ref for ref in others if _external_secret_of(ref) in found}
+    return {ref: reader for ref, reader in missing.items() if ref not in awaited}, awaited
+
+
+def not_there(ref: Ref, reader: dict) -> str:
+    """The sentence for what an object reads and nobody makes."""
+    return (f"{Ref.of(reader)} reads {ref}, which is not in namespace {ref.namespace}; create it first or name another "
+            "one.")
+
+
+def references(obj: dict) -> Iterator[tuple[Ref, bool]]:
     """The ConfigMaps and Secrets that an object's pods read, and whether these do not start without."""
     for kind, name, required in manifests.references(obj):
         yield Ref("", kind, obj["metadata"].get("namespace", ""), name), required

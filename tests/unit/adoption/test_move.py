@@ -198,6 +198,20 @@ def test_what_stands_against_a_move(world, case, variables, without_data, senten
     assert (sentence is None and not problems) or any(problem.startswith(sentence) for problem in problems), problems
 
 
+def test_secrets_that_the_release_reads_are_there(world):
+    """Looked at before anything is stopped; with the Secrets there, nothing is in the way."""
+    found = world(OFFICIAL, "secret")
+    missing = [f"Job inst-server-migrate reads Secret {name}, which is not in namespace team; create it first or name "
+               "another one." for name in ("cert", "database")]
+    assert sorted(found.move().problems(True)) == missing
+    for name in ("cert", "database"):
+        found.add({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "team"}, "data": {}})
+    assert list(found.move().problems(True)) == []
+    found = world(OFFICIAL, "server")  # among others, a Secret that the move itself makes
+    assert sorted(problem.split()[3:5] for problem in found.move().problems(True)) == [
+        ["ConfigMap", "notes,"], ["ConfigMap", "settings,"]]
+
+
 def test_a_deployment_of_the_same_name(world):
     found = world(OFFICIAL, "sqlite")
     found.deployment = found.release.objects[[obj["kind"] for obj in found.release.objects].index("Deployment")]
