@@ -253,7 +253,7 @@ class Move:
         """Objects that those of the instance refer to."""
         namespace, used = self.release.namespace, set()
         for obj in self.desired.values():
-            used |= {Ref("", kind, namespace, name) for kind, name, _required in manifests.references(obj)}
+            used |= {ref for ref, _required in engines.references(obj)}
             spec = (manifests.pod_template(obj) or {}).get("spec") or {}
             if spec.get("serviceAccountName"):
                 used.add(Ref("", "ServiceAccount", namespace, spec["serviceAccountName"]))
