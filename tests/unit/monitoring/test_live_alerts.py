@@ -71,6 +71,9 @@ EVERY = "3"
 """Seconds between two collections; each of them loads the clients of a store."""
 TIMEOUT = 60
 """Seconds in which alerts arrive, on a busy machine too."""
+UNREACHABLE = ("MLflowServerDown", "MLflowReplicaDown", "MLflowExporterDown")
+"""Alerts of a target that Prometheus does not reach. On a busy machine single scrapes, which may take a second here, are
+late: these wait for several of them."""
 
 
 class Webhook(http.server.BaseHTTPRequestHandler):
@@ -322,7 +325,8 @@ def rendered(webhook: str, publish: dict[str, str]) -> tuple[dict[str, str], dic
         "monitoring_alert_group_interval": "1s",
         "monitoring_alert_thresholds": {"backup_verified_days": VERIFIED_SECONDS / rules.DAY,
                                         "minimum_requests": CLIENTS},
-        "monitoring_alerts": {name: {"for": "1s", "keep_firing_for": "0s"} for name in PROVOKED},
+        "monitoring_alerts": {name: {"for": "5s" if name in UNREACHABLE else "1s", "keep_firing_for": "0s"}
+                              for name in PROVOKED},
         "monitoring_rules_extra": [{"alert": "RunsAreLogged", "expr": "mlflow_experiments >= 0"}]}
     resolved = model.resolve(values.__getitem__, values, "live")
     objects = render.render(components.by_role("monitoring"), resolved, {})
