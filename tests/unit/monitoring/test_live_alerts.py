@@ -72,8 +72,8 @@ EVERY = "3"
 TIMEOUT = 60
 """Seconds in which alerts arrive, on a busy machine too."""
 UNREACHABLE = ("MLflowServerDown", "MLflowReplicaDown", "MLflowExporterDown")
-"""Alerts of a target that Prometheus does not reach. On a busy machine single scrapes, which may take a second here, are
-late: these wait for several of them."""
+"""Alerts of a target that Prometheus does not reach. On a busy machine single scrapes, which may take a second here,
+are late: these wait for several of them."""
 
 
 class Webhook(http.server.BaseHTTPRequestHandler):
