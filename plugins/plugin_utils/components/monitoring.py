@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Iterator
 import yaml
 
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import logins
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import backup, mlflow_server
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.components import backup, mlflow_server, pgbackrest
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.base import Component, Network
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.components.images import built
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.manifests import quantity
@@ -83,7 +83,8 @@ class MonitoringPart:
         annotations, pod_labels: of the exporter's pod, where the cluster's Prometheus finds pods by annotations.
         environment: variables of the exporter besides those of the server.
         secret_environment: more of them, by name, as references to keys of Secrets.
-        backups: volume of the backups, and where the exporter mounts it; empty where they are in a bucket.
+        backup_volumes: volumes with backups and with the WAL archive of the database, and where the exporter mounts
+            them.
         login: Secret of the login with which the exporter reads the database, or empty: the server's.
         login_keys: its keys, by user and password.
         login_database: the database in which that login is made, where the collection runs it.
@@ -107,7 +108,7 @@ class MonitoringPart:
     pod_labels: dict
     environment: dict
     secret_environment: dict
-    backups: dict
+    backup_volumes: tuple[dict, ...]
     login: str
     login_keys: dict
     login_database: dict
@@ -204,8 +205,7 @@ class Monitoring(Component):
             pod_labels=(scraping.pod_labels(metrics.EXPORTER_JOB, model.instance.name)
                         if v.monitoring_type == "annotations" else {}),
             environment=_environment(v, model), secret_environment=_secret_environment(v, model, login),
-            backups=({"claim": model.backup.claim, "path": model.backup.mount_path}
-                     if _sees_backups(v) and model.backup.claim else {}), **login,
+            backup_volumes=tuple(_backup_volumes(v, model)), **login,
             exporters=tuple(_exporters(v, model)), certificate=_certificate(v, model),
             certificate_folder=CERTIFICATE_FOLDER,
             unseen=_unseen(v, model), settings=_settings(v, model), interval=v.monitoring_interval,
@@ -468,7 +468,9 @@ def _settings(v: Variables, model: Model) -> rules.Settings:
     measured = tuple(name for name, ours in claims.items() if ours) if of_cluster else ()
     return rules.Settings(
         model.instance.namespace, model.instance.name, claims=measured, backups=_sees_backups(v),
-        backup_interval_seconds=_backup_interval(v), host=model.instance.host,
+        backup_interval_seconds=_backup_interval(v),
+        base_backup_interval_seconds=pgbackrest.BASE_BACKUP_INTERVAL if model.database.archive else 0,
+        host=model.instance.host,
         thresholds=rules.Thresholds(**{**certificates, **v.monitoring_alert_thresholds}),
         objectives=rules.Objectives(**v.monitoring_objectives),
         changes=v.monitoring_alerts, extra=tuple(v.monitoring_rules_extra))
@@ -508,8 +510,9 @@ def _environment(v: Variables, model: Model) -> dict[str, str]:
     if _sees_backups(v):
         environment |= {"BACKUP_STORE": json.dumps(model.backup.store, sort_keys=True),
                         "MLOPS_EXPORTER_BACKUP_EXPECTED_INTERVAL": str(_backup_interval(v))}
-        if model.backup.claim:
-            volumes.append(f"backups={model.backup.mount_path}")
+    volumes += [f"{volume['name']}={volume['path']}" for volume in _backup_volumes(v, model)]
+    if model.database.archive:
+        environment["MLOPS_EXPORTER_BACKUP_LAST_BASE"] = pgbackrest.LAST_BASE_BACKUP
     if volumes:
         environment["MLOPS_EXPORTER_VOLUMES"] = ",".join(volumes)
     return environment
@@ -531,6 +534,14 @@ def _sees_backups(v: Variables) -> bool:
     A volume that one node at a time mounts would keep backups on the node of the exporter.
     """
     return v.backup_type == "s3" or v.backup_type == "volume" and v.mlflow_engine == "podman"
+
+
+def _backup_volumes(v: Variables, model: Model) -> Iterator[dict[str, str]]:
+    """Volumes with backups that the exporter mounts: name, claim and path of each."""
+    if _sees_backups(v) and model.backup.claim:
+        yield {"name": "backups", "claim": model.backup.claim, "path": model.backup.mount_path}
+    if model.database.archive:
+        yield {"name": "archive", "claim": model.database.archive, "path": pgbackrest.REPOSITORY}
 
 
 def _backup_interval(v: Variables) -> int:

@@ -20,6 +20,10 @@ PGDATA = "/var/lib/postgresql/data/pgdata"
 """As in postgresql.yaml.j2."""
 REPOSITORY = "/var/lib/pgbackrest"
 """Where the archive's volume is mounted."""
+LAST_BASE_BACKUP = f"{REPOSITORY}/last-backup"
+"""File that base_backups.sh touches after each base backup."""
+BASE_BACKUP_INTERVAL = 86400
+"""Seconds between two base backups, as in base_backups.sh."""
 QUEUE = "1GiB"
 """WAL that may wait for the archive. What comes then is not archived: a full archive must not fill the database's
 volume, too."""

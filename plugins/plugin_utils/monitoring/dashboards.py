@@ -220,7 +220,7 @@ def _stores(series: Series) -> Dashboard:
     used, allowed = series("mlflow_database_connections_used"), series("mlflow_database_connections_allowed")
     free, size = series("mlflow_volume_free_bytes"), series("mlflow_volume_size_bytes")
     ages = [(f"time() - max({series(f'mlflow_backup_last_{part}timestamp_seconds')})", legend)
-            for part, legend in (("", "newest"), ("verified_", "newest verified"))]
+            for part, legend in (("", "newest"), ("verified_", "newest verified"), ("base_", "newest base backup"))]
     return Dashboard("mlflow-stores", "MLflow / Database and stores", "Database, artifact store, volumes, backups.", (
         ("Now", (
             _stat("Database answers", "Whether the exporter can query the database.", "bool_yes_no",
@@ -261,9 +261,8 @@ def _stores(series: Series) -> Dashboard:
                    (f"max({series('mlflow_round_trip_duration_seconds')})", "round trip")),
             _graph("Use of volumes", "Used fraction of each volume that the exporter sees. Alerts fire above 85 % "
                    "and 95 %.", "percentunit", (f"max by (volume) (1 - {free} / {size})", "{{volume}}"), overview=True),
-            _graph("Age of backups", "Of the newest backup and the newest that was verified; empty without backups.",
-                   "s",
-                   *ages),
+            _graph("Age of backups", "Of the newest backup, the newest that was verified, and the newest base backup "
+                   "of the WAL archive; empty without.", "s", *ages),
             _graph("Collections of the exporter", "Duration by collector.", "s",
                    (f"max by (collector) ({series('mlflow_exporter_collection_duration_seconds')})", "{{collector}}")),
             _graph("Failed collections", "1 where the last collection of a collector failed.", "short",

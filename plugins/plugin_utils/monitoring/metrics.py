@@ -113,6 +113,7 @@ METRICS = (
     _exporter("mlflow_backup_last_timestamp_seconds", (), "Unix time of the newest successful backup."),
     _exporter("mlflow_backup_last_verified_timestamp_seconds", (), "Unix time of the newest verified backup."),
     _exporter("mlflow_backup_last_failed_timestamp_seconds", (), "Unix time of the newest backup that failed."),
+    _exporter("mlflow_backup_last_base_timestamp_seconds", (), "Unix time of the newest base backup of the database."),
     _exporter("mlflow_backup_expected_interval_seconds", (), "Time between two backups."),
     _exporter("mlflow_exporter_collection_duration_seconds", ("collector",), "Duration of the last collection."),
     _exporter("mlflow_exporter_collection_success", ("collector",), "Whether the last collection succeeded."),

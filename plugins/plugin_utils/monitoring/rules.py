@@ -43,7 +43,7 @@ class Thresholds:
         volume_ratio, volume_critical_ratio: used space of a volume.
         volume_full_hours: time until a volume is full, by the trends of the last six hours and of the last hour.
         certificate_days, certificate_critical_days: remaining validity; see CADDY_CERTIFICATES.
-        backup_late_factor: age of the newest backup, in intervals.
+        backup_late_factor: age of the newest backup, and of the newest base backup, in intervals.
         backup_verified_days: age of the newest verified backup.
     """
 
@@ -96,6 +96,8 @@ class Settings:
         backups: whether backups are made; without them, no alert is about backups.
         backup_interval_seconds: time between two backups, where the metric of it is missing; 0: none are scheduled,
             so none is late.
+        base_backup_interval_seconds: time between two base backups of the database's WAL archive; 0: nothing of the
+            collection makes any.
         claims: PersistentVolumeClaims whose use the kubelet measures; empty where no kubelet is scraped.
         runbooks_url: URL of the page of runbooks; the anchor of the alert is appended.
         host: inventory host of the instance, for playbooks that act on an alert; or empty.
@@ -108,6 +110,7 @@ class Settings:
     instance_name: str
     backups: bool = False
     backup_interval_seconds: int = DAY
+    base_backup_interval_seconds: int = 0
     claims: tuple[str, ...] = ()
     runbooks_url: str = RUNBOOKS_URL
     host: str = ""
@@ -157,7 +160,8 @@ def groups(settings: Settings) -> list[dict]:
             rule for level in levels for rule in _recorded_windows(settings, level, LONG_WINDOWS)
         ],
         "server": _server_alerts(settings),
-        "database-and-stores": [*_database_alerts(settings), *_store_alerts(settings), *_volume_alerts(settings)],
+        "database-and-stores": [*_database_alerts(settings), *_base_backup_alerts(settings), *_store_alerts(settings),
+                                *_volume_alerts(settings)],
         "backups": _backup_alerts(settings) if settings.backups else [],
         "exporter": _exporter_alerts(settings),
         "burn-rates": [rule for level in levels for rule in _burn_rate_alerts(settings, level)],
@@ -438,13 +442,31 @@ def _database_alerts(settings: Settings) -> list[dict]:
                f"max({series('mlflow_database_archive_success')}) == 0",
                "The database cannot archive its WAL",
                "PostgreSQL's last attempt to archive WAL failed; mlflow_database_archive_success is {{ $value }}.",
-               wait="15m"),
+               wait="15m", reason="wal"),
         _alert(settings, "MLflowSchemaNotCurrent", "warning",
                f"{revisions} and on () (max({series('mlflow_schema_current')}) == 0)",
                "The database schema is not that of MLflow",
                "the schema has revision {{ $labels.found }}, this version of MLflow needs {{ $labels.wanted }}.",
                wait="15m"),
     ]
+
+
+def _base_backup_alerts(settings: Settings) -> list[dict]:
+    """Without new base backups, recoveries take longer and longer, and WAL that does not expire fills the archive."""
+    series, interval = _series(settings), settings.base_backup_interval_seconds
+    last = f"max({series('mlflow_backup_last_base_timestamp_seconds')})"
+    late = interval * settings.thresholds.backup_late_factor
+    return [
+        _alert(settings, "MLflowDatabaseArchiveFailing", "warning", f"time() - {last} > {_number(late)}",
+               "The base backup of the database is late",
+               "the newest base backup of the WAL archive is {{ $value | humanizeDuration }} old; the threshold is "
+               f"{_span(late)}.", wait="15m", reason="base_backup_old"),
+        _alert(settings, "MLflowDatabaseArchiveFailing", "warning",
+               _no_backup(series, f"vector({interval})", last),
+               "There is no base backup of the database",
+               "WAL is archived, a base backup is expected every {{ $value | humanizeDuration }}, and there is none.",
+               wait=f"{int(late)}s", wait_is_threshold=True, reason="base_backup_none"),
+    ] if interval else []
 
 
 def _store_alerts(settings: Settings) -> list[dict]:
@@ -491,13 +513,18 @@ def _filling(settings: Settings, measured_by: str, label: str, free: str, size: 
     ]
 
 
+def _no_backup(series: Series, interval: str, last: str) -> str:
+    """The interval of backups, unless there is one, or nothing is known of them."""
+    up = series("up", f'job="{metrics.EXPORTER_JOB}"')
+    collected = f"max({series('mlflow_exporter_collection_success', BACKUPS)})"
+    return f"({interval} unless {last} unless ({collected} == 0)) and (sum({up}) > 0)"
+
+
 def _backup_alerts(settings: Settings) -> list[dict]:
     series, limit = _series(settings), settings.thresholds
     last = f"max({series('mlflow_backup_last_timestamp_seconds')})"
     verified = f"max({series('mlflow_backup_last_verified_timestamp_seconds')})"
     failed = f"max({series('mlflow_backup_last_failed_timestamp_seconds')})"
-    up = series("up", f'job="{metrics.EXPORTER_JOB}"')
-    collected = f"max({series('mlflow_exporter_collection_success', BACKUPS)})"
     interval = (f"(max({series('mlflow_backup_expected_interval_seconds')}) or "
                 f"vector({settings.backup_interval_seconds}))")
     first = f"{int(settings.backup_interval_seconds * limit.backup_late_factor)}s"
@@ -509,7 +536,7 @@ def _backup_alerts(settings: Settings) -> list[dict]:
                "the newest backup is {{ $value | humanizeDuration }} old, more than "
                f"{_number(limit.backup_late_factor)} times the interval of backups.", reason="old"),
         _alert(settings, "MLflowBackupLate", "critical",
-               f"({interval} unless ({last} > 0) unless ({collected} == 0)) and (sum({up}) > 0)",
+               _no_backup(series, interval, f"({last} > 0)"),
                "There is no backup",
                "backups are on, one is expected every {{ $value | humanizeDuration }}, and there is none.",
                wait=first, wait_is_threshold=True, reason="none"),

@@ -5,6 +5,7 @@ usage: collectors.py NAME    run one collector and print what it found, as JSON
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -474,8 +475,9 @@ def volumes(found, timeout):
 
 
 def backups(found, timeout):
-    """What the role that makes backups wrote about the last ones; nothing before there is one."""
+    """What is recorded of the last backups and of the newest base backup; nothing before there is one."""
     found.add("mlflow_backup_expected_interval_seconds", number("BACKUP_EXPECTED_INTERVAL", 0) or None)
+    found.attempt(base_backup, found)
     stores = module("stores")
     credentials = {key: os.environ.get(f"BACKUP_{key.upper()}") for key in ("access_key", "secret_key")}
     try:
@@ -489,6 +491,13 @@ def backups(found, timeout):
         raise
     for key in ("last", "last_verified", "last_failed"):
         found.add(f"mlflow_backup_{key}_timestamp_seconds", status.get(key))
+
+
+def base_backup(found):
+    """When the newest base backup of the database was made, by a file beside it."""
+    path = setting("BACKUP_LAST_BASE")
+    with contextlib.suppress(FileNotFoundError):
+        found.add("mlflow_backup_last_base_timestamp_seconds", os.stat(path).st_mtime if path else None)
 
 
 def collect(name):

@@ -47,6 +47,7 @@ environment:
                                            last_verified, last_failed, in Unix seconds
   BACKUP_ACCESS_KEY, _SECRET_KEY           its credentials; without them those of the server
   MLOPS_EXPORTER_BACKUP_EXPECTED_INTERVAL  seconds between two backups; 0: none are scheduled
+  MLOPS_EXPORTER_BACKUP_LAST_BASE          file that is touched when a base backup of the database was made
 """
 
 import http.server
@@ -96,6 +97,7 @@ METRICS = {
     "mlflow_backup_last_timestamp_seconds": "When the newest backup was made, in Unix seconds.",
     "mlflow_backup_last_verified_timestamp_seconds": "When the newest backup that was verified was made.",
     "mlflow_backup_last_failed_timestamp_seconds": "When a backup failed last, in Unix seconds.",
+    "mlflow_backup_last_base_timestamp_seconds": "When the newest base backup of the database was made.",
     "mlflow_backup_expected_interval_seconds": "Seconds in which a backup is to be made.",
     "mlflow_exporter_collection_duration_seconds": "Seconds that the last collection took.",
     "mlflow_exporter_collection_success": "Whether the last collection found all that it looked for.",

@@ -61,7 +61,8 @@ GAUGES = {
     "mlflow_volume_size_bytes": [({"volume": "database"}, 8e9), ({"volume": "artifacts"}, 1e12)],
     "mlflow_volume_free_bytes": [({"volume": "database"}, 5.1e9), ({"volume": "artifacts"}, 5.6e11)],
     "mlflow_backup_last_timestamp_seconds": "now-140000", "mlflow_backup_last_verified_timestamp_seconds": "now-150000",
-    "mlflow_backup_last_failed_timestamp_seconds": "now-900000", "mlflow_backup_expected_interval_seconds": 86400,
+    "mlflow_backup_last_failed_timestamp_seconds": "now-900000",
+    "mlflow_backup_last_base_timestamp_seconds": "now-40000", "mlflow_backup_expected_interval_seconds": 86400,
     "mlflow_exporter_collection_duration_seconds": [({"collector": "database"}, 0.05), ({"collector": "counts"}, 0.4)],
     "mlflow_exporter_collection_success": [({"collector": "database"}, 1), ({"collector": "counts"}, 1)],
 }

@@ -191,6 +191,28 @@ def test_alerts_about_backups_that_are_made(variables_, alerts):
         assert "backups" not in mounts
 
 
+@pytest.mark.parametrize("archive", [True, False])
+def test_the_exporter_sees_when_a_base_backup_was_made(archive):
+    """With a bucket for backups, the archive's volume is the only one."""
+    resolved, objects = rendered(**BUCKET, mlflow_image_source="build", database_type="postgresql",
+                                 database_archive=archive)
+    reasons = {rule["labels"].get("reason") for rule in rules.alerts(resolved.monitoring.settings)
+               if rule["alert"] == "MLflowDatabaseArchiveFailing"}
+    assert reasons == {"wal", *(["base_backup_old", "base_backup_none"] if archive else [])}
+    (spec,) = [obj["spec"]["template"]["spec"] for obj in objects
+               if obj["metadata"]["name"].endswith("-exporter") and obj["kind"] == "Deployment"]
+    mounts = [mount for mount in spec["containers"][0]["volumeMounts"] if mount["name"] == "archive"]
+    claims = [volume["persistentVolumeClaim"]["claimName"] for volume in spec["volumes"] if volume["name"] == "archive"]
+    environment = resolved.monitoring.environment
+    if archive:
+        assert claims == ["sound-database-archive"]
+        assert mounts == [{"name": "archive", "mountPath": "/var/lib/pgbackrest", "readOnly": True}]
+        assert environment["MLOPS_EXPORTER_BACKUP_LAST_BASE"] == "/var/lib/pgbackrest/last-backup"
+        assert environment["MLOPS_EXPORTER_VOLUMES"] == "archive=/var/lib/pgbackrest"
+    else:
+        assert not mounts and not claims and "MLOPS_EXPORTER_BACKUP_LAST_BASE" not in environment
+
+
 CHANGED = {"monitoring_alert_thresholds": {"error_ratio": 0.3, "certificate_days": 30},
            "monitoring_objectives": {"api_seconds": 1}, "monitoring_alerts": {"MLflowReplicaDown": {"enabled": False}},
            "monitoring_rules_extra": [{"alert": "Mine", "expr": "vector(1)"}]}

@@ -507,7 +507,7 @@ def test_backups(where, seaweedfs, tmp_path):
     store = {"type": "volume", "path": f"{tmp_path}/sets"} if where == "file" else {**seaweedfs, "prefix": "sets"}
     credentials = {f"BACKUP_{key.upper()}": store.pop(key) for key in ("access_key", "secret_key") if key in store}
     with exporting(tmp_path, BACKUP_STORE=json.dumps(store), MLOPS_EXPORTER_BACKUP_EXPECTED_INTERVAL="86400",
-                   **credentials, **OFTEN) as exporter:
+                   MLOPS_EXPORTER_BACKUP_LAST_BASE=str(tmp_path / "last-backup"), **credentials, **OFTEN) as exporter:
         found = exporter.collected("backups")
         assert not [name for name in found if name.startswith("mlflow_backup_last")], "there is no backup yet"
         assert value(found, "mlflow_backup_expected_interval_seconds") == 86400
@@ -520,8 +520,13 @@ def test_backups(where, seaweedfs, tmp_path):
         assert "mlflow_backup_last_failed_timestamp_seconds" not in found
         sets.status(last_failed=1710000000)
         exporter.await_(lambda scrape: value(scrape, "mlflow_backup_last_failed_timestamp_seconds") == 1710000000)
+        assert "mlflow_backup_last_base_timestamp_seconds" not in found
+        (tmp_path / "last-backup").touch()
+        os.utime(tmp_path / "last-backup", (1720000000, 1720000000))
+        exporter.await_(lambda scrape: value(scrape, "mlflow_backup_last_base_timestamp_seconds") == 1720000000)
         sets.store.write("status.json", b"{")
-        exporter.collected("backups", success=0)
+        found = exporter.collected("backups", success=0)
+        assert value(found, "mlflow_backup_last_base_timestamp_seconds") == 1720000000
 
 
 # The exporter itself

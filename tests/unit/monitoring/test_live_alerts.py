@@ -424,7 +424,7 @@ def test_each_alert_arrives_and_resolves(instance, tmp_path):
             wait_for("firing", "MLflowLatencyHigh", "MLflowErrorRatioHigh", "MLflowRoundTripFailing",
                      "MLflowExporterCollectionFailing", "MLflowBackupLate/old", "MLflowBackupFailed",
                      "MLflowSchemaNotCurrent", "MLflowDatabaseConnectionsHigh", "MLflowVolumeFilling",
-                     "MLflowVolumeFullPredicted", "MLflowCertificateExpiring", "MLflowDatabaseArchiveFailing")
+                     "MLflowVolumeFullPredicted", "MLflowCertificateExpiring", "MLflowDatabaseArchiveFailing/wal")
             # Probes are green meanwhile.
             assert instance.request("/health") == 200
             assert value(instance.exporter.scrape(), "mlflow_database_up") == 1
@@ -442,7 +442,7 @@ def test_each_alert_arrives_and_resolves(instance, tmp_path):
                  "MLflowExporterCollectionFailing", "MLflowBackupLate/none", "MLflowBackupLate/old",
                  "MLflowBackupFailed", "MLflowBackupUnverified/none", "MLflowSchemaNotCurrent",
                  "MLflowDatabaseConnectionsHigh", "MLflowVolumeFilling", "MLflowVolumeFullPredicted",
-                 "MLflowCertificateExpiring", "MLflowDatabaseArchiveFailing")
+                 "MLflowCertificateExpiring", "MLflowDatabaseArchiveFailing/wal")
 
         # What mutes others comes one after the other.
         instance.servers[1].stop()

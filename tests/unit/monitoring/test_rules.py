@@ -19,7 +19,8 @@ from promtool import constant, requests, series
 
 ROOT = pathlib.Path(__file__).parents[3]
 SETTINGS = rules.Settings(
-    promtool.NAMESPACE, promtool.INSTANCE, backups=True, backup_interval_seconds=600, claims=("mlflow-database",),
+    promtool.NAMESPACE, promtool.INSTANCE, backups=True, backup_interval_seconds=600,
+    base_backup_interval_seconds=600, claims=("mlflow-database",),
     thresholds=rules.Thresholds(backup_verified_days=1 / 24))
 RULES = rules.rule_file(SETTINGS)
 ALERTS = rules.alerts(SETTINGS)
@@ -28,7 +29,7 @@ GOOD = "/api/2.0/mlflow/runs/search"
 DOWNLOAD = "/model-versions/get-artifact"
 UPLOAD = "/api/2.0/mlflow-artifacts/artifacts/{artifact_path}"
 SERVER_UP, EXPORTER_UP = series("up", job=metrics.SERVER_JOB), series("up", job=metrics.EXPORTER_JOB)
-LAST, VERIFIED = (series(f"mlflow_backup_last_{part}timestamp_seconds") for part in ("", "verified_"))
+LAST, VERIFIED, BASE = (series(f"mlflow_backup_last_{part}timestamp_seconds") for part in ("", "verified_", "base_"))
 HEALTHY = {
     SERVER_UP: constant(1),
     EXPORTER_UP: constant(1),
@@ -52,6 +53,7 @@ HEALTHY = {
     series("kubelet_volume_stats_available_bytes", persistentvolumeclaim="mlflow-database-b"): constant(1),
     LAST: f"60+60x{promtool.MINUTES}",
     VERIFIED: f"60+60x{promtool.MINUTES}",
+    BASE: f"60+60x{promtool.MINUTES}",
     series("mlflow_backup_expected_interval_seconds"): constant(600),
     series("mlflow_exporter_collection_success", collector="database"): constant(1),
 }
@@ -115,7 +117,10 @@ CASES = [
     Case("MLflowDatabaseConnectionsHigh", "warning", {series("mlflow_database_connections_used"): constant(85)}, "85%",
          before=9),
     Case("MLflowDatabaseArchiveFailing", "warning", {series("mlflow_database_archive_success"): constant(0)}, "0",
-         before=14),
+         {"reason": "wal"}, before=14),
+    Case("MLflowDatabaseArchiveFailing", "warning", {BASE: constant(60)}, "39m 0s", {"reason": "base_backup_old"},
+         at=40, before=30),
+    Case("MLflowDatabaseArchiveFailing", "warning", {BASE: None}, "10m 0s", {"reason": "base_backup_none"}, before=14),
     Case("MLflowSchemaNotCurrent", "warning",
          {series("mlflow_schema_current"): constant(0), series("mlflow_schema_info", found="b", wanted="b"): None,
           series("mlflow_schema_info", found="a", wanted="b"): constant(1)}, "", {"found": "a", "wanted": "b"},
@@ -252,7 +257,11 @@ SILENT = [
     Silence("slow-counting", {
         **HEALTHY, series("mlflow_database_query_duration_seconds", query="runs"): constant(4)}, at=(60,)),
     Silence("never-failed", {**HEALTHY, series("mlflow_backup_last_failed_timestamp_seconds"): constant(0)}),
-    Silence("first-backup-still-to-come", {**HEALTHY, LAST: None, VERIFIED: None}, at=(1, 14)),
+    Silence("first-backup-still-to-come", {**HEALTHY, LAST: None, VERIFIED: None, BASE: None}, at=(1, 14)),
+    Silence("no-archive", {**HEALTHY, BASE: None},
+            settings=dataclasses.replace(SETTINGS, base_backup_interval_seconds=0)),
+    # Up to half an interval late, as while it is made; and for less than 15 minutes more than that.
+    Silence("a-slow-base-backup", {**HEALTHY, BASE: "0+0x15 900+0x15 1800+0x30"}, at=(14, 25, 40, 55)),
     # A sixth of the requests fails, but that is less than one in an hour.
     Silence("quiet-night", {**IDLE, **requests(GOOD, 0.05), **requests(GOOD, 0.01, status="500")}),
     Silence("few-slow-requests", {**IDLE, **requests(GOOD, 0.02, 9)}),
@@ -306,6 +315,7 @@ RECOVERING = {
     "certificate": ({CERTIFICATE: f"{DAY * 20}+0x30 {DAY * 80}+0x60"}, ("MLflowCertificateExpiring", "warning"), 20,
                     32),
     "backup": ({LAST: "60+0x30 1860+60x60"}, ("MLflowBackupLate", PAGE), 20, 32),
+    "base-backup": ({BASE: "60+0x40 2460+60x60"}, ("MLflowDatabaseArchiveFailing", "warning"), 40, 42),
     "failed-backup": ({LAST: "60+0x30 1860+60x60",
                        series("mlflow_backup_last_failed_timestamp_seconds"): "0+0x4 300+0x90"},
                       ("MLflowBackupFailed", "warning"), 10, 32),
