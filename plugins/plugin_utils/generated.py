@@ -18,6 +18,7 @@ ALPHABET = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 """Letters and digits only: the value must survive URLs, shells and configuration files unquoted."""
 FERNET = "fernet:"
 """As the first value of a key: a Fernet key is generated."""
+CA_KEYS = ("ca.crt", "ca.key")
 
 
 def keys(obj: dict) -> dict[str, str]:
@@ -28,6 +29,12 @@ def keys(obj: dict) -> dict[str, str]:
     """
     entries = (entry.strip().partition("=") for entry in manifests.annotation(obj, manifests.GENERATE).split(","))
     return {key: first for key, _equals, first in entries if key}
+
+
+def all_keys(obj: dict) -> list[str]:
+    """The keys that a Secret has once it is filled, sorted."""
+    pair = CA_KEYS if manifests.annotation(obj, manifests.GENERATE_CA) else ()
+    return sorted({*(obj.get("data") or {}), *keys(obj), *pair})
 
 
 def fill(obj: dict, live: dict | None) -> None:
@@ -43,7 +50,7 @@ def fill(obj: dict, live: dict | None) -> None:
     before = (live or {}).get("data") or {}
     data = obj.get("data") or {}
     if ca_name:
-        pair = {key: before.get(key) for key in ("ca.crt", "ca.key")}
+        pair = {key: before.get(key) for key in CA_KEYS}
         data.update(pair if all(pair.values()) else certificates.certificate_authority(ca_name))
     for key, first in wanted.items():
         if key not in data:

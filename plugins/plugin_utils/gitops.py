@@ -353,10 +353,7 @@ class Repository:
         return before if found == written else _dump([found])
 
     def _kept_encrypted(self, obj: dict, path: pathlib.Path, before: str, encrypted: dict) -> str:
-        wanted = {*generated.keys(obj), *(obj.get("data") or {})}
-        if manifests.annotation(obj, manifests.GENERATE_CA):
-            wanted |= {"ca.crt", "ca.key"}
-        lacking = sorted(wanted - set(encrypted.get("data") or {}))
+        lacking = sorted(set(generated.all_keys(obj)) - set(encrypted.get("data") or {}))
         if lacking:
             raise GitopsError(f"{path} has no {lacking[0]} and cannot be decrypted here to add it; run where sops "
                               "finds an age key of mlflow_render_age_recipients (SOPS_AGE_KEY_FILE), or remove the "
@@ -375,10 +372,10 @@ class Repository:
             "secretStoreRef": {"kind": store.get("kind") or "SecretStore", "name": store["name"]},
             "target": {"name": metadata["name"]},
             "data": [{"secretKey": key, "remoteRef": {"key": f"{metadata['namespace']}-{metadata['name']}",
-                                                      "property": key}} for key in _keys(obj)],
+                                                      "property": key}} for key in generated.all_keys(obj)],
         }
         self.messages.append(f"{Ref.of(obj)} is made by an ExternalSecret from {metadata['namespace']}-"
-                             f"{metadata['name']} of the store; it must have {', '.join(_keys(obj))}.")
+                             f"{metadata['name']} of the store; it must have {', '.join(generated.all_keys(obj))}.")
         return {"apiVersion": "external-secrets.io/v1", "kind": "ExternalSecret", "metadata": metadata, "spec": spec}
 
     # -- files -----------------------------------------------------------------------------------------------------
@@ -648,18 +645,12 @@ def _wave_folder(obj: dict) -> str:
     return f"wave-{int(manifests.annotation(obj, manifests.WAVE)):04d}"
 
 
-def _keys(obj: dict) -> list[str]:
-    """The keys that a Secret has when its generated values are made."""
-    keys = {*(obj.get("data") or {}), *generated.keys(obj)}
-    return sorted(keys | ({"ca.crt", "ca.key"} if manifests.annotation(obj, manifests.GENERATE_CA) else set()))
-
-
 def _example(obj: dict) -> str:
     """A Secret without values, to be filled in and applied by whoever knows them."""
     free = sorted(generated.keys(obj))
     note = f"# Any long random value will do for: {', '.join(free)}.\n" if free else ""
     shown = {key: value for key, value in obj.items() if key not in ("data", "stringData")}
-    text = _dump([{**shown, "stringData": {key: "" for key in _keys(obj)}}])
+    text = _dump([{**shown, "stringData": {key: "" for key in generated.all_keys(obj)}}])
     return f"# Fill in the values and apply this; keep it out of the repository.\n{note}{text}"
 
 

@@ -59,13 +59,17 @@ class Scope:
 
 def in_the_way(ref: Ref, obj: dict, scope: Scope) -> str:
     """The sentence for a live object of another owner that has the name of a desired one."""
-    labels = obj["metadata"].get("labels") or {}
-    manager = labels.get("app.kubernetes.io/managed-by")
-    owner = manager or "nobody that it names"
-    if manager == manifests.MANAGER:
-        owner = f"instance {labels.get('app.kubernetes.io/instance')}"
-    return (f"{ref} already exists in namespace {ref.namespace or '(none)'} and belongs to {owner}, not to instance "
+    return (f"{ref} already exists in namespace {ref.namespace or '(none)'} and belongs to "
+            f"{owner_of(obj['metadata'].get('labels') or {})}, not to instance "
             f"{scope.instance}; remove or rename it, or choose another mlflow_instance or mlflow_namespace.")
+
+
+def owner_of(labels: dict[str, str]) -> str:
+    """Whose something is by its labels, as messages name it."""
+    manager = labels.get("app.kubernetes.io/managed-by")
+    if manager == manifests.MANAGER:
+        return f"instance {labels.get('app.kubernetes.io/instance')}"
+    return manager or "nobody that it names"
 
 
 def last_line(text: str) -> str:
@@ -137,6 +141,18 @@ class Engine:
             kinds: (apiVersion, kind) of manifests beyond the kinds that the engine always looks through.
         """
         raise NotImplementedError
+
+    def recover(self, wanted: dict[Ref, dict], live: dict[Ref, dict]) -> dict[Ref, dict]:
+        """Desired objects that are there although ``read`` does not find them, or not with all of their values.
+
+        Args:
+            wanted: the desired objects, before values are generated.
+            live: what ``read`` returned.
+
+        Raises:
+            EngineError: what has the place of a desired object's value is not the instance's.
+        """
+        return {}
 
     def preflight(self, objects: list[dict], live: dict[Ref, dict]) -> None:
         """Refuse, before anything is touched, what cannot work (a taken port, no room); raises EngineError."""
@@ -340,6 +356,7 @@ class Convergence:
             refs.update(ref for ref, _required in references(obj))
         self.live = self.engine.read(refs, kinds)
         self.live.update(_read_remembered_kinds(self.engine, self.live, kinds))
+        self.live.update(self.engine.recover(self.wanted, self.live))
         self.current = dict(self.live)
 
     # -- refuse ----------------------------------------------------------------------------------------------------

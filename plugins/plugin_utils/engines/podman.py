@@ -22,8 +22,8 @@ import uuid
 from typing import Callable, Iterable, Iterator
 
 from ansible_collections.mlops.mlflow.plugins.module_utils.podman import secret_name
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
-from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine, EngineError, Put, Scope
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import generated, manifests
+from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import Engine, EngineError, Put, Scope, owner_of
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines import podman_access, podman_schedule, podman_spec
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman_machine import LOST, Machine, Run, last_line
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman_spec import LABEL, Pod, Context
@@ -160,6 +160,53 @@ class PodmanEngine(Engine):
         return [c for c in self.machine.facts.containers if marks.items() <= (c.get("Labels") or {}).items()
                 and f"{LABEL}/container" in c["Labels"]]
 
+    def recover(self, wanted: dict[Ref, dict], live: dict[Ref, dict]) -> dict[Ref, dict]:
+        """Secrets whose values podman has although the state that names them was lost, or never written.
+
+        Their values are kept: a database or a key of encryption on a volume may open with nothing else. Whether one was
+        generated is not known any more, so each is taken for generated, which nothing replaces where it would not help.
+        """
+        lost: dict[str, tuple[Ref, str]] = {}
+        for ref, obj in wanted.items():
+            known = live.get(ref, {}).get("data") or {}
+            for key in generated.all_keys(obj) if ref.kind == "Secret" else ():
+                name = secret_name(ref.namespace, ref.name, key)
+                if key not in known and name in self.machine.facts.secrets:
+                    lost[name] = ref, key
+        if not lost:
+            return {}
+        found: dict[Ref, list[str]] = {}
+        for name, labels in sorted(self.machine.secret_labels(lost).items()):
+            ref, key = lost[name]
+            if not self._is_own(labels) and (labels or not self._was_here()):
+                raise EngineError(
+                    f"{ref} is to be stored in podman's secret {name}, which already exists and belongs to "
+                    f"{owner_of(labels)}, not to instance {self.scope.instance}; if nothing needs its value, remove it "
+                    f"with 'podman secret rm {name}', else choose another mlflow_instance or mlflow_namespace.")
+            found.setdefault(ref, []).append(key)
+        return {ref: self._recovered(wanted[ref], live.get(ref), keys) for ref, keys in found.items()}
+
+    def _recovered(self, wanted: dict, live: dict | None, keys: list[str]) -> dict:
+        """A Secret with the values that podman has for further keys of it."""
+        ref = Ref.of(wanted)
+        data = {**((live or {}).get("data") or {}), **self._secret(ref, keys)}
+        if live is not None:
+            return {**live, "data": data}
+        return {"apiVersion": "v1", "kind": "Secret", "type": wanted.get("type", "Opaque"), "data": data, "metadata": {
+            "name": ref.name, "namespace": ref.namespace, "uid": "", "labels": wanted["metadata"]["labels"],
+            "annotations": {manifests.GENERATE: ",".join(keys)}}}
+
+    def _is_own(self, labels: dict[str, str]) -> bool:
+        """Whether something of podman's is the instance's, by its labels."""
+        return (self.scope.owns({"metadata": {"labels": labels}})
+                and labels.get(f"{LABEL}/namespace") == self.scope.namespace)
+
+    def _was_here(self) -> bool:
+        """Whether a volume or container of the instance is there. Then secrets with its names are its own without
+        labels, too: version 0.1.0 gave them none."""
+        facts = self.machine.facts
+        return any(map(self._is_own, [*facts.volumes.values(), *(c.get("Labels") or {} for c in facts.containers)]))
+
     # -- before anything is touched --------------------------------------------------------------------------------
 
     def preflight(self, objects: list[dict], live: dict[Ref, dict]) -> None:
@@ -254,8 +301,9 @@ class PodmanEngine(Engine):
             if key in new and old.get(key) != new[key]:
                 # The value travels on standard input only; base64 keeps any bytes whole on the way through Ansible's
                 # connection.
-                script = 'base64 -d | podman secret create "$1" -'
-                rc, out, err = self.machine.run(["sh", "-c", script, "sh", name], new[key])
+                labels = podman_spec.labels_for({**obj["metadata"]["labels"], f"{LABEL}/namespace": ref.namespace})
+                script = 'base64 -d | podman secret create "$@" -'
+                rc, out, err = self.machine.run(["sh", "-c", script, "sh", *labels, name], new[key])
                 if rc:
                     raise EngineError(f"{ref} cannot be stored: {last_line(err or out)}")
         return False

@@ -16,7 +16,7 @@ import posixpath
 import re
 import tarfile
 import time
-from typing import Callable
+from typing import Callable, Iterable
 
 from ansible_collections.mlops.mlflow.plugins.module_utils.podman import LABEL
 from ansible_collections.mlops.mlflow.plugins.plugin_utils import manifests
@@ -321,6 +321,11 @@ class Machine:
                 raise EngineError(f"{ref}, container {container['name']}: the image {image} is not on this machine "
                                   "and cannot be pulled: "
                                   f"{last_line(err or out)}")
+
+    def secret_labels(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        """The labels of secrets of podman, by name."""
+        out = self.podman("secret", "inspect", *names, what="Reading the labels of podman's secrets")
+        return {entry["Spec"]["Name"]: entry["Spec"].get("Labels") or {} for entry in json.loads(out)}
 
     # -- being left alone ------------------------------------------------------------------------------------------
 

@@ -11,14 +11,18 @@ machine. Real pods run in Molecule; docs/operations.md has the commands that run
 
 from __future__ import annotations
 
+import base64
+import copy
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
+import sys
 
 import pytest
-from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines
+from ansible_collections.mlops.mlflow.plugins.plugin_utils import engines, manifests
 from ansible_collections.mlops.mlflow.plugins.plugin_utils.engines.podman import PodmanEngine
 
 RANGE = [{"container_id": 0, "host_id": 1001, "size": 1}, {"container_id": 1, "host_id": 100000, "size": 65536}]
@@ -265,3 +269,160 @@ def test_a_schedule_needs_something_that_keeps_it(machine, unit, cron, runs, pol
            "spec": {"concurrencyPolicy": policy}}
     assert reason in engine.unsupported_reason(job) and bool(engine.unsupported_reason(job)) == bool(reason)
     assert bool(engine.warnings) == warned
+
+
+LOGIN = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "data": {"username": "bWxmbG93"}, "metadata": {
+    "name": "mlflow-database", "namespace": "team", "annotations": {
+        "mlops.mlflow/generate": "password", "mlops.mlflow/keep": "the password of the database"}}}
+LONG = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "data": {}, "metadata": {
+    "name": "mlflow-" + "x" * 60, "namespace": "team", "annotations": {"mlops.mlflow/generate": "key"}}}
+STORED = "team.mlflow-database.password"
+PODMAN = """\
+import base64, json, pathlib, sys
+folder, (command, *arguments) = pathlib.Path(sys.argv[1]), sys.argv[2:]
+values = folder / "secrets/filedriver/secretsdata.json"
+store = json.loads((folder / "store.json").read_text())
+named = {entry["Spec"]["Name"]: entry for entry in store}
+if command == "info":
+    print((folder / "info.json").read_text())
+elif [command, *arguments[:1]] == ["volume", "ls"]:
+    print((folder / "volumes.json").read_text())
+elif command == "secret" and arguments[0] == "ls":
+    print("".join(f"{entry['ID']} {name}\\n" for name, entry in named.items()), end="")
+elif command == "secret" and arguments[0] == "inspect":
+    print(json.dumps([named[name] for name in arguments[1:]]))
+elif command == "secret":
+    name = arguments[-1] if arguments[0] == "rm" else arguments[-2]
+    known = json.loads(values.read_text())
+    if arguments[0] == "rm":
+        store.remove(named[name])
+        del known[named[name]["ID"]]
+    else:
+        if name in named:
+            sys.exit(f"Error: {name}: secret name in use")
+        labels = dict(text.split("=", 1) for flag, text in zip(arguments, arguments[1:]) if flag == "--label")
+        store.append({"ID": f"id-{name}", "Spec": {"Name": name, "Labels": labels}})
+        known[f"id-{name}"] = base64.b64encode(sys.stdin.buffer.read()).decode()
+    (folder / "store.json").write_text(json.dumps(store))
+    values.write_text(json.dumps(known))
+"""
+
+
+class Store:
+    """The secrets of a machine whose podman keeps them as the real one does: a name once, with labels."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine, self.folder = machine, machine.folder
+        (self.folder / "secrets/filedriver").mkdir(parents=True)
+        (self.folder / "secrets/filedriver/secretsdata.json").write_text("{}")
+        (self.folder / "store.json").write_text("[]")
+        (self.folder / "volumes.json").write_text("[]")
+        (self.folder / "podman.py").write_text(PODMAN)
+
+    def apply(self, *objects: dict, dry_run: bool = False) -> engines.Outcome:
+        engine = self.machine.engine("database")
+        self.machine.program("podman", f"exec {sys.executable} {self.folder}/podman.py {self.folder} \"$@\"")
+        objects = copy.deepcopy(objects)
+        manifests.label(objects, engine.scope.labels("database"))
+        return engines.converge(engine, [list(objects)], dry_run, wait=False, timeout=5)
+
+    def lose_state(self) -> None:
+        shutil.rmtree(self.folder / "data")
+
+    def relabel(self, labels: dict) -> None:
+        entries = json.loads((self.folder / "store.json").read_text())
+        for entry in entries:
+            entry["Spec"]["Labels"] = labels
+        (self.folder / "store.json").write_text(json.dumps(entries))
+
+    @property
+    def kept(self) -> tuple[str, str]:
+        """All that podman has."""
+        return (self.folder / "store.json").read_text(), (
+            self.folder / "secrets/filedriver/secretsdata.json").read_text()
+
+
+@pytest.fixture
+def store(machine):
+    return Store(machine)
+
+
+VOLUME = {"Name": "mlflow-database-postgresql", "Labels": {
+    "app.kubernetes.io/instance": "mlflow", "app.kubernetes.io/managed-by": "mlops.mlflow",
+    "mlops.mlflow/namespace": "team"}}
+
+
+def test_secrets_of_a_lost_state_keep_their_values(store):
+    """A database on a volume opens by its generated password only. A name that is too long for podman is found, too."""
+    store.apply(LOGIN, LONG)
+    kept = store.kept
+    assert len(json.loads(kept[0])) == 3 and all(
+        VOLUME["Labels"].items() <= entry["Spec"]["Labels"].items() for entry in json.loads(kept[0]))
+    store.lose_state()
+    assert store.apply(LOGIN, LONG, dry_run=True).changed
+    assert store.apply(LOGIN, LONG).changed
+    assert not store.apply(LOGIN, LONG).changed
+    assert store.kept == kept
+
+
+def test_a_secret_that_no_run_remembered_is_kept_beside_those_that_one_did(store):
+    store.apply(LOGIN, LONG)
+    kept = store.kept
+    path = next(store.folder.glob("data/**/Secret.mlflow-database.json"))
+    remembered = json.loads(path.read_text())
+    del remembered["data"]["password"]
+    path.write_text(json.dumps(remembered) + "\n")
+    store.apply(LOGIN, LONG)
+    assert store.kept == kept
+
+
+def test_secrets_without_labels_are_the_instance_s_where_a_volume_of_it_is(store):
+    """Version 0.1.0 made such."""
+    store.apply(LOGIN)
+    store.relabel({})
+    kept = store.kept
+    store.lose_state()
+    for volumes in ([], [{**VOLUME, "Labels": {**VOLUME["Labels"], "app.kubernetes.io/instance": "other"}}],
+                    [{**VOLUME, "Labels": {**VOLUME["Labels"], "mlops.mlflow/namespace": "other"}}]):
+        (store.folder / "volumes.json").write_text(json.dumps(volumes))
+        with pytest.raises(engines.EngineError, match="belongs to nobody that it names, not to instance mlflow"):
+            store.apply(LOGIN)
+    (store.folder / "volumes.json").write_text(json.dumps([VOLUME]))
+    store.apply(LOGIN)
+    assert not store.apply(LOGIN).changed
+    assert store.kept == kept
+
+
+@pytest.mark.parametrize("labels, owner", [
+    ({}, "nobody that it names"), ({"app": "shop"}, "nobody that it names"),
+    ({"app.kubernetes.io/managed-by": "mlops.mlflow", "app.kubernetes.io/instance": "other",
+      "mlops.mlflow/namespace": "team"}, "instance other")])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_secret_of_another_owner_is_refused_before_anything_is_changed(store, labels, owner, dry_run):
+    store.apply(LOGIN)
+    store.relabel(labels)
+    kept = store.kept
+    store.lose_state()
+    if labels:  # even beside a volume of the instance
+        (store.folder / "volumes.json").write_text(json.dumps([VOLUME]))
+    with pytest.raises(engines.EngineError, match=(
+            f"^Secret mlflow-database is to be stored in podman's secret {STORED}, which already exists and belongs to "
+            f"{owner}, not to instance mlflow; if nothing needs its value, remove it with 'podman secret rm {STORED}', "
+            "else choose another mlflow_instance or mlflow_namespace.$")):
+        store.apply(LONG, LOGIN, dry_run=dry_run)
+    assert store.kept == kept and not list(store.folder.glob("data/**/*.json"))
+
+
+def test_a_password_that_is_given_does_not_replace_one_of_a_lost_state(store):
+    """What was made with it does not open with another."""
+    store.apply(LOGIN)
+    kept = store.kept
+    store.lose_state()
+    given = copy.deepcopy(LOGIN)
+    given["metadata"]["annotations"] = {}
+    given["data"]["password"] = base64.b64encode(b"mine").decode()
+    reader = {"apiVersion": "v1", "kind": "Service", "metadata": {
+        "name": "mlflow-database", "annotations": {"mlops.mlflow/read-once": "mlflow-database"}}, "spec": {}}
+    with pytest.raises(engines.EngineError, match="Secret mlflow-database holds a generated password, which another"):
+        store.apply(given, reader)
+    assert store.kept == kept
