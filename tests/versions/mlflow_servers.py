@@ -111,11 +111,16 @@ def environment(version: str, folder: pathlib.Path, **variables: str) -> dict:
     }
 
 
-def answer(version: str, folder: pathlib.Path, program: str, *arguments: str) -> dict:
-    """What a program prints as JSON in the Python and the environment of a version."""
+def answer(version: str, folder: pathlib.Path, program: str, *arguments: str, disabled: str = "") -> dict:
+    """What a program prints as JSON in the Python and the environment of a version, without hooks that it adds itself.
+
+    Args:
+        disabled: names of those hooks; where both ways are compared, MLflow's own must not have them already.
+    """
     with open(folder / "log", "w", encoding="utf-8") as log:
         done = subprocess.run([binaries(version) / "python", "-c", program, *arguments],
-                              env=environment(version, folder), stdout=subprocess.PIPE, stderr=log, text=True,
+                              env=environment(version, folder, MLOPS_MLFLOW_DISABLED_HOOKS=disabled),
+                              stdout=subprocess.PIPE, stderr=log, text=True,
                               timeout=180, check=False)
     assert not done.returncode, (folder / "log").read_text()[-5000:]
     return json.loads(done.stdout)

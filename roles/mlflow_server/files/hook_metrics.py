@@ -2,14 +2,15 @@
 
 MLflow makes two objects of SQLAlchemy's ORM of each metric that is logged, and tracks their changes; for a batch it
 opens a second connection that reads the run again.
-This sends the same statements with rows instead of objects, in one transaction. MLflow's own checks, errors, retries
-and order of locks stay, and what is not the usual case goes MLflow's own way.
+This sends rows instead of objects, in one transaction, and to PostgreSQL in one statement. MLflow's own checks, errors,
+retries and order of locks stay, and what is not the usual case goes MLflow's own way.
 """
 
 import functools
 import importlib
 import inspect
 
+import hook_database
 import server_hooks as hooks
 
 REPLACED = (
@@ -58,6 +59,26 @@ class Tables:
     BATCH = 500
     """Keys that one statement names, as in MLflow: databases limit the number of parameters."""
     COLUMNS = ("value", "timestamp", "step", "is_nan")
+    ROWS = "unnest(%({0}_key)s::text[], %({0}_value)s::float8[], %({0}_timestamp)s::int8[], %({0}_step)s::int8[], "
+    ROWS += "%({0}_is_nan)s::bool[]) AS batch (key, value, timestamp, step, is_nan)"
+    TOGETHER = f"""
+        WITH run AS (SELECT run_uuid, lifecycle_stage FROM runs WHERE run_uuid = %(run)s),
+        active AS (SELECT run_uuid FROM run WHERE lifecycle_stage = %(active)s),
+        logged AS (
+            INSERT INTO metrics (run_uuid, key, value, timestamp, step, is_nan)
+            SELECT active.run_uuid, batch.* FROM active, {ROWS.format("all")} RETURNING step
+        ), latest AS (
+            INSERT INTO latest_metrics AS latest (run_uuid, key, value, timestamp, step, is_nan)
+            SELECT active.run_uuid, batch.* FROM active, {ROWS.format("new")}
+            WHERE (SELECT count(*) FROM logged) > 0 ORDER BY batch.key
+            ON CONFLICT (run_uuid, key) DO UPDATE SET value = excluded.value, timestamp = excluded.timestamp,
+            step = excluded.step, is_nan = excluded.is_nan
+            WHERE (excluded.step, excluded.timestamp, excluded.value) > (latest.step, latest.timestamp, latest.value)
+        )
+        SELECT run_uuid, lifecycle_stage FROM run
+    """
+    """All that MLflow sends, for PostgreSQL; metrics are counted so that these are written before their latest are locked,
+    which is in the order of the keys."""
 
     def __init__(self, sqlalchemy, module):
         metrics, latest = module.SqlMetric.__table__, module.SqlLatestMetric.__table__
@@ -79,6 +100,18 @@ class Tables:
             .values({name: sqlalchemy.bindparam(f"new_{name}") for name in self.COLUMNS})
         )
         self.insert_latest = latest.insert()
+        self.active = module.LifecycleStage.ACTIVE
+
+    def write_together(self, connection, run_id, rows):
+        """As write, in one statement, if the run is active; the run, or None.
+
+        Arguments:
+            connection: SQLAlchemy's, to PostgreSQL by psycopg2.
+        """
+        parts = {"all": rows, "new": latest(rows).values()}
+        names = ("key", *self.COLUMNS)
+        values = {f"{part}_{name}": [row[name] for row in parts[part]] for part in parts for name in names}
+        return connection.exec_driver_sql(self.TOGETHER, {"run": run_id, "active": self.active, **values}).first()
 
     def write(self, connection, run_id, rows):
         """Insert metrics of a run, and put those that are later than its latest in their place.
@@ -97,11 +130,9 @@ class Tables:
                 some["keys"] = [key for (key,) in connection.execute(self.present, some)]
             if some["keys"]:
                 old.update((key, later) for key, *later in connection.execute(self.lock, some))
-        new = {}
-        for row in rows:
-            last = order(new[row["key"]]) if row["key"] in new else old.get(row["key"])
-            if last is None or order(row) > last:
-                new[row["key"]] = row
+        new = {
+            key: row for key, row in latest(rows).items() if key not in old or order(row) > old[key]
+        }
         changed = [
             {"run": run_id, "of": key, **{f"new_{name}": new[key][name] for name in self.COLUMNS}}
             for key in keys
@@ -114,9 +145,23 @@ class Tables:
             connection.execute(self.insert_latest, added)
 
 
+def latest(rows):
+    """Of the metrics of each key the last one, by the key."""
+    new = {}
+    for row in rows:
+        key = row["key"]
+        if key not in new or order(row) > order(new[key]):
+            new[key] = row
+    return new
+
+
 def order(row):
     """What decides which of two metrics of one key is the later one."""
     return [row["step"], row["timestamp"], row["value"]]
+
+
+class Checked(list):
+    """Metrics that MLflow's checks have passed; it checks those of a batch twice."""
 
 
 def written(module, tables, own):
@@ -133,9 +178,11 @@ def written(module, tables, own):
     def log(self, run_id, metrics):
         rows, seen = [], set()
         for index, metric in enumerate(metrics):
-            path = "" if len(metrics) == 1 else f"metrics[{index}]"
-            module._validate_metric(metric.key, metric.value, metric.timestamp, metric.step, path=path)
-            if metric not in seen:
+            if type(metrics) is not Checked:
+                path = "" if len(metrics) == 1 else f"metrics[{index}]"
+                module._validate_metric(metric.key, metric.value, metric.timestamp, metric.step, path=path)
+            seen.add(metric)
+            if len(seen) > len(rows):
                 is_nan, value = self.sanitize_metric_value(metric.value)
                 rows.append(
                     {
@@ -147,7 +194,24 @@ def written(module, tables, own):
                         "is_nan": is_nan,
                     }
                 )
-            seen.add(metric)
+        one = rows and usual(self) and (self.engine.name, self.engine.driver) == ("postgresql", "psycopg2")
+        if (in_one_statement if one else in_one_transaction)(self, run_id, rows):
+            return None
+        return own(self, run_id, metrics)
+
+    def in_one_statement(self, run_id, rows):
+        """Whether the metrics are written."""
+        with hook_database.statements_alone(), self.ManagedSessionMaker(**writes) as session:
+            try:
+                run = tables.write_together(session.connection(), run_id, rows)
+            except integrity_error:
+                session.rollback()
+                return False
+            self._check_run_is_active(run or self._get_run(run_uuid=run_id, session=session))
+            return run is not None
+
+    def in_one_transaction(self, run_id, rows):
+        """Whether the metrics are written."""
         with self.ManagedSessionMaker(**writes) as session:
             # Where workspaces are on, a run is looked for in another way.
             run = usual(self) and session.connection().execute(tables.run, {"run": run_id}).first()
@@ -156,10 +220,10 @@ def written(module, tables, own):
                 if rows:
                     tables.write(session.connection(), run_id, rows)
                 session.commit()
-                return None
+                return True
             except integrity_error:
                 session.rollback()
-        return own(self, run_id, metrics)
+                return False
 
     return log
 
@@ -175,7 +239,7 @@ def batched(module, own):
         metrics, params, tags = module._validate_batch_log_data(metrics, params, tags)
         module._validate_batch_log_limits(metrics, params, tags)
         try:
-            return self._log_metrics(run_id, metrics)
+            return self._log_metrics(run_id, Checked(metrics))
         except module.MlflowException:
             raise
         except Exception as error:

@@ -11,6 +11,7 @@ import functools
 import importlib
 import json
 
+import hook_database
 import server_hooks as hooks
 
 METHODS = (
@@ -19,6 +20,10 @@ METHODS = (
     "_get_query",
     "get_experiment",
     "_get_experiment",
+    "get_experiment_by_name",
+    "search_experiments",
+    "_search_experiments",
+    "create_run",
     "_get_run_inputs",
     "_get_model_inputs",
     "_get_model_outputs",
@@ -31,10 +36,10 @@ MODELS = ("SqlRun", "SqlLatestMetric", "SqlParam", "SqlTag", "SqlExperiment", "S
 ORDERING = ("_parse_order_by_string", "_validate_order_by_and_generate_token")
 """Methods of MLflow's SearchUtils that depend on the class and the text alone."""
 KNOWN = {
-    "8bf1b0bcb7218f11bb786573a19d545a319bc796fe6a9d0b306a7fccfa09ba62",  # 3.10
-    "91083a77d7ae9f520f8221ee9deb4c0bd2fb0a12ae6f70f3f6e54ce23c64fec6",  # 3.11, 3.12
-    "96353e5e970f4fc297593c78c98db3aec0429f2ffc03fa5053dc0d0414575543",  # 3.13 to 3.16
-    "f664226f9b3799f13bfbaec89229f3bb6720f923440dc8ebe28517773ab55bd0",  # 3.17
+    "5e7c89c64ec62959adb0f47f19aadb7393ce70aadc6fa1420429409e5cfeb655",  # 3.10
+    "1cd8a462aa86df1e91acf0d67619312d2883f8370023ac85159949ef9ae73d6b",  # 3.11, 3.12
+    "8695396590404bc8e1b62a06210056d7313b1f13980b8cdadc79463d66ccaa1c",  # 3.13 to 3.16
+    "eff51f5859c7053f791d46642f7cfd33e88ee1f3d9c5c41904603003bc6806b8",  # 3.17
 }
 """SHA-256 of the source of these in the versions that what this does instead was compared with."""
 LARGEST_ID = 2**31 - 1
@@ -63,7 +68,12 @@ def reads(module):
 
     store.get_run = run_read(module, rows, usual, store.get_run)
     store._get_experiment = experiment_read(module, rows, usual, store._get_experiment)
-    store._get_run_inputs = inputs_read(rows, usual, store._get_run_inputs)
+    store._get_run_inputs = inputs_read(models.SqlRun, rows, usual, store._get_run_inputs)
+    for name in ("get_experiment", "get_experiment_by_name", "search_experiments"):
+        setattr(store, name, alone(getattr(store, name)))
+    tags = importlib.import_module("sqlalchemy.orm").selectinload(models.SqlExperiment.tags)
+    options = functools.wraps(store._get_eager_experiment_query_options)(lambda: [tags])
+    store._get_eager_experiment_query_options = staticmethod(options)
     search._parse_order_by_string = classmethod(remembered(search._parse_order_by_string.__func__))
     written = importlib.import_module("mlflow.utils.proto_json_utils")
     written.json = Indented(written.json)
@@ -81,21 +91,25 @@ class Rows:
     def __init__(self, sqlalchemy, models):
         run, runs = sqlalchemy.bindparam("run"), sqlalchemy.bindparam("runs", expanding=True)
         experiment = sqlalchemy.bindparam("experiment")
-        self.run = Plain(sqlalchemy, models.SqlRun, "run_uuid", run)
-        self.of_a_run = {
-            "tags": Plain(sqlalchemy, models.SqlTag, "run_uuid", run),
-            "latest_metrics": Plain(sqlalchemy, models.SqlLatestMetric, "run_uuid", run),
-            "params": Plain(sqlalchemy, models.SqlParam, "run_uuid", run),
-        }
-        self.experiment = Plain(sqlalchemy, models.SqlExperiment, "experiment_id", experiment)
-        self.tags = Plain(sqlalchemy, models.SqlExperimentTag, "experiment_id", experiment)
         inputs, one = models.SqlInput.__table__.c, sqlalchemy.literal_column("1")
         datasets = sqlalchemy.select(one).where(inputs.destination_type == "RUN", inputs.destination_id.in_(runs))
         linked = sqlalchemy.select(one).where(
             inputs.source_type.in_(("RUN_INPUT", "RUN_OUTPUT")), inputs.source_id.in_(runs)
         )
         self.datasets = datasets.limit(1)
-        self.linked = sqlalchemy.union_all(datasets, linked).limit(1)
+        self.run = Whole(
+            sqlalchemy,
+            Plain(sqlalchemy, models.SqlRun, "run_uuid", run),
+            sqlalchemy.union_all(datasets, linked).limit(1),
+            tags=Plain(sqlalchemy, models.SqlTag, "run_uuid", run),
+            latest_metrics=Plain(sqlalchemy, models.SqlLatestMetric, "run_uuid", run),
+            params=Plain(sqlalchemy, models.SqlParam, "run_uuid", run),
+        )
+        self.experiment = Whole(
+            sqlalchemy,
+            Plain(sqlalchemy, models.SqlExperiment, "experiment_id", experiment),
+            tags=Plain(sqlalchemy, models.SqlExperimentTag, "experiment_id", experiment),
+        )
 
 
 class Plain:
@@ -111,14 +125,53 @@ class Plain:
         self.names = list(columns)
         self.select = sqlalchemy.select(*columns.values()).where(columns[of] == value)
         self.made = type(model.__name__, (), {"to_mlflow_entity": model.to_mlflow_entity})
+        rows = sqlalchemy.func.json_agg(sqlalchemy.func.json_build_array(*columns.values()), type_=sqlalchemy.JSON)
+        self.json = sqlalchemy.select(rows).where(columns[of] == value).scalar_subquery()
 
     def find(self, connection, values):
         """Objects of all rows."""
-        found = []
-        for row in connection.execute(self.select, values):
-            made = self.made()
-            made.__dict__.update(zip(self.names, row))
-            found.append(made)
+        return list(map(self.make, connection.execute(self.select, values)))
+
+    def make(self, row):
+        """The object of a row."""
+        made = self.made()
+        made.__dict__.update(zip(self.names, row))
+        return made
+
+
+class Whole:
+    """An object with those of other models that belong to it.
+
+    Arguments:
+        main: Plain, the object.
+        parts: Plain, the others, by the attribute that has them.
+        other: a query that finds something if the object is not to be read here, or None.
+    """
+
+    def __init__(self, sqlalchemy, main, other=None, **parts):
+        self.main, self.parts, self.other = main, parts, other
+        found = sqlalchemy.literal(False) if other is None else sqlalchemy.exists(other)
+        self.together = main.select.add_columns(found, *(part.json for part in parts.values()))
+
+    def find(self, connection, values):
+        """The one object that there is, or None."""
+        if (connection.dialect.name, connection.dialect.driver) == ("postgresql", "psycopg2"):
+            return self.find_together(connection, values)
+        found = self.main.find(connection, values)
+        if len(found) != 1 or (self.other is not None and connection.execute(self.other, values).first()):
+            return None
+        for name, part in self.parts.items():
+            setattr(found[0], name, part.find(connection, values))
+        return found[0]
+
+    def find_together(self, connection, values):
+        """The same by one statement of PostgreSQL, which returns the rows of the others as JSON."""
+        rows = connection.execute(self.together, values).all()
+        if len(rows) != 1 or rows[0][len(self.main.names)]:
+            return None
+        found = self.main.make(rows[0])
+        for (name, part), items in zip(self.parts.items(), rows[0][len(self.main.names) + 1 :]):
+            setattr(found, name, list(map(part.make, items or ())))
         return found
 
 
@@ -127,21 +180,14 @@ def run_read(module, rows, usual, own):
 
     @functools.wraps(own)
     def get_run(self, run_id):
-        found = None
         if usual(self) and isinstance(run_id, str):
-            with self.ManagedSessionMaker() as session:
-                found = one_run(session.connection(), run_id)
-        return found or own(self, run_id)
-
-    def one_run(connection, run_id):
-        found = rows.run.find(connection, {"run": run_id})
-        if len(found) != 1 or connection.execute(rows.linked, {"runs": [run_id]}).first():
-            return None
-        for name, part in rows.of_a_run.items():
-            setattr(found[0], name, part.find(connection, {"run": run_id}))
-        entity = found[0].to_mlflow_entity()
-        inputs = module.RunInputs(dataset_inputs=[], model_inputs=[])
-        return module.Run(entity.info, entity.data, inputs, module.RunOutputs([]))
+            with hook_database.statements_alone(), self.ManagedSessionMaker() as session:
+                found = rows.run.find(session.connection(), {"run": run_id, "runs": [run_id]})
+                if found:
+                    entity = found.to_mlflow_entity()
+                    inputs = module.RunInputs(dataset_inputs=[], model_inputs=[])
+                    return module.Run(entity.info, entity.data, inputs, module.RunOutputs([]))
+        return own(self, run_id)
 
     return get_run
 
@@ -153,23 +199,34 @@ def experiment_read(module, rows, usual, own):
     def _get_experiment(self, session, experiment_id, view_type, eager=False):
         number = str(experiment_id)
         if eager and usual(self) and number.isascii() and number.isdigit() and int(number) <= LARGEST_ID:
-            connection, values = session.connection(), {"experiment": int(number)}
-            found = rows.experiment.find(connection, values)
-            stages = module.LifecycleStage.view_type_to_stages(view_type)
-            if len(found) == 1 and found[0].lifecycle_stage in stages:
-                found[0].tags = rows.tags.find(connection, values)
-                return found[0]
+            found = rows.experiment.find(session.connection(), {"experiment": int(number)})
+            if found and found.lifecycle_stage in module.LifecycleStage.view_type_to_stages(view_type):
+                return found
         return own(self, session, experiment_id, view_type, eager)
 
     return _get_experiment
 
 
-def inputs_read(rows, usual, own):
-    """MLflow's _get_run_inputs; most runs have none."""
+def alone(own):
+    """A method that only reads."""
+
+    @functools.wraps(own)
+    def method(self, *arguments, **options):
+        with hook_database.statements_alone():
+            return own(self, *arguments, **options)
+
+    return method
+
+
+def inputs_read(run_model, rows, usual, own):
+    """MLflow's _get_run_inputs; most runs have none, and one that this session has created."""
 
     @functools.wraps(own)
     def _get_run_inputs(self, session, run_uuids):
+        new = {found.run_uuid for found in session.new if isinstance(found, run_model)}
         session.flush()  # as before a query of the ORM
+        if new.issuperset(run_uuids):
+            return [[] for _run in run_uuids]
         if run_uuids and session.connection().execute(rows.datasets, {"runs": list(run_uuids)}).first() is None:
             return [[] for _run in run_uuids]
         return own(self, session, run_uuids)

@@ -1,9 +1,8 @@
 """What makes the server answer faster than MLflow's defaults; mlflow_server_disabled_hooks switches each off.
 
-nodelay  no wait for a delayed acknowledgement (40 ms) on connections that stay open
-batch    several UPDATEs in one message to PostgreSQL
-ping     a connection to PostgreSQL that was in use a moment ago is not tested by a query before it is used again
-direct   requests of the API straight to Flask, which answers them, past the middlewares of FastAPI in front of it
+nodelay     no wait for a delayed acknowledgement (40 ms) on connections that stay open
+access_log  the lines of uvicorn's access log are written without a record of logging for each
+direct      requests of the API straight to Flask, which answers them, past the middlewares of FastAPI in front of it
 """
 
 import asyncio
@@ -11,12 +10,11 @@ import concurrent.futures
 import contextvars
 import functools
 import importlib
+import logging
 import os
-import select
 import socket
 import sys
 import time
-import weakref
 
 import server_hooks as hooks
 
@@ -24,8 +22,6 @@ THREADS = int(os.environ.get("MLOPS_MLFLOW_THREADS") or 8)
 """Requests that one worker answers at once on the direct way."""
 SLOW = 1.0
 """Seconds that a request waits for a thread of the direct way; then MLflow's own way, which has others, answers it."""
-RECENT = 1.0
-"""Seconds from its last use in which a connection that has received nothing since is taken to work."""
 METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 """All but HEAD and OPTIONS, which browsers send before requests of other origins."""
 APIS = ("/api/2.0/mlflow/", "/api/3.0/mlflow/")
@@ -59,73 +55,76 @@ def nodelay(config):
     config.Config.bind_socket = bind_socket
 
 
-def batch(_utils):
-    """Have psycopg2 send the UPDATEs of an executemany together; by default it sends one by one."""
-    sqlalchemy = importlib.import_module("sqlalchemy")
-    create_engine = sqlalchemy.create_engine
+def access_log(config):
+    """Write uvicorn's access log without a record of logging for each line, where it is set up as MLflow does."""
+    configure = config.Config.configure_logging
 
-    @functools.wraps(create_engine)
-    def create(url, **options):
-        if sqlalchemy.engine.make_url(url).get_dialect().driver == "psycopg2":
-            options.setdefault("executemany_mode", "values_plus_batch")
-        return create_engine(url, **options)
+    @functools.wraps(configure)
+    def configure_logging(self):
+        configure(self)
+        logger = logging.getLogger("uvicorn.access")
+        if type(getattr(logger.info, "__self__", None)) is Lines:  # of the parent process
+            del logger.info
+        if len(logger.handlers) == 1:
+            logger.info = Lines(logger, logger.handlers[0]).info
 
-    sqlalchemy.create_engine = create
-
-
-def ping(_utils):
-    """Test a pooled connection by a query only if it has rested, or if anything has arrived on it."""
-    sqlalchemy = importlib.import_module("sqlalchemy")
-    create_engine = sqlalchemy.create_engine
-
-    @functools.wraps(create_engine)
-    def create(url, **options):
-        engine = create_engine(url, **options)
-        if options.get("pool_pre_ping") and engine.dialect.driver == "psycopg2":
-            if hasattr(engine.dialect, "do_ping"):
-                RecentlyUsed(engine, sqlalchemy.event.listen)
-            else:
-                hooks.report(
-                    ping=f"SQLAlchemy {sqlalchemy.__version__} has no Dialect.do_ping; each connection to the "
-                    "database is tested by a query before each use"
-                )
-        return engine
-
-    sqlalchemy.create_engine = create
+    config.Config.configure_logging = configure_logging
 
 
-class RecentlyUsed:
-    """In place of the test (pool_pre_ping) that SQLAlchemy makes of a connection of the pool before each use.
+class Lines:
+    """The access log of a logger with one handler.
 
-    The end of a server, of a session or of a proxy arrives on the connection, as do all messages about it, so
-    that the socket can be read, and the query is sent then. What sends nothing, such as a host without power, is
-    noticed by the next statement, as it is where it happens right after a query that tested the connection.
+    Attributes:
+        usual: whether that writes to a stream, in a format of which all parts are known.
     """
 
-    def __init__(self, engine, listen):
-        self.ask = engine.dialect.do_ping
-        self.returned = weakref.WeakKeyDictionary()
-        engine.dialect.do_ping = self.do_ping
-        listen(engine, "checkin", self.checkin)
+    MESSAGE = '%s - "%s %s HTTP/%s" %d'
+    """uvicorn's for each request."""
 
-    def checkin(self, connection, _record):
-        """A connection goes back to the pool; None: it had failed."""
-        if connection is not None:
-            self.returned[connection] = time.monotonic()
+    def __init__(self, logger, handler):
+        self.logger, self.handlers, self.handler = logger, [handler], handler
+        self.own, self.format = logger.info, handler.formatter
+        self.second, self.time, self.phrases = None, "", {}
+        formatter = importlib.import_module("uvicorn.logging").AccessFormatter
+        self.usual = type(handler) is logging.StreamHandler and type(self.format) is formatter
+        self.usual = self.usual and not self.format.use_colors and (self.format.datefmt or not self.format.usesTime())
+        if self.usual:
+            try:
+                self.text("", "", "", "", 200)
+            except (KeyError, TypeError, ValueError):
+                self.usual = False
 
-    def do_ping(self, connection):
-        """Whether a connection works; the dialect's own method otherwise."""
-        rested = time.monotonic() - self.returned.get(connection, 0)
-        return (rested < RECENT and silent(connection)) or self.ask(connection)
+    def info(self, message, *values, **more):
+        """As the logger's; what is not an access, or a logger that has been changed, goes its way."""
+        logger, handler = self.logger, self.handler
+        usual = self.usual and message == self.MESSAGE and len(values) == 5 and not more
+        usual = usual and logger.isEnabledFor(logging.INFO) and handler.level <= logging.INFO and not logger.filters
+        usual = usual and not handler.filters and not logger.propagate and handler.formatter is self.format
+        if usual and logger.handlers == self.handlers:
+            try:
+                with handler.lock:
+                    handler.stream.write(self.text(*values))
+                    handler.stream.flush()
+                return None
+            except (OSError, ValueError):  # such as a closed stream, of which logging says more
+                pass
+        return self.own(message, *values, **more)
 
-
-def silent(connection):
-    """Whether a connection of psycopg2 is open and nothing has arrived on it."""
-    if connection.closed:
-        return False
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN | select.POLLPRI)
-    return not poll.poll(0)
+    def text(self, client, method, path, version, status):
+        """A line."""
+        now = int(time.time())
+        if now != self.second:
+            self.second, self.time = now, time.strftime(self.format.datefmt or "", time.localtime(now))
+        if status not in self.phrases:
+            self.phrases[status] = self.format.get_status_code(status)
+        line = self.format._fmt % {
+            "asctime": self.time,
+            "levelprefix": "INFO:    ",
+            "client_addr": client,
+            "request_line": f"{method} {path} HTTP/{version}",
+            "status_code": self.phrases[status],
+        }
+        return f"{line}{self.handler.terminator}"
 
 
 def direct(fastapi_app):
@@ -256,8 +255,11 @@ class Direct:
         try:
             environ = self.build_environ(scope, body)
             del body
-            work = functools.partial(contextvars.copy_context().run, self.ask, environ)
-            status, headers, content = await asyncio.get_running_loop().run_in_executor(self.executor, work)
+            # As run_in_executor, but without its second future and what passes the result from one to the other.
+            loop = asyncio.get_running_loop()
+            answered = loop.create_future()
+            self.executor.submit(contextvars.copy_context().run, self.work, environ, loop, answered)
+            status, headers, content = await answered
         finally:
             self.threads.release()
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -271,6 +273,14 @@ class Direct:
             return await asyncio.wait_for(self.threads.acquire(), SLOW)
         except asyncio.TimeoutError:
             return False
+
+    def work(self, environ, loop, answered):
+        """Have Flask answer, in a thread, and tell the event loop."""
+        try:
+            tell, what = answered.set_result, self.ask(environ)
+        except BaseException as error:
+            tell, what = answered.set_exception, error
+        loop.call_soon_threadsafe(lambda: answered.done() or tell(what))
 
     def ask(self, environ):
         """Status, headers and body of Flask's answer."""

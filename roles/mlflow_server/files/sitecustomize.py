@@ -29,10 +29,16 @@ if os.environ.get("AUTH_PROXY_SECRET"):
     hooks.add("proxy_login", after="hook_logins:proxy_login")
 if "nodelay" not in hooks.DISABLED:
     hooks.add("uvicorn.config", after="hook_serving:nodelay")
+if "access_log" not in hooks.DISABLED:
+    hooks.add("uvicorn.config", after="hook_serving:access_log")
 if "batch" not in hooks.DISABLED:
-    hooks.add("mlflow.store.db.utils", after="hook_serving:batch")
+    hooks.add("mlflow.store.db.utils", after="hook_database:batch")
 if "ping" not in hooks.DISABLED:
-    hooks.add("mlflow.store.db.utils", after="hook_serving:ping")
+    hooks.add("mlflow.store.db.utils", after="hook_database:ping")
+if "autocommit" not in hooks.DISABLED:
+    hooks.add("mlflow.store.db.utils", after="hook_database:autocommit")
+if "messages" not in hooks.DISABLED:
+    hooks.add("mlflow.server.handlers", before="hook_messages:messages")
 if "log_metrics" not in hooks.DISABLED:
     hooks.add("mlflow.store.tracking.sqlalchemy_store", after="hook_metrics:log_metrics")
 if "reads" not in hooks.DISABLED:
