@@ -7,6 +7,7 @@ direct      requests of the API straight to Flask, which answers them, past the 
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import functools
 import importlib
@@ -262,8 +263,9 @@ class Direct:
             status, headers, content = await answered
         finally:
             self.threads.release()
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+        with in_one_write(send):
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": content})
 
     async def thread(self):
         """Whether a thread became free in time; the caller has it then."""
@@ -297,6 +299,44 @@ class Direct:
             if hasattr(answer, "close"):
                 answer.close()
         return begun["status"], begun["headers"], body
+
+
+@contextlib.contextmanager
+def in_one_write(send):
+    """Have uvicorn send the head and the body of an answer together, so that both are one packet where they fit."""
+    cycle = getattr(send, "__self__", None)
+    transport = getattr(cycle, "transport", None)
+    if transport is None:
+        yield
+        return
+    cycle.transport = Held(transport)
+    try:
+        yield
+    finally:
+        cycle.transport.end()
+        cycle.transport = transport
+
+
+class Held:
+    """A transport that holds what is written first until more is written."""
+
+    def __init__(self, transport):
+        self.transport, self.first = transport, None
+
+    def write(self, data):
+        if self.first is None:
+            self.first = data
+        else:
+            self.transport.write(self.first + data)
+            self.first = b""
+
+    def end(self):
+        """Write what is still held."""
+        if self.first:
+            self.transport.write(self.first)
+
+    def __getattr__(self, name):
+        return getattr(self.transport, name)
 
 
 def _again(body, receive):

@@ -7,14 +7,17 @@ Three things lessen the steps, and leave MLflow's handlers, their checks, answer
   three tasks of it, and writes it to a file in a thread.
 - A middleware that would do nothing is passed by: that of the gateway, and that of workspaces where there are none.
   Each takes three tasks and a queue for a request.
-- A small file in S3 takes one request to the store instead of three, and no threads of its own. Whatever is not
-  the usual case goes MLflow's own way from the start.
+- A small file in S3 takes one request to the store instead of three, no threads of its own, and no wait for the
+  store's permission to send it. Whatever is not the usual case goes MLflow's own way from the start.
+- The pieces of a file that is downloaded are read in a thread together, not one after the other.
 """
 
+import asyncio
 import functools
 import hashlib
 import importlib
 import inspect
+import itertools
 import os
 import posixpath
 import shutil
@@ -25,6 +28,8 @@ PIECE = 1 << 20
 """Bytes of an upload that are held until MLflow gets them together."""
 SMALL = 8 << 20
 """Bytes from which boto3 transfers a file in several parts at once (its multipart_threshold)."""
+HELD = 4 << 20
+"""Bytes of a file that are held in memory while they are sent."""
 ARTIFACTS = ("/api/2.0/mlflow-artifacts/artifacts/", "/ajax-api/2.0/mlflow-artifacts/artifacts/")
 GATEWAY, WORKSPACES = "gateway_timing_middleware", "workspace_context_middleware"
 MIDDLEWARES = {
@@ -47,7 +52,7 @@ METHODS_OF_S3 = {
 
 def transfers(fastapi_app):
     """Replace each where MLflow is built as it is known."""
-    missing = [reason for reason in (pieces(fastapi_app), middlewares(), s3()) if reason]
+    missing = [reason for reason in (pieces(fastapi_app), middlewares(), s3(), downloads()) if reason]
     hooks.report(
         transfers=missing
         and f"MLflow {hooks.version()} has no {', and no '.join(missing)}; transfers of artifacts take longer"
@@ -178,28 +183,38 @@ def s3():
     return ""
 
 
-class InThisThread:
-    """A client of boto3 that uploads in the thread that calls it; boto3 starts several for each file."""
+class InOnePiece:
+    """A client of boto3 that sends a file as it has read it.
+
+    boto3 starts several threads for each file, asks the store whether it may send it, and has Python read it for each
+    checksum and for each packet.
+    """
 
     def __init__(self, client):
         self.client = client
 
-    def upload_file(self, **arguments):
-        """boto3's, with arguments as MLflow gives them."""
-        config = importlib.import_module("boto3.s3.transfer").TransferConfig(use_threads=False)
-        return self.client.upload_file(**{"Config": config, **arguments})
+    def upload_file(self, Filename, Bucket, Key, ExtraArgs):
+        """boto3's, with arguments and errors as MLflow knows them."""
+        refused = importlib.import_module("botocore.exceptions").ClientError
+        with open(Filename, "rb") as file:
+            content = file.read()
+        try:
+            self.client.put_object(Bucket=Bucket, Key=Key, Body=content, **ExtraArgs)
+        except refused as error:
+            failed = importlib.import_module("boto3.exceptions").S3UploadFailedError
+            raise failed(f"Failed to upload {Filename} to {Bucket}/{Key}: {error}") from error
 
     def __getattr__(self, name):
         return getattr(self.client, name)
 
 
 def uploaded(stored, own):
-    """MLflow's _upload_file; a file that is sent in one request takes no other threads."""
+    """MLflow's _upload_file."""
 
     @functools.wraps(own)
     def upload_file(self, s3_client, local_file, bucket, key):
-        if self.__class__ is stored and os.path.getsize(local_file) < SMALL:
-            s3_client = InThisThread(s3_client)
+        if self.__class__ is stored and os.path.getsize(local_file) <= HELD:
+            s3_client = InOnePiece(s3_client)
         return own(self, s3_client, local_file, bucket, key)
 
     return upload_file
@@ -248,3 +263,54 @@ def fetched(repository, artifact_path, folder):
             return path
     except Exception:  # such as a connection that broke, which is tried again there
         return None
+
+
+def downloads():
+    """Read files that are downloaded in fewer steps; what MLflow does not have for it, or nothing."""
+    try:
+        router = importlib.import_module("mlflow.server.artifact_router")
+    except ImportError:
+        return ""  # MLflow does not stream artifacts yet
+    if not hasattr(router, "StreamingResponse"):
+        return "mlflow.server.artifact_router.StreamingResponse"
+    router.StreamingResponse = together(router.StreamingResponse)
+    return ""
+
+
+def together(base):
+    """A class of Starlette's StreamingResponse that has a thread read what it sends at once, not piece by piece."""
+    concurrency = importlib.import_module("starlette.concurrency")
+
+    class Together(base):
+        """An answer with the pieces that a generator reads."""
+
+        def __init__(self, content, **options):
+            super().__init__(content, **options)
+            self.content = content
+
+        async def __call__(self, scope, receive, send):
+            if not inspect.isgenerator(self.content):
+                await super().__call__(scope, receive, send)
+                return
+            held, all_of_it = await asyncio.to_thread(begin, self.content)
+            if not all_of_it:
+                self.body_iterator = concurrency.iterate_in_threadpool(itertools.chain(held, self.content))
+                await super().__call__(scope, receive, send)
+                return
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            for part in held[:-1]:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b"".join(held[-1:]), "more_body": False})
+
+    return Together
+
+
+def begin(pieces):
+    """The first pieces, and whether they are all."""
+    held, size = [], 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= HELD:
+            return held, False
+    return held, True
