@@ -69,7 +69,8 @@ WITHOUT = {
         **SERVERS["official"]["environment"],
         "PYTHONPATH": "/etc/mlflow",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLOPS_MLFLOW_DISABLED_HOOKS": "nodelay,batch,ping,log_metrics,reads,direct,preload,transfers",
+        "MLOPS_MLFLOW_DISABLED_HOOKS": "nodelay,access_log,batch,ping,autocommit,messages,log_metrics,create_run,"
+        "reads,direct,preload,transfers",
     },
 }
 """The default deployment as it was before it had hooks for serving: MLflow's own pool, event loop and start."""

@@ -13,7 +13,7 @@ import mlflow_servers as servers
 
 BOTH = """
 import json, math, random, sys
-import hook_reads
+import hook_reads, hook_runs
 from mlflow.entities import (Dataset, DatasetInput, ExperimentTag, InputTag, LoggedModelInput, LoggedModelOutput,
                              Metric, Param, RunTag, ViewType)
 from mlflow.protos.service_pb2 import GetExperiment, GetRun
@@ -24,11 +24,12 @@ from mlflow.utils.search_utils import SearchExperimentsUtils, SearchUtils
 uri, folder, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
 random.seed(seed)
 Hooked = module.SqlAlchemyStore
-Own = type("Own", (Hooked,), {name: vars(Hooked)[name] for name in hook_reads.METHODS})
+Own = type("Own", (Hooked,), {name: vars(Hooked)[name] for name in hook_reads.METHODS + hook_runs.METHODS})
 assert "hook" not in Own.get_run.__code__.co_filename
 order_own = SearchUtils._parse_order_by_string.__func__
 hook_reads.hooks.SERVER = "PATH"  # which is set, so that there is a report
 hook_reads.reads(module)
+hook_runs.create_run(module)
 report = json.loads(hook_reads.hooks.REPORT.read_text())["behaviours"]
 assert isinstance(proto_json_utils.json, hook_reads.Indented)
 
@@ -101,6 +102,35 @@ for experiment in (*experiments, "99999", "x"):
     assert same[0] == same[1], created
     errors.append(same[0])
 
+inserted = []
+insert = hook_runs.Creating.add
+hook_runs.Creating.add = lambda *arguments: (inserted.append(1), insert(*arguments))[1]
+NAMED = RunTag("mlflow.runName", "named")
+for start, tags, name in ((7, [], "a"), (7, None, None), (0, [NAMED], ""), (None, [], "no start"), (7, [NAMED], "other"),
+                          (7, [RunTag("k", "1"), RunTag("k", "2")], "twice"), (7, [RunTag("k", "x" * 9000)], "long"),
+                          (7, [RunTag("k" * 300, "")], "long key"), (2**70, [], "late"), (7, [], "n" * 300),
+                          (7, [RunTag(f"k{n}", "\\u20ac'\\"\\\\") for n in range(150)], "many")):
+    found = []
+    for store in stores:
+        try:
+            run = store.create_run(experiments[0], "me", start, tags, name)
+        except Exception as error:
+            found.append([type(error).__name__, getattr(error, "error_code", "")])
+            errors.append([*found[-1], ""])
+            continue
+        read = stores[1].get_run(run.info.run_id)
+        for each in (run, read):
+            values = {**dict(each.info), **dict.fromkeys(("run_id", "run_uuid", "artifact_uri"))}
+            tags_found = dict(each.data.tags)
+            if name is None:
+                values["run_name"] = tags_found["mlflow.runName"] = ""
+            if start is None and values["start_time"]:
+                values["start_time"] = "now"
+            found.append([values, tags_found, each.info.artifact_uri.replace(run.info.run_id, "RUN")])
+    half = len(found) // 2
+    assert found[:half] == found[half:], (start, name, found)
+assert len(inserted) > 5 or not uri.startswith("postgresql"), inserted
+
 class Elsewhere(Hooked):  # as MLflow's store with workspaces limits what may be seen
     def _get_query(self, session, model):
         return super()._get_query(session, model).filter(False)
@@ -147,7 +177,7 @@ json.dump({"report": report, "errors": [each[1] for each in errors if isinstance
 
 
 def check(found: dict) -> None:
-    assert found["report"] == {"reads": ""} and found["read"] > 60
+    assert found["report"] == {"reads": "", "create_run": ""} and found["read"] > 60
     assert set(found["errors"]) >= {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}
 
 
@@ -156,18 +186,18 @@ def test_the_same_answers_and_errors(version, postgresql, tmp_path, request):
     seed = id(request) % 10000
     print("seed", seed)
     check(servers.answer(version, tmp_path, BOTH, servers.created(postgresql, version, "reads"), str(tmp_path),
-                         str(seed), disabled="reads"))
+                         str(seed), disabled="reads,create_run"))
 
 
 def test_other_databases(newest, other_database, tmp_path):
-    check(servers.answer(newest, tmp_path, BOTH, other_database, str(tmp_path), "1", disabled="reads"))
+    check(servers.answer(newest, tmp_path, BOTH, other_database, str(tmp_path), "1", disabled="reads,create_run"))
 
 
 def test_another_version_goes_its_own_way(newest, tmp_path):
     """Where one of the methods is another than those that are known, nothing is replaced."""
     done = subprocess.run(
         [servers.binaries(newest) / "python", "-c", """
-import hook_reads
+import hook_reads, hook_runs
 from mlflow.store.tracking import sqlalchemy_store as module
 from mlflow.utils import proto_json_utils, search_utils
 hook_reads.hooks.SERVER = "PATH"

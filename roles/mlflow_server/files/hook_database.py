@@ -105,6 +105,11 @@ def silent(connection):
     return not poll.poll(0)
 
 
+def is_postgresql(connection):
+    """Whether an engine's or a connection's database is PostgreSQL by psycopg2."""
+    return (connection.dialect.name, connection.dialect.driver) == ("postgresql", "psycopg2")
+
+
 @contextlib.contextmanager
 def statements_alone():
     """Have each statement of the sessions that this thread begins meanwhile be a transaction of its own.

@@ -1,4 +1,4 @@
-"""MLflow's messages from and to JSON with less work; mlflow_server_disabled_hooks switches it off by the name `messages`.
+"""Messages from and to JSON with less work; mlflow_server_disabled_hooks switches it off by the name `messages`.
 
 protobuf converts JSON in Python, and looks up what each field is each time; MLflow then has integers of 64 bits looked
 for, in three walks through an answer. Here it is looked up once for each type of message, an answer takes one walk, and
@@ -101,7 +101,8 @@ class Type:
     def add(self, field, repeated, convert, kinds, of):
         """Add what is known of a field."""
         self.numbers[field.number] = field.name, repeated, convert
-        if field.containing_oneof is None:
+        # MLflow 3.10 makes texts of such numbers in the JSON itself.
+        if field.containing_oneof is None and not (int in kinds and field.name.startswith("experiment_id")):
             self.names[field.name] = repeated, kinds, of
 
     def message_written(self, message):

@@ -77,8 +77,8 @@ class Tables:
         )
         SELECT run_uuid, lifecycle_stage FROM run
     """
-    """All that MLflow sends, for PostgreSQL; metrics are counted so that these are written before their latest are locked,
-    which is in the order of the keys."""
+    """All that MLflow sends, for PostgreSQL. The metrics are counted so that they are inserted before the latest are
+    locked, which is in the order of their keys."""
 
     def __init__(self, sqlalchemy, module):
         metrics, latest = module.SqlMetric.__table__, module.SqlLatestMetric.__table__
@@ -194,7 +194,7 @@ def written(module, tables, own):
                         "is_nan": is_nan,
                     }
                 )
-        one = rows and usual(self) and (self.engine.name, self.engine.driver) == ("postgresql", "psycopg2")
+        one = rows and usual(self) and hook_database.is_postgresql(self.engine)
         if (in_one_statement if one else in_one_transaction)(self, run_id, rows):
             return None
         return own(self, run_id, metrics)

@@ -7,6 +7,7 @@ every answer are here: the ordering of a search is parsed once, and indented JSO
 together of parts that its C encoder writes.
 """
 
+import contextlib
 import functools
 import importlib
 import json
@@ -23,7 +24,6 @@ METHODS = (
     "get_experiment_by_name",
     "search_experiments",
     "_search_experiments",
-    "create_run",
     "_get_run_inputs",
     "_get_model_inputs",
     "_get_model_outputs",
@@ -36,10 +36,10 @@ MODELS = ("SqlRun", "SqlLatestMetric", "SqlParam", "SqlTag", "SqlExperiment", "S
 ORDERING = ("_parse_order_by_string", "_validate_order_by_and_generate_token")
 """Methods of MLflow's SearchUtils that depend on the class and the text alone."""
 KNOWN = {
-    "5e7c89c64ec62959adb0f47f19aadb7393ce70aadc6fa1420429409e5cfeb655",  # 3.10
-    "1cd8a462aa86df1e91acf0d67619312d2883f8370023ac85159949ef9ae73d6b",  # 3.11, 3.12
-    "8695396590404bc8e1b62a06210056d7313b1f13980b8cdadc79463d66ccaa1c",  # 3.13 to 3.16
-    "eff51f5859c7053f791d46642f7cfd33e88ee1f3d9c5c41904603003bc6806b8",  # 3.17
+    "ecd1f5879dc782466dc773e3b2dfe6885502212c31c119d45a9a1a3f3094411d",  # 3.10
+    "28ce2f0c8a32e22c0cf8bbc69639cbd46d75edb83663045d0e61ce8de96d4969",  # 3.11, 3.12
+    "809142316944eefc635607abc0b76159b62f66d42c668c471c444f4e24dd7bcb",  # 3.13 to 3.16
+    "7c9976a7b4510eb2ae6ee2ad35f5ce760da060e305f65eced40a301d320a2ed6",  # 3.17
 }
 """SHA-256 of the source of these in the versions that what this does instead was compared with."""
 LARGEST_ID = 2**31 - 1
@@ -68,7 +68,8 @@ def reads(module):
 
     store.get_run = run_read(module, rows, usual, store.get_run)
     store._get_experiment = experiment_read(module, rows, usual, store._get_experiment)
-    store._get_run_inputs = inputs_read(models.SqlRun, rows, usual, store._get_run_inputs)
+    store._get_run_inputs = inputs_read(rows, usual, store._get_run_inputs)
+    store._search_experiments = experiments_searched(rows, usual, store._search_experiments)
     for name in ("get_experiment", "get_experiment_by_name", "search_experiments"):
         setattr(store, name, alone(getattr(store, name)))
     tags = importlib.import_module("sqlalchemy.orm").selectinload(models.SqlExperiment.tags)
@@ -110,6 +111,12 @@ class Rows:
             Plain(sqlalchemy, models.SqlExperiment, "experiment_id", experiment),
             tags=Plain(sqlalchemy, models.SqlExperimentTag, "experiment_id", experiment),
         )
+        every = models.SqlExperiment.__table__.c.experiment_id
+        self.experiments = Whole(
+            sqlalchemy,
+            Plain(sqlalchemy, models.SqlExperiment, "experiment_id", experiment),
+            tags=Plain(sqlalchemy, models.SqlExperimentTag, "experiment_id", every),
+        )
 
 
 class Plain:
@@ -127,6 +134,7 @@ class Plain:
         self.made = type(model.__name__, (), {"to_mlflow_entity": model.to_mlflow_entity})
         rows = sqlalchemy.func.json_agg(sqlalchemy.func.json_build_array(*columns.values()), type_=sqlalchemy.JSON)
         self.json = sqlalchemy.select(rows).where(columns[of] == value).scalar_subquery()
+        self.model = model
 
     def find(self, connection, values):
         """Objects of all rows."""
@@ -155,7 +163,7 @@ class Whole:
 
     def find(self, connection, values):
         """The one object that there is, or None."""
-        if (connection.dialect.name, connection.dialect.driver) == ("postgresql", "psycopg2"):
+        if hook_database.is_postgresql(connection):
             return self.find_together(connection, values)
         found = self.main.find(connection, values)
         if len(found) != 1 or (self.other is not None and connection.execute(self.other, values).first()):
@@ -169,8 +177,12 @@ class Whole:
         rows = connection.execute(self.together, values).all()
         if len(rows) != 1 or rows[0][len(self.main.names)]:
             return None
-        found = self.main.make(rows[0])
-        for (name, part), items in zip(self.parts.items(), rows[0][len(self.main.names) + 1 :]):
+        return self.make(rows[0], rows[0][len(self.main.names) + 1 :])
+
+    def make(self, row, lists):
+        """The object of a row, with those of the rows in lists."""
+        found = self.main.make(row)
+        for (name, part), items in zip(self.parts.items(), lists):
             setattr(found, name, list(map(part.make, items or ())))
         return found
 
@@ -207,6 +219,57 @@ def experiment_read(module, rows, usual, own):
     return _get_experiment
 
 
+def experiments_searched(rows, usual, own):
+    """MLflow's _search_experiments, of which its statement finds columns."""
+
+    @functools.wraps(own)
+    def _search_experiments(self, *arguments, **options):
+        searching = usual(self) and hook_database.is_postgresql(self.engine)
+        return own(Searching(self, rows.experiments) if searching else self, *arguments, **options)
+
+    return _search_experiments
+
+
+class Searching:
+    """In place of a store and its session, in a method that executes one statement.
+
+    Arguments:
+        whole: Whole, what the statement finds.
+    """
+
+    def __init__(self, store, whole):
+        self.store, self.whole, self.found = store, whole, []
+
+    def __getattr__(self, name):
+        return getattr(self.store, name)
+
+    def _get_eager_experiment_query_options(self):
+        return []
+
+    @contextlib.contextmanager
+    def ManagedSessionMaker(self):
+        """The store's; the session is this object."""
+        with self.store.ManagedSessionMaker() as session:
+            self.connection = session.connection()
+            yield self
+
+    def execute(self, statement):
+        """Have the statement find columns, and objects be made of them."""
+        main, parts = self.whole.main, self.whole.parts.values()
+        columns = [getattr(main.model, name) for name in main.names]
+        rows = self.connection.execute(statement.with_only_columns(*columns, *(part.json for part in parts)))
+        self.found = [self.whole.make(row, row[len(columns) :]) for row in rows]
+        return self
+
+    def scalars(self, _model):
+        """As a result's."""
+        return self
+
+    def all(self):
+        """As a result's."""
+        return self.found
+
+
 def alone(own):
     """A method that only reads."""
 
@@ -218,15 +281,12 @@ def alone(own):
     return method
 
 
-def inputs_read(run_model, rows, usual, own):
-    """MLflow's _get_run_inputs; most runs have none, and one that this session has created."""
+def inputs_read(rows, usual, own):
+    """MLflow's _get_run_inputs; most runs have none."""
 
     @functools.wraps(own)
     def _get_run_inputs(self, session, run_uuids):
-        new = {found.run_uuid for found in session.new if isinstance(found, run_model)}
         session.flush()  # as before a query of the ORM
-        if new.issuperset(run_uuids):
-            return [[] for _run in run_uuids]
         if run_uuids and session.connection().execute(rows.datasets, {"runs": list(run_uuids)}).first() is None:
             return [[] for _run in run_uuids]
         return own(self, session, run_uuids)

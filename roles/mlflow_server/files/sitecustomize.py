@@ -43,6 +43,8 @@ if "log_metrics" not in hooks.DISABLED:
     hooks.add("mlflow.store.tracking.sqlalchemy_store", after="hook_metrics:log_metrics")
 if "reads" not in hooks.DISABLED:
     hooks.add("mlflow.store.tracking.sqlalchemy_store", after="hook_reads:reads")
+if "create_run" not in hooks.DISABLED:
+    hooks.add("mlflow.store.tracking.sqlalchemy_store", after="hook_runs:create_run")
 if "direct" not in hooks.DISABLED:
     hooks.add("mlflow.server.fastapi_app", after="hook_serving:direct")
 if "transfers" not in hooks.DISABLED:

@@ -528,9 +528,8 @@ CASES = {
     "threads-negative": ({"mlflow_server_threads": -1}, "mlflow_server_threads is -1; it must be at least 1 and at"),
     "unknown-hook": (
         {"mlflow_server_disabled_hooks": ["direct", "turbo"]},
-        "mlflow_server_disabled_hooks holds 'turbo'; each must be one of nodelay, batch, ping, log_metrics, "
-        "reads, direct, preload, "
-        "transfers.",
+        "mlflow_server_disabled_hooks holds 'turbo'; each must be one of nodelay, access_log, batch, ping, "
+        "autocommit, messages, log_metrics, create_run, reads, direct, preload, transfers.",
     ),
     "store-twice": (
         {
