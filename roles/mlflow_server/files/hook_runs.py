@@ -1,8 +1,8 @@
 """Runs created in one statement; mlflow_server_disabled_hooks switches it off by the name `create_run`.
 
-MLflow makes objects of SQLAlchemy's ORM of a run and its tags, writes them one by one, and looks for datasets that a new
-run cannot have. Here MLflow's own method makes the objects, and one statement of PostgreSQL writes them. What it refuses
-goes MLflow's own way, which has the errors that clients know.
+MLflow makes objects of SQLAlchemy's ORM of a run and its tags, writes them one by one, and looks for datasets that a
+new run cannot have. Here MLflow's own method makes the objects, and one statement of PostgreSQL writes them. What is
+refused goes MLflow's own way, which has the errors that clients know.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ def create_run(module):
     store = module.SqlAlchemyStore
     if hooks.digest([(store, METHODS)]) not in KNOWN:
         return hooks.report(
-            create_run=f"MLflow {hooks.version()} creates runs in another way than those that are known; it does so its "
-            "own way, which takes longer"
+            create_run=f"MLflow {hooks.version()} creates runs in another way than those that are known; it does so "
+            "its own way, which takes longer"
         )
     statement = inserted(importlib.import_module("sqlalchemy"), module)
     own, own_query = store.create_run, store._get_query

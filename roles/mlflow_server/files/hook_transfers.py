@@ -292,7 +292,11 @@ def together(base):
             if not inspect.isgenerator(self.content):
                 await super().__call__(scope, receive, send)
                 return
-            held, all_of_it = await asyncio.to_thread(begin, self.content)
+            try:
+                held, all_of_it = await asyncio.to_thread(begin, self.content)
+            except Exception:  # such as of a folder, which MLflow finds out after it has begun to answer
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                raise
             if not all_of_it:
                 self.body_iterator = concurrency.iterate_in_threadpool(itertools.chain(held, self.content))
                 await super().__call__(scope, receive, send)
