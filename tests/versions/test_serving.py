@@ -573,7 +573,7 @@ def artifact_cases(prefix=""):
         message("PUT", f"{prefix}/ajax-api/2.0/mlflow-artifacts/artifacts/1/ui.txt", body=b"ui"),
         message("GET", f"{prefix}/ajax-api/2.0/mlflow-artifacts/artifacts/1/ui.txt"),
     ]
-    for size in (0, 1, MIB, MIB + 1, 8 * MIB - 1, 8 * MIB):
+    for size in (0, 1, MIB, MIB + 1, 4 * MIB, 4 * MIB + 1, 8 * MIB - 1, 8 * MIB):
         yield f"{size} bytes", there_and_back(f"1/sizes/{size}.bin", random.Random(size).randbytes(size))
     for path in ("", "1", "1/", "1/sizes", "1/names", "1/again.txt", "nothing", "../x", "%2e%2e"):
         yield f"list {path}", [message("GET", f"{artifacts}?path={path}")]
