@@ -108,7 +108,8 @@ hook_runs.Creating.add = lambda *arguments: (inserted.append(1), insert(*argumen
 NAMED = RunTag("mlflow.runName", "named")
 for start, tags, name in ((7, [], "a"), (7, None, None), (0, [NAMED], ""), (None, [], "no start"),
                           (7, [NAMED], "other"), (7, [RunTag("k", "1"), RunTag("k", "2")], "twice"),
-                          (7, [RunTag("k", "x" * 9000)], "long"), (7, [RunTag("k" * 300, "")], "long key"), (2**70, [], "late"), (7, [], "n" * 300),
+                          (7, [RunTag("k", "x" * 9000)], "long"),
+                          (7, [RunTag("k" * 300, "")], "long key"), (2**70, [], "late"), (7, [], "n" * 300),
                           (7, [RunTag(f"k{n}", "\\u20ac'\\"\\\\") for n in range(150)], "many")):
     found = []
     for store in stores:
