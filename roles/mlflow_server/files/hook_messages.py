@@ -132,14 +132,14 @@ class Type:
         """
         for name, value in given.items():
             repeated, kinds, of = self.names[name]
-            if repeated and type(value) is not list:
+            if repeated and not isinstance(value, list):
                 raise Unusual
             for item in value if repeated else (value,):
                 if type(item) not in kinds:
                     raise Unusual
                 if of:
                     self.types.of(of).check(item)
-                elif type(item) is float:
+                elif isinstance(item, float):
                     finite(item)
 
 

@@ -178,7 +178,7 @@ def written(module, tables, own):
     def log(self, run_id, metrics):
         rows, seen = [], set()
         for index, metric in enumerate(metrics):
-            if type(metrics) is not Checked:
+            if not isinstance(metrics, Checked):
                 path = "" if len(metrics) == 1 else f"metrics[{index}]"
                 module._validate_metric(metric.key, metric.value, metric.timestamp, metric.step, path=path)
             seen.add(metric)

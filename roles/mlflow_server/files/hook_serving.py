@@ -64,7 +64,7 @@ def access_log(config):
     def configure_logging(self):
         configure(self)
         logger = logging.getLogger("uvicorn.access")
-        if type(getattr(logger.info, "__self__", None)) is Lines:  # of the parent process
+        if isinstance(getattr(logger.info, "__self__", None), Lines):  # of the parent process
             del logger.info
         if len(logger.handlers) == 1:
             logger.info = Lines(logger, logger.handlers[0]).info
@@ -87,7 +87,8 @@ class Lines:
         self.own, self.format = logger.info, handler.formatter
         self.second, self.time, self.phrases = None, "", {}
         formatter = importlib.import_module("uvicorn.logging").AccessFormatter
-        self.usual = type(handler) is logging.StreamHandler and type(self.format) is formatter
+        # Not of subclasses, which may do it in another way.
+        self.usual = (handler.__class__, self.format.__class__) == (logging.StreamHandler, formatter)
         self.usual = self.usual and not self.format.use_colors and (self.format.datefmt or not self.format.usesTime())
         if self.usual:
             try:
