@@ -57,6 +57,9 @@ for options in settings:
     assert compared(lambda logger, handler: setattr(logger, "propagate", True), **options) == (0, 4)
     assert compared(lambda logger, handler: handler.setFormatter(logging.Formatter("%(message)s")), **options) == (0, 4)
 assert compared(use_colors=True)[0] == 0
+usual = uvicorn.config.LOGGING_CONFIG
+braces = {**usual["formatters"]["access"], "fmt": "{levelprefix} {client_addr} {status_code}", "style": "{"}
+assert compared(log_config={**usual, "formatters": {**usual["formatters"], "access": braces}}) == (0, 4)
 broken = io.StringIO()
 uvicorn.config.Config("x:y").configure_logging()
 logging.raiseExceptions = False

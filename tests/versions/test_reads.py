@@ -88,7 +88,7 @@ assert len(usual) - used >= 4 * (len(runs) - sum(links)) and sum(links) >= 4, (l
 for run in ("", "0" * 32, "no id", "x" * 100, runs[0].upper(), runs[0][:-1] + "%", "\\u00e4", None):
     errors.append(compared("get_run", run))
 for experiment in (*experiments, *map(int, experiments), "0" + experiments[0], "", None, "99999", str(2**31),
-                   str(2**63), "-1", "1.0", "\\u0661", "x", " 1"):
+                   str(2**63), "-1", "1.0", "\\u0661", "x", " 1", "1" * 5000):
     errors.append(compared("get_experiment", experiment))
 for filter_string in ("", "tags.`tag 0` = 'x'", "name LIKE 'read%'", "nonsense"):
     for order in (None, ["name DESC"], ["name", "experiment_id ASC"], ["NAME desc"], ["last_update_time"], ["x y z"]):

@@ -42,7 +42,7 @@ KNOWN = {
     "7c9976a7b4510eb2ae6ee2ad35f5ce760da060e305f65eced40a301d320a2ed6",  # 3.17
 }
 """SHA-256 of the source of these in the versions that what this does instead was compared with."""
-LARGEST_ID = 2**31 - 1
+LARGEST_ID = "2147483647"
 """Of an experiment, in the columns of a database."""
 TEXTS = 512
 """Orderings that are remembered, each of at most so many characters."""
@@ -111,11 +111,10 @@ class Rows:
             Plain(sqlalchemy, models.SqlExperiment, "experiment_id", experiment),
             tags=Plain(sqlalchemy, models.SqlExperimentTag, "experiment_id", experiment),
         )
-        every = models.SqlExperiment.__table__.c.experiment_id
-        self.experiments = Whole(
-            sqlalchemy,
-            Plain(sqlalchemy, models.SqlExperiment, "experiment_id", experiment),
-            tags=Plain(sqlalchemy, models.SqlExperimentTag, "experiment_id", every),
+        tag = models.SqlExperimentTag
+        experiments = sqlalchemy.bindparam("experiments", expanding=True)
+        self.tags_of_experiments = sqlalchemy.select(*self.experiment.parts["tags"].columns).where(
+            tag.experiment_id.in_(experiments)
         )
 
 
@@ -129,7 +128,7 @@ class Plain:
 
     def __init__(self, sqlalchemy, model, of, value):
         columns = {attribute.key: attribute.columns[0] for attribute in sqlalchemy.inspect(model).column_attrs}
-        self.names = list(columns)
+        self.names, self.columns = list(columns), list(columns.values())
         self.select = sqlalchemy.select(*columns.values()).where(columns[of] == value)
         self.made = type(model.__name__, (), {"to_mlflow_entity": model.to_mlflow_entity})
         rows = sqlalchemy.func.json_agg(sqlalchemy.func.json_build_array(*columns.values()), type_=sqlalchemy.JSON)
@@ -158,8 +157,11 @@ class Whole:
 
     def __init__(self, sqlalchemy, main, other=None, **parts):
         self.main, self.parts, self.other = main, parts, other
+        # OFFSET has PostgreSQL look once, before it reads any of the parts.
         found = sqlalchemy.literal(False) if other is None else sqlalchemy.exists(other)
-        self.together = main.select.add_columns(found, *(part.json for part in parts.values()))
+        found = sqlalchemy.select(found.label("found")).offset(0).subquery()
+        lists = [sqlalchemy.case((found.c.found, None), else_=part.json) for part in parts.values()]
+        self.together = main.select.join(found, sqlalchemy.true()).add_columns(found.c.found, *lists)
 
     def find(self, connection, values):
         """The one object that there is, or None."""
@@ -177,12 +179,8 @@ class Whole:
         rows = connection.execute(self.together, values).all()
         if len(rows) != 1 or rows[0][len(self.main.names)]:
             return None
-        return self.make(rows[0], rows[0][len(self.main.names) + 1 :])
-
-    def make(self, row, lists):
-        """The object of a row, with those of the rows in lists."""
-        found = self.main.make(row)
-        for (name, part), items in zip(self.parts.items(), lists):
+        found = self.main.make(rows[0])
+        for (name, part), items in zip(self.parts.items(), rows[0][len(self.main.names) + 1 :]):
             setattr(found, name, list(map(part.make, items or ())))
         return found
 
@@ -210,8 +208,9 @@ def experiment_read(module, rows, usual, own):
     @functools.wraps(own)
     def _get_experiment(self, session, experiment_id, view_type, eager=False):
         number = str(experiment_id)
-        if eager and usual(self) and number.isascii() and number.isdigit() and int(number) <= LARGEST_ID:
-            found = rows.experiment.find(session.connection(), {"experiment": int(number)})
+        if eager and usual(self) and number.isascii() and number.isdigit() and len(number) <= len(LARGEST_ID):
+            small = int(number) <= int(LARGEST_ID)
+            found = small and rows.experiment.find(session.connection(), {"experiment": int(number)})
             if found and found.lifecycle_stage in module.LifecycleStage.view_type_to_stages(view_type):
                 return found
         return own(self, session, experiment_id, view_type, eager)
@@ -225,20 +224,16 @@ def experiments_searched(rows, usual, own):
     @functools.wraps(own)
     def _search_experiments(self, *arguments, **options):
         searching = usual(self) and hook_database.is_postgresql(self.engine)
-        return own(Searching(self, rows.experiments) if searching else self, *arguments, **options)
+        return own(Searching(self, rows) if searching else self, *arguments, **options)
 
     return _search_experiments
 
 
 class Searching:
-    """In place of a store and its session, in a method that executes one statement.
+    """In place of a store and its session, in a method that executes one statement, which finds experiments."""
 
-    Arguments:
-        whole: Whole, what the statement finds.
-    """
-
-    def __init__(self, store, whole):
-        self.store, self.whole, self.found = store, whole, []
+    def __init__(self, store, rows):
+        self.store, self.rows, self.found = store, rows, []
 
     def __getattr__(self, name):
         return getattr(self.store, name)
@@ -254,11 +249,16 @@ class Searching:
             yield self
 
     def execute(self, statement):
-        """Have the statement find columns, and objects be made of them."""
-        main, parts = self.whole.main, self.whole.parts.values()
+        """Have the statement find columns, and objects be made of them; the tags of all are found by another."""
+        main, tag = self.rows.experiment.main, self.rows.experiment.parts["tags"]
         columns = [getattr(main.model, name) for name in main.names]
-        rows = self.connection.execute(statement.with_only_columns(*columns, *(part.json for part in parts)))
-        self.found = [self.whole.make(row, row[len(columns) :]) for row in rows]
+        self.found = list(map(main.make, self.connection.execute(statement.with_only_columns(*columns))))
+        tags = {experiment.experiment_id: [] for experiment in self.found}
+        for row in self.connection.execute(self.rows.tags_of_experiments, {"experiments": list(tags)}) if tags else ():
+            made = tag.make(row)
+            tags[made.experiment_id].append(made)
+        for experiment in self.found:
+            experiment.tags = tags[experiment.experiment_id]
         return self
 
     def scalars(self, _model):

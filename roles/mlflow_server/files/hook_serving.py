@@ -89,6 +89,7 @@ class Lines:
         formatter = importlib.import_module("uvicorn.logging").AccessFormatter
         # Not of subclasses, which may do it in another way.
         self.usual = (handler.__class__, self.format.__class__) == (logging.StreamHandler, formatter)
+        self.usual = self.usual and self.format._style.__class__ is logging.PercentStyle
         self.usual = self.usual and not self.format.use_colors and (self.format.datefmt or not self.format.usesTime())
         if self.usual:
             try:

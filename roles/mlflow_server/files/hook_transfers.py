@@ -12,12 +12,10 @@ Three things lessen the steps, and leave MLflow's handlers, their checks, answer
 - The pieces of a file that is downloaded are read in a thread together, not one after the other.
 """
 
-import asyncio
 import functools
 import hashlib
 import importlib
 import inspect
-import itertools
 import os
 import posixpath
 import shutil
@@ -30,6 +28,8 @@ SMALL = 8 << 20
 """Bytes from which boto3 transfers a file in several parts at once (its multipart_threshold)."""
 HELD = 4 << 20
 """Bytes of a file that are held in memory while they are sent."""
+OPTIONS = {"ContentType", "ContentEncoding", "ExpectedBucketOwner"}
+"""What MLflow says of a file; MLFLOW_S3_UPLOAD_EXTRA_ARGS may add what boto3 has to look at first."""
 ARTIFACTS = ("/api/2.0/mlflow-artifacts/artifacts/", "/ajax-api/2.0/mlflow-artifacts/artifacts/")
 GATEWAY, WORKSPACES = "gateway_timing_middleware", "workspace_context_middleware"
 MIDDLEWARES = {
@@ -195,6 +195,9 @@ class InOnePiece:
 
     def upload_file(self, Filename, Bucket, Key, ExtraArgs):
         """boto3's, with arguments and errors as MLflow knows them."""
+        if not ExtraArgs.keys() <= OPTIONS:
+            self.client.upload_file(Filename=Filename, Bucket=Bucket, Key=Key, ExtraArgs=ExtraArgs)
+            return
         refused = importlib.import_module("botocore.exceptions").ClientError
         with open(Filename, "rb") as file:
             content = file.read()
@@ -293,12 +296,12 @@ def together(base):
                 await super().__call__(scope, receive, send)
                 return
             try:
-                held, all_of_it = await asyncio.to_thread(begin, self.content)
+                held, all_of_it = await concurrency.run_in_threadpool(begin, self.content)
             except Exception:  # such as of a folder, which MLflow finds out after it has begun to answer
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 raise
             if not all_of_it:
-                self.body_iterator = concurrency.iterate_in_threadpool(itertools.chain(held, self.content))
+                self.body_iterator = concurrency.iterate_in_threadpool(rest(held, self.content))
                 await super().__call__(scope, receive, send)
                 return
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -307,6 +310,13 @@ def together(base):
             await send({"type": "http.response.body", "body": b"".join(held[-1:]), "more_body": False})
 
     return Together
+
+
+def rest(held, pieces):
+    """The pieces that are held, which are no longer held then, and the others."""
+    while held:
+        yield held.pop(0)
+    yield from pieces
 
 
 def begin(pieces):
