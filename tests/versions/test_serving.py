@@ -1316,6 +1316,32 @@ def test_connections_are_tested_by_a_query_after_a_rest_only(stored):
     assert soon == 2 and plain > 4  # experiments and tags, without BEGIN and COMMIT
 
 
+def test_messages_of_a_run(stored):
+    """How many messages the database gets of a search, a new run, four batches of metrics, and two looks at the run."""
+    found = []
+    for server in stored:
+        with requests.Session() as session:  # one connection, so that one worker answers
+
+            def ask(method, path, session=session, server=server, **options):
+                answer = session.request(method, server.url + path, timeout=60, **options)
+                assert answer.status_code == 200, answer.text
+                return answer.json()
+
+            counts = []
+            for _again in range(8):  # each connection of the pool has been in use then
+                before = server.counter.count
+                ask("POST", SEARCH, json={"max_results": 100})
+                run = ask("POST", RUN, json={"experiment_id": "0", "start_time": 1})["run"]["info"]["run_id"]
+                for step in range(4):
+                    metrics = [{"key": f"m{n}", "value": 1.5, "timestamp": 1, "step": step} for n in range(20)]
+                    ask("POST", BATCH, json={"run_id": run, "metrics": metrics})
+                for _look in range(2):
+                    ask("GET", f"/api/2.0/mlflow/runs/get?run_id={run}")
+                counts.append(server.counter.count - before)
+            found.append(min(counts))
+    assert found[0] == 10 and found[1] > 100, found
+
+
 def test_connections_that_have_ended_are_replaced(stored):
     """In the moment after their last use; every answer is there."""
     for server in stored:
