@@ -113,7 +113,7 @@ def asking(version, stores, tmp_path_factory):
 
 def test_what_is_missing_is_reported_and_logged_once(version, opened):
     behaviours = {"hosts": "", "artifacts_proxied": "", "artifacts_streamed": "", "preload": "", "direct": ""}
-    behaviours["transfers"] = behaviours["log_metrics"] = behaviours["reads"] = ""
+    behaviours |= dict.fromkeys(("transfers", "messages", "log_metrics", "create_run", "reads"), "")
     if servers.number(version) < PROXIED_FROM:
         behaviours["artifacts_streamed"] = (
             f"MLflow {version} has no mlflow.server.artifact_router; the server holds each artifact in memory, "
