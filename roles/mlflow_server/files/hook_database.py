@@ -110,6 +110,12 @@ def is_postgresql(connection):
     return (connection.dialect.name, connection.dialect.driver) == ("postgresql", "psycopg2")
 
 
+def of_all_rows(store):
+    """A function that tells whether a store of that class finds all rows; with workspaces, another limits them."""
+    own = store._get_query
+    return lambda found: type(found)._get_query is own
+
+
 @contextlib.contextmanager
 def statements_alone():
     """Have each statement of the sessions that this thread begins meanwhile be a transaction of its own.

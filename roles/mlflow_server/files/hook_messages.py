@@ -33,15 +33,12 @@ INTEGERS = tuple(f"{sign}{bits}" for sign in ("INT", "UINT", "SINT", "FIXED", "S
 def messages():
     """Replace MLflow's two functions, before its handlers take them, where its own are as they are known."""
     module = importlib.import_module("mlflow.utils.proto_json_utils")
-    if hooks.digest([(module, FUNCTIONS)]) not in KNOWN:
-        return hooks.report(
-            messages=f"MLflow {hooks.version()} converts messages in another way than those that are known; it does so "
-            "its own way, which takes longer"
-        )
+    if not hooks.as_known("messages", "converts messages", [(module, FUNCTIONS)], KNOWN):
+        return
     types = Types(importlib.import_module("google.protobuf.descriptor").FieldDescriptor)
     module.parse_dict = parsed(types, module.parse_dict)
     module.message_to_json = written(types, module, module.message_to_json)
-    return hooks.report(messages="")
+    hooks.report(messages="")
 
 
 class Unusual(Exception):

@@ -36,16 +36,13 @@ KNOWN = {
 def log_metrics(module):
     """Replace the two methods where MLflow's own are as they are known."""
     store = module.SqlAlchemyStore
-    if hooks.digest([(store, REPLACED)]) not in KNOWN:
-        return hooks.report(
-            log_metrics=f"MLflow {hooks.version()} logs metrics in another way than those that are known; it does so "
-            "its own way, which takes longer"
-        )
+    if not hooks.as_known("log_metrics", "logs metrics", [(store, REPLACED)], KNOWN):
+        return
     tables = Tables(importlib.import_module("sqlalchemy"), module)
     once = "_log_metrics_once" if hasattr(store, "_log_metrics_once") else "_log_metrics"
     setattr(store, once, written(module, tables, getattr(store, once)))
     store.log_batch = batched(module, store.log_batch)
-    return hooks.report(log_metrics="")
+    hooks.report(log_metrics="")
 
 
 class Tables:
@@ -167,11 +164,7 @@ class Checked(list):
 def written(module, tables, own):
     """MLflow's method that writes metrics; a metric that is there already goes its own way."""
     integrity_error = importlib.import_module("sqlalchemy.exc").IntegrityError
-    own_query = module.SqlAlchemyStore._get_query
-
-    def usual(self):
-        return type(self)._get_query is own_query
-
+    usual = hook_database.of_all_rows(module.SqlAlchemyStore)
     writes = {"read_only": False} if "read_only=False" in inspect.getsource(own) else {}
 
     @functools.wraps(own)

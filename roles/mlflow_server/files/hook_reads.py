@@ -54,18 +54,10 @@ def reads(module):
     models = importlib.import_module("mlflow.store.tracking.dbmodels.models")
     search = importlib.import_module("mlflow.utils.search_utils").SearchUtils
     parts = [(store, METHODS), (search, ORDERING), *((getattr(models, name), ["to_mlflow_entity"]) for name in MODELS)]
-    if hooks.digest(parts) not in KNOWN:
-        return hooks.report(
-            reads=f"MLflow {hooks.version()} reads runs and experiments in another way than those that are known; it "
-            "does so its own way, which takes longer"
-        )
+    if not hooks.as_known("reads", "reads runs and experiments", parts, KNOWN):
+        return
     rows = Rows(importlib.import_module("sqlalchemy"), models)
-    own_query = store._get_query
-
-    def usual(self):
-        """Whether a store finds all rows; others limit what may be seen."""
-        return type(self)._get_query is own_query
-
+    usual = hook_database.of_all_rows(store)
     store.get_run = run_read(module, rows, usual, store.get_run)
     store._get_experiment = experiment_read(module, rows, usual, store._get_experiment)
     store._get_run_inputs = inputs_read(rows, usual, store._get_run_inputs)
@@ -78,7 +70,7 @@ def reads(module):
     search._parse_order_by_string = classmethod(remembered(search._parse_order_by_string.__func__))
     written = importlib.import_module("mlflow.utils.proto_json_utils")
     written.json = Indented(written.json)
-    return hooks.report(reads="")
+    hooks.report(reads="")
 
 
 class Rows:

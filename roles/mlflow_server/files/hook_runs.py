@@ -25,18 +25,14 @@ KNOWN = {
 def create_run(module):
     """Replace MLflow's method where it is as it is known."""
     store = module.SqlAlchemyStore
-    if hooks.digest([(store, METHODS)]) not in KNOWN:
-        return hooks.report(
-            create_run=f"MLflow {hooks.version()} creates runs in another way than those that are known; it does so "
-            "its own way, which takes longer"
-        )
+    if not hooks.as_known("create_run", "creates runs", [(store, METHODS)], KNOWN):
+        return
     statement = inserted(importlib.import_module("sqlalchemy"), module)
-    own, own_query = store.create_run, store._get_query
+    own, usual = store.create_run, hook_database.of_all_rows(store)
 
     @functools.wraps(own)
     def create(self, *arguments, **options):
-        # Where workspaces are on, experiments are looked for in another way.
-        if type(self)._get_query is own_query and hook_database.is_postgresql(self.engine):
+        if usual(self) and hook_database.is_postgresql(self.engine):
             try:
                 return own(Creating(self, module, statement), *arguments, **options)
             except Refused:
@@ -44,7 +40,7 @@ def create_run(module):
         return own(self, *arguments, **options)
 
     store.create_run = create
-    return hooks.report(create_run="")
+    hooks.report(create_run="")
 
 
 def inserted(sqlalchemy, module):

@@ -132,6 +132,22 @@ def digest(parts):
     return hashlib.sha256(source.encode()).hexdigest()
 
 
+def as_known(name, does, parts, known):
+    """Whether MLflow's own methods are those that an adaptation was compared with; reported where they are not.
+
+    Arguments:
+        name: the adaptation.
+        does: what MLflow does by these methods, such as "logs metrics".
+        parts: classes or modules, each with names of methods or functions.
+        known: digests of these in the versions that are known.
+    """
+    if digest(parts) in known:
+        return True
+    other = f"MLflow {version()} {does} in another way than those that are known"
+    report(**{name: f"{other}; it does so its own way, which takes longer"})
+    return False
+
+
 def log(text):
     """One line in the log of the container."""
     print(f"mlops.mlflow: {text}", file=sys.stderr, flush=True)
