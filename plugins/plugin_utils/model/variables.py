@@ -171,7 +171,8 @@ COMMON_NAMES = frozenset(name for name in WHOLE if not name.startswith(("mlflow"
 
 def misspelt(names: Iterable[str], specs: Mapping[str, dict] = SPECS) -> Iterator[str]:
     """A sentence for each variable that looks like one of the collection's and is none."""
-    for name in sorted(set(names)):
+    # YAML makes other types of names such as off and 8080; variables of the collection have none of these.
+    for name in sorted({name for name in names if isinstance(name, str)}):
         if name in specs or name in PLAYBOOK_VARIABLES or name in WHOLE:
             continue
         near = _near(name)

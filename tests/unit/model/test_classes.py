@@ -10,6 +10,7 @@ import pathlib
 import sys
 
 import pytest
+import yaml
 from model_tests import KEY, PEM, refused, resolved
 
 K8S = {"mlflow_engine": "kubernetes"}
@@ -790,6 +791,7 @@ def test_refused_in_one_sentence(variables, expected):
             "image_version": "1",
             "cluster": {"type": "x"},
         },
+        yaml.safe_load("{off: false, 8080: http, cluster: {on: 1}}"),
     ],
 )
 def test_right_values_are_taken(variables):
